@@ -1,0 +1,354 @@
+package conf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func kernelConfig(option string) (bool, error) {
+	return option == "CONFIG_PCI" || option == "CONFIG_DRM", nil
+}
+
+// read evaluates text as the dkms.conf of toy/1.0.
+func read(t *testing.T, sh *Shell, text string, change ...func(*Source, *Settings)) (Conf, error) {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "dkms.conf")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	src := Source{
+		File: file, Module: "toy", Version: "1.0", Release: "6.12.1-amd64", Arch: "x86_64",
+		KernelSourceDir: "/lib/modules/6.12.1-amd64/build", KernelConfigFile: "/boot/config", Config: kernelConfig,
+	}
+	set, err := settings(values{}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set.ParallelJobs = 3
+	for _, f := range change {
+		f(&src, &set)
+	}
+	return sh.Read(src, set)
+}
+
+const minimal = `
+PACKAGE_NAME=toy
+PACKAGE_VERSION=1.0
+DEST_MODULE_LOCATION=/extra
+`
+
+var toy = Module{BuiltName: "toy", BuiltLocation: ".", DestName: "toy", DestLocation: "/extra", Strip: true}
+
+func TestRead(t *testing.T) {
+	sh := &Shell{}
+	defer sh.Close()
+	for _, tt := range []struct {
+		name string
+		text string
+		want func(*Conf)
+	}{
+		{"minimal", "", func(c *Conf) {}},
+		{"CR LF", "AUTOINSTALL=yes\r\nMAKE[0]=\"make all\"\r\n", func(c *Conf) {
+			c.Autoinstall = true
+			c.Make = "make all"
+		}},
+		{"variables", `MAKE="make $kernelver $arch $kernel_source_dir $kernel_config $dkms_tree $source_tree $install_tree $module $module_version $parallel_jobs"`, func(c *Conf) {
+			c.Make = "make 6.12.1-amd64 x86_64 /lib/modules/6.12.1-amd64/build /boot/config /var/lib/dkms /usr/src /lib/modules toy 1.0 3"
+		}},
+		{"conditionals, functions and substitutions", `
+			f() { local x=$1; echo "$x-$x"; }
+			if [[ $kernelver == 6.* ]]; then MAKE[0]="make $(f a)"; else MAKE[0]=no; fi
+			for i in 1 2 3; do :; done; [ a = b ]`, func(c *Conf) { c.Make = "make a-a" }},
+		{"sparse arrays", `
+			BUILT_MODULE_NAME[2]=a; DEST_MODULE_LOCATION[2]=/kernel/drivers
+			BUILT_MODULE_NAME[40]=b; DEST_MODULE_NAME[40]=c; DEST_MODULE_LOCATION[40]=/updates/x/; BUILT_MODULE_LOCATION[40]=src/b/
+			BUILT_MODULE_NAME[0]=toy; STRIP[0]=no; STRIP[40]=yes`, func(c *Conf) {
+			c.Modules = []Module{
+				{BuiltName: "toy", BuiltLocation: ".", DestName: "toy", DestLocation: "/extra"},
+				{BuiltName: "a", BuiltLocation: ".", DestName: "a", DestLocation: "/kernel/drivers"},
+				{BuiltName: "b", BuiltLocation: "src/b", DestName: "c", DestLocation: "/updates/x", Strip: true},
+			}
+		}},
+		{"unset variables under set -u", "set -u; MAKE=make", func(c *Conf) { c.Make = "make" }},
+		{"set -e, IFS, traps and options", `set -efu; IFS=,; trap 'echo $RANDOM' DEBUG; trap 'echo x >&2' EXIT; shopt -s nocasematch; MAKE="a b"`, func(c *Conf) { c.Make = "a b" }},
+		{"functions with the names of builtins", `printf() { echo no; }; MAKE=x`, func(c *Conf) { c.Make = "x" }},
+		{"unicode", `MAKE="make 'größe' 模块"`, func(c *Conf) { c.Make = "make 'größe' 模块" }},
+		{"line breaks in values", "PRE_BUILD='a\n b'", func(c *Conf) { c.PreBuild = "a\n b" }},
+		{"return", "MAKE=x\nreturn 3\nMAKE=y", func(c *Conf) { c.Make = "x" }},
+		{"local", "local MAKE=x", func(c *Conf) { c.Make = "x" }},
+		{"readonly", "readonly MAKE=x", func(c *Conf) { c.Make = "x" }},
+		{"an associative array", "declare -A MAKE=([a]=b)", func(c *Conf) {}},
+		{"a megabyte of output", `head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; yes x | head -c 3000000 >&2; MAKE=x`, func(c *Conf) { c.Make = "x" }},
+		{"reading standard input", "read -r MAKE; cat", func(c *Conf) {}},
+		{"NULs", "MA\x00KE=x\x00", func(c *Conf) { c.Make = "x" }},
+		{"no final line break", "MAKE=x", func(c *Conf) { c.Make = "x" }},
+		{"MAKE_MATCH", `MAKE[0]=a; MAKE[1]=b; MAKE[2]=c; MAKE_MATCH[2]='^6\.(12|13)'; MAKE[3]=d; MAKE_MATCH[3]='^5'`, func(c *Conf) { c.Make = "c" }},
+		{"MAKE_MATCH[0]", `MAKE[0]=a; MAKE_MATCH[0]='^5'`, func(c *Conf) {}},
+		{"PATCH_MATCH", `PATCH[3]=d.patch; PATCH[0]=a.patch; PATCH[1]=b.patch; PATCH_MATCH[1]='^5'; PATCH[2]=c.patch; PATCH_MATCH[2]=amd64$`, func(c *Conf) {
+			c.Patches = []string{"a.patch", "c.patch", "d.patch"}
+		}},
+		{"BUILD_DEPENDS", `BUILD_DEPENDS=(a b a); BUILD_DEPENDS_REBUILD=Yes`, func(c *Conf) {
+			c.BuildDepends = []string{"a", "b"}
+			c.BuildDependsRebuild = true
+		}},
+		{"retired directives", `CLEAN="make clean"; REMAKE_INITRD=yes`, func(c *Conf) {
+			c.Warnings = []string{"CLEAN is a retired directive", "REMAKE_INITRD is a retired directive"}
+		}},
+		{"CLEAN=true", `CLEAN=true`, func(c *Conf) {}},
+		{"kernel pattern", `BUILD_EXCLUSIVE_KERNEL='^5\.'`, func(c *Conf) { c.Excluded = `it is only for kernels that match ^5\.` }},
+		{"kernel pattern matches", `BUILD_EXCLUSIVE_KERNEL='^(5|6)\.'`, func(c *Conf) {}},
+		{"kernel too old", `BUILD_EXCLUSIVE_KERNEL_MIN=6.13`, func(c *Conf) { c.Excluded = "it is only for kernels from 6.13 on" }},
+		{"kernel too new", `BUILD_EXCLUSIVE_KERNEL_MAX=6.12`, func(c *Conf) { c.Excluded = "it is only for kernels up to 6.12" }},
+		{"kernel in range", `BUILD_EXCLUSIVE_KERNEL_MIN=6.12; BUILD_EXCLUSIVE_KERNEL_MAX=6.13`, func(c *Conf) {}},
+		{"architecture", `BUILD_EXCLUSIVE_ARCH=aarch64`, func(c *Conf) { c.Excluded = "it is only for architectures that match aarch64" }},
+		{"configuration", `BUILD_EXCLUSIVE_CONFIG="CONFIG_PCI !CONFIG_PREEMPT_RT CONFIG_DRM"`, func(c *Conf) {}},
+		{"configuration lacks", `BUILD_EXCLUSIVE_CONFIG="CONFIG_PCI CONFIG_X"`, func(c *Conf) { c.Excluded = "it is only for kernels with CONFIG_X" }},
+		{"configuration has", `BUILD_EXCLUSIVE_CONFIG="!CONFIG_PCI"`, func(c *Conf) { c.Excluded = "it is only for kernels without CONFIG_PCI" }},
+		{"OBSOLETE_BY", `OBSOLETE_BY=6.10`, func(c *Conf) {
+			c.Excluded = "OBSOLETE_BY is 6.10"
+			c.Warnings = []string{"OBSOLETE_BY is a retired directive"}
+		}},
+		{"OBSOLETE_BY and KERNEL_MAX", `OBSOLETE_BY=6.10; BUILD_EXCLUSIVE_KERNEL_MAX=7`, func(c *Conf) {
+			c.Warnings = []string{"OBSOLETE_BY is a retired directive"}
+		}},
+		{"one module excluded", `
+			BUILT_MODULE_NAME[0]=toy
+			BUILT_MODULE_NAME[1]=b; DEST_MODULE_LOCATION[1]=/extra; BUILD_EXCLUSIVE_KERNEL_MAX[1]=6.1`, func(c *Conf) {
+			c.Skipped = []string{"b.ko: it is only for kernels up to 6.1"}
+		}},
+		{"no module left", `
+			DEST_MODULE_LOCATION=()
+			BUILT_MODULE_NAME[1]=b; DEST_MODULE_LOCATION[1]=/extra; BUILD_EXCLUSIVE_KERNEL_MAX[1]=6.1`, func(c *Conf) {
+			c.Modules = nil
+			c.Skipped = []string{"b.ko: it is only for kernels up to 6.1"}
+			c.Excluded = "b.ko: it is only for kernels up to 6.1"
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			want := Conf{Name: "toy", Version: "1.0", Modules: []Module{toy}}
+			tt.want(&want)
+			got, err := read(t, sh, minimal+tt.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestReadErrors(t *testing.T) {
+	sh := &Shell{}
+	defer sh.Close()
+	long := strings.Repeat("x", 256)
+	for _, tt := range []struct{ name, text, want string }{
+		{"exit", "exit 0", "it ended bash itself (exit status 0)"},
+		{"failure under set -e", "set -e; false", "it ended bash itself (exit status 1)"},
+		{"unset variable under set -u", "set -u; MAKE=$nowhere", "nowhere: unbound variable"},
+		{"syntax error", "if true; then\nMAKE=x", "syntax error"},
+		{"unclosed quote", "MAKE=\"x", "unexpected EOF"},
+		{"CR LF in a conditional", "if true; then\r\nMAKE=x\r\nfi\r\n", "syntax error"},
+		{"kills bash", "kill -9 $$; kill -9 $BASHPID", "bash"},
+		{"execs", "exec true", "it ended bash itself"},
+		{"sets too much", `MAKE=$(head -c 9000000 /dev/zero | tr '\0' x)`, "more than 8 MiB"},
+		{"AUTOINSTALL", "AUTOINSTALL=maybe", `AUTOINSTALL must be yes or no, not "maybe"`},
+		{"no name", "PACKAGE_NAME=", "PACKAGE_NAME is missing"},
+		{"no version", "unset PACKAGE_VERSION", "PACKAGE_VERSION is missing"},
+		{"name with a slash", "PACKAGE_NAME=../x", "PACKAGE_NAME"},
+		{"name with a dash", "PACKAGE_NAME=-rf", "begins with a dash"},
+		{"long name", "PACKAGE_NAME=" + long, "longer than 255 bytes"},
+		{"name is ..", "PACKAGE_VERSION=..", `".." is not a name`},
+		{"ko", "BUILT_MODULE_NAME=toy.ko", "ends in .ko"},
+		{"o", "BUILT_MODULE_NAME=a; DEST_MODULE_NAME=toy.o", "ends in .o"},
+		{"module name with a slash", "BUILT_MODULE_NAME=../../etc/x", "contains a slash"},
+		{"no destination", "unset DEST_MODULE_LOCATION", "DEST_MODULE_LOCATION[0] is missing"},
+		{"destination", "DEST_MODULE_LOCATION=/etc", `"/etc" does not begin with`},
+		{"destination prefix", "DEST_MODULE_LOCATION=/extras", `"/extras" does not begin with`},
+		{"relative destination", "DEST_MODULE_LOCATION=extra", `"extra" does not begin with`},
+		{"destination leads out", "DEST_MODULE_LOCATION=/extra/../../../etc", "leads out"},
+		{"destination with ..", "DEST_MODULE_LOCATION=/extra/a/../b", "contains .."},
+		{"built location leads out", "BUILT_MODULE_LOCATION=../x", "leads out"},
+		{"same built name", "BUILT_MODULE_NAME=(a a); DEST_MODULE_NAME=(a b); DEST_MODULE_LOCATION[1]=/extra", "two records build a.ko"},
+		{"same destination name", "BUILT_MODULE_NAME=(a b); DEST_MODULE_NAME=(c c); DEST_MODULE_LOCATION[1]=/extra", "two records install c.ko"},
+		{"one of two names missing", "BUILT_MODULE_NAME[1]=b; DEST_MODULE_LOCATION[1]=/extra", "BUILT_MODULE_NAME[0] is missing"},
+		{"one of two destinations missing", "BUILT_MODULE_NAME=(a b)", "DEST_MODULE_LOCATION[1]: it is missing"},
+		{"bad pattern", "BUILD_EXCLUSIVE_KERNEL='(('", "no extended regular expression"},
+		{"bad dependency", "BUILD_DEPENDS=a/b", "BUILD_DEPENDS[0]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := read(t, sh, minimal+tt.text)
+			var e *Error
+			if !errors.As(err, &e) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error is %v, want one with %q", err, tt.want)
+			}
+			// One bad conf does not spoil the next.
+			if _, err := read(t, sh, minimal); err != nil {
+				t.Errorf("after it: %v", err)
+			}
+		})
+	}
+}
+
+func TestReadBinary(t *testing.T) {
+	sh := &Shell{}
+	defer sh.Close()
+	if _, err := read(t, sh, "\x7fELF"+strings.Repeat("\x00", 1000)); err == nil || !strings.Contains(err.Error(), "not a text file") {
+		t.Errorf("error is %v", err)
+	}
+	if _, err := read(t, sh, minimal); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReadTimeout(t *testing.T) {
+	for name, text := range map[string]string{
+		"loop":       "while :; do :; done",
+		"child":      "sleep 1000",
+		"background": "sleep 1000 & disown; sleep 1000",
+		"noise":      "yes",
+		"noise 2":    "yes >&2",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sh := &Shell{Timeout: 200 * time.Millisecond}
+			defer sh.Close()
+			if _, err := read(t, sh, minimal+text); err == nil || !strings.Contains(err.Error(), "did not end within") {
+				t.Errorf("error is %v", err)
+			}
+			sh.Timeout = 0
+			if _, err := read(t, sh, minimal); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestOverrides(t *testing.T) {
+	sh := &Shell{}
+	defer sh.Close()
+	etc := t.TempDir()
+	want := "conf"
+	for _, name := range []string{
+		"toy", "toy-1.0", "toy-1.0-6.12.1-amd64", "toy-1.0-6.12.1-amd64-x86_64", "toy--6.12.1-amd64", "toy--6.12.1-amd64-x86_64",
+	} {
+		want += " " + name
+		if err := os.WriteFile(filepath.Join(etc, name+".conf"), []byte(fmt.Sprintf("MAKE=\"$MAKE %s\"\n", name)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := read(t, sh, minimal+"MAKE=conf", func(src *Source, set *Settings) {
+		set.EtcDir = etc
+		src.Directives = []string{"STRIP[0]=no", "POST_ADD=x=y $HOME"}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Make != want || c.PostAdd != "x=y $HOME" || c.Modules[0].Strip {
+		t.Errorf("MAKE is %q, want %q; conf %+v", c.Make, want, c)
+	}
+}
+
+func TestAddonModulesDir(t *testing.T) {
+	sh := &Shell{}
+	defer sh.Close()
+	c, err := read(t, sh, minimal, func(_ *Source, set *Settings) { set.AddonModulesDir = "/updates/dkms" })
+	if err != nil || c.Modules[0].DestLocation != "/updates/dkms" {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
+func TestReadSettings(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		files   map[string]string
+		want    func(*Settings)
+		wantErr string
+		bash    bool
+	}{
+		{name: "none", want: func(*Settings) {}},
+		{
+			name:  "plain",
+			files: map[string]string{"framework.conf": "# a comment\n\nsource_tree=\"/srv/src\"\nparallel_jobs=7 # seven\n mok_signing_key=/keys/a.key\nverbose=''\nunknown=x\nrequired_packages=\"zfs spl nvidia*\"\n"},
+			want: func(s *Settings) {
+				s.SourceTree, s.ParallelJobs, s.MOKSigningKey = "/srv/src", 7, "/keys/a.key"
+				s.RequiredPackages = []string{"zfs", "spl", "nvidia*"}
+			},
+		},
+		{
+			name: "in order",
+			files: map[string]string{
+				"framework.conf":            "source_tree=/a\ndkms_tree=/b/\n",
+				"framework.conf.d/20.conf":  "source_tree=/c\n",
+				"framework.conf.d/10.conf":  "source_tree=/d\n",
+				"framework.conf.d/30.other": "source_tree=/e\n",
+			},
+			want: func(s *Settings) { s.SourceTree, s.DkmsTree = "/c", "/b" },
+		},
+		{
+			name:  "a script",
+			files: map[string]string{"framework.conf": "build_environment=(A=1 'B=two words')\nsign_file=\"/usr/src/linux-$kernelver/scripts/sign-file\"\n[ -n x ] && try_sign_modules=true"},
+			want: func(s *Settings) {
+				s.BuildEnvironment = []string{"A=1", "B=two words"}
+				s.SignFile = "/usr/src/linux-$kernelver/scripts/sign-file"
+				s.TrySignModules = "true"
+			},
+			bash: true,
+		},
+		{name: "relative", files: map[string]string{"framework.conf": "dkms_tree=var/lib\n"}, wantErr: "not an absolute path"},
+		{name: "jobs", files: map[string]string{"framework.conf": "parallel_jobs=many\n"}, wantErr: "not a number"},
+		{name: "glob", files: map[string]string{"framework.conf": "required_packages='['\n"}, wantErr: "not a glob"},
+		{name: "syntax", files: map[string]string{"framework.conf": "if\n"}, wantErr: "syntax error", bash: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			etc := t.TempDir()
+			if err := os.Mkdir(filepath.Join(etc, "framework.conf.d"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for name, text := range tt.files {
+				if err := os.WriteFile(filepath.Join(etc, name), []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sh := &Shell{}
+			defer sh.Close()
+			got, err := sh.ReadSettings(etc)
+			if tt.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
+					t.Errorf("error is %v, want one with %q", err, tt.wantErr)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, _ := settings(values{}, etc)
+			tt.want(&want)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+			if started := sh.cmd != nil; started != tt.bash {
+				t.Errorf("bash started: %v, want %v", started, tt.bash)
+			}
+		})
+	}
+}
+
+func TestEnviron(t *testing.T) {
+	got := Environ([]string{"CC=x", "PATH=/bin", "KBUILD_X=1", "BASH_FUNC_f%%=() { :; }"}, "A=b")
+	if diff := cmp.Diff([]string{"PATH=/bin", "KBUILD_X=1", "A=b"}, got); diff != "" {
+		t.Error(diff)
+	}
+	got = Environ([]string{"sub_make_done=1", "KBUILD_X=1", "ARCH=x", "MAKEFLAGS=-k", "HOME=/"})
+	if diff := cmp.Diff([]string{"HOME=/"}, got); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,186 @@
+package conf
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Settings is what framework.conf says, with the defaults filled in.
+type Settings struct {
+	// EtcDir holds framework.conf and the overrides of packages.
+	EtcDir string
+
+	SourceTree   string // where packages put their sources
+	DkmsTree     string // the tree of what is registered and built
+	InstallTree  string // the modules of all kernels
+	ParallelJobs int    // N of make -jN
+	Verbose      bool
+
+	// SignFile, MOKSigningKey and MOKCertificate may contain $kernelver;
+	// see [Settings.ForKernel].
+	SignFile, MOKSigningKey, MOKCertificate string
+	TrySignModules                          string // "true", "false" or ""
+
+	// BuildEnvironment is added to the environment of builds, NAME=VALUE.
+	BuildEnvironment []string
+	// RequiredPackages are glob patterns of package names without which the
+	// machine cannot boot.
+	RequiredPackages []string
+
+	// AddonModulesDir, where not empty, is the folder below /lib/modules/K
+	// that every module goes to, whatever its conf says.
+	AddonModulesDir string
+}
+
+var frameworkNames = strings.Fields(`source_tree dkms_tree install_tree verbose
+	parallel_jobs build_environment sign_file mok_signing_key mok_certificate try_sign_modules
+	required_packages`)
+
+// ReadSettings evaluates framework.conf and framework.conf.d/*.conf below etc.
+func (s *Shell) ReadSettings(etc string) (Settings, error) {
+	files, err := filepath.Glob(filepath.Join(etc, "framework.conf.d", "*.conf"))
+	if err != nil {
+		return Settings{}, err
+	}
+	main := filepath.Join(etc, "framework.conf")
+	if _, err := os.Stat(main); err == nil {
+		files = slices.Insert(files, 0, main)
+	}
+	v := values{}
+	for _, file := range files {
+		literal, err := readLiteral(file)
+		if err != nil {
+			return Settings{}, err
+		}
+		if literal == nil {
+			// One file that needs bash may build on those before it.
+			v, err = s.eval(request{
+				// The kernel is not known yet: values keep the name.
+				before: []string{"kernelver=$kernelver"},
+				files:  files,
+				names:  frameworkNames,
+			})
+			if err != nil {
+				return Settings{}, fmt.Errorf("%s: %w; correct it, nothing was done", strings.Join(files, ", "), err)
+			}
+			break
+		}
+		for name, value := range literal {
+			v[name] = map[int]string{0: value}
+		}
+	}
+	return settings(v, etc)
+}
+
+func settings(v values, etc string) (Settings, error) {
+	set := Settings{
+		EtcDir:         etc,
+		SourceTree:     "/usr/src",
+		DkmsTree:       "/var/lib/dkms",
+		InstallTree:    "/lib/modules",
+		ParallelJobs:   runtime.NumCPU(),
+		Verbose:        v.get("verbose") != "",
+		SignFile:       v.get("sign_file"),
+		MOKSigningKey:  v.get("mok_signing_key"),
+		MOKCertificate: v.get("mok_certificate"),
+		TrySignModules: v.get("try_sign_modules"),
+	}
+	for _, p := range []struct {
+		name string
+		to   *string
+	}{
+		{"source_tree", &set.SourceTree}, {"dkms_tree", &set.DkmsTree}, {"install_tree", &set.InstallTree},
+	} {
+		path := v.get(p.name)
+		if path == "" {
+			continue
+		}
+		if !filepath.IsAbs(path) {
+			return set, fmt.Errorf("framework.conf: %s: %q is not an absolute path", p.name, path)
+		}
+		*p.to = filepath.Clean(path)
+	}
+	if jobs := v.get("parallel_jobs"); jobs != "" {
+		n, err := strconv.Atoi(jobs)
+		if err != nil || n < 0 {
+			return set, fmt.Errorf("framework.conf: parallel_jobs: %q is not a number of jobs", jobs)
+		}
+		if n > 0 {
+			set.ParallelJobs = n
+		}
+	}
+	for _, i := range indices(v["required_packages"]) {
+		set.RequiredPackages = append(set.RequiredPackages, strings.Fields(v["required_packages"][i])...)
+	}
+	for _, glob := range set.RequiredPackages {
+		if _, err := filepath.Match(glob, ""); err != nil {
+			return set, fmt.Errorf("framework.conf: required_packages: %q is not a glob pattern", glob)
+		}
+	}
+	for _, i := range indices(v["build_environment"]) {
+		entry := v["build_environment"][i]
+		if entry == "" {
+			continue
+		}
+		if name, _, ok := strings.Cut(entry, "="); !ok || !variable.MatchString(name) {
+			return set, fmt.Errorf("framework.conf: build_environment: %q is not NAME=VALUE", entry)
+		}
+		set.BuildEnvironment = append(set.BuildEnvironment, entry)
+	}
+	return set, nil
+}
+
+// ForKernel returns value with $kernelver replaced by release.
+func ForKernel(value, release string) string {
+	return strings.NewReplacer("$kernelver", release, "${kernelver}", release).Replace(value)
+}
+
+// Required says whether the package name is one that the machine cannot boot
+// without.
+func (s Settings) Required(name string) bool {
+	return slices.ContainsFunc(s.RequiredPackages, func(glob string) bool {
+		ok, _ := filepath.Match(glob, name)
+		return ok
+	})
+}
+
+var (
+	variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	// plain is an assignment that means the same without a shell.
+	plain = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"$` + "`" + `\\]*)"|'([^']*)'|([\w./:,@%+-]*))\s*(?:#.*)?$`)
+)
+
+// readLiteral reads a shell file that holds nothing but comments and plain
+// assignments, which most settings files are: no bash need start for it. It
+// returns nil for any other file.
+func readLiteral(file string) (map[string]string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	set := map[string]string{}
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		m := plain.FindStringSubmatch(line)
+		if m == nil {
+			return nil, nil
+		}
+		set[m[1]] = m[2] + m[3] + m[4]
+	}
+	if lines.Err() != nil {
+		return nil, nil // a line too long for the scanner, not for bash
+	}
+	return set, nil
+}
