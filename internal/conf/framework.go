@@ -3,7 +3,9 @@ package conf
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -181,6 +183,27 @@ func readLiteral(file string) (map[string]string, error) {
 	}
 	if lines.Err() != nil {
 		return nil, nil // a line too long for the scanner, not for bash
+	}
+	return set, nil
+}
+
+// ReadVariables returns what a shell file sets the variables called names to. A
+// file that is not there sets none.
+func (s *Shell) ReadVariables(file string, names ...string) (map[string]string, error) {
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	set, err := readLiteral(file)
+	if set != nil || err != nil {
+		return set, err
+	}
+	v, err := s.eval(request{files: []string{file}, names: names})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	set = map[string]string{}
+	for _, name := range names {
+		set[name] = v.get(name)
 	}
 	return set, nil
 }

@@ -1,0 +1,445 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/report"
+	"dkms-kernel-install/internal/tree"
+	"github.com/alecthomas/kong"
+)
+
+// classic is the command line of the dkms face, as dkms(8) describes it.
+type classic struct {
+	Action string   `arg:"" optional:"" help:"What to do: add, build, install, uninstall, unbuild, remove, status, autoinstall."`
+	Args   []string `arg:"" optional:"" name:"module/version" help:"The package, or a folder with a dkms.conf."`
+
+	Module        string   `short:"m" help:"Name of the package, or NAME/VERSION."`
+	ModuleVersion string   `short:"v" name:"moduleversion" placeholder:"VERSION" help:"Its version."`
+	Kernelver     []string `short:"k" sep:"none" placeholder:"KERNEL[/ARCH]" help:"Kernel release; may be repeated. Default: the running kernel."`
+	Arch          []string `short:"a" sep:"none" help:"Architecture, in the order of -k. Default: this machine's."`
+	All           bool     `help:"All kernels that there is something for (uninstall, unbuild, remove)."`
+	Force         bool     `help:"Do it again though it is done; install modules that are not newer than the kernel's."`
+
+	Directive       []string `sep:"none" placeholder:"NAME=VALUE" help:"Set a directive of dkms.conf."`
+	Config          string   `placeholder:"FILE" help:"The kernel's configuration."`
+	Kernelsourcedir string   `placeholder:"DIR" help:"The kernel's headers."`
+	Dkmstree        string   `placeholder:"DIR" help:"Instead of /var/lib/dkms."`
+	Sourcetree      string   `placeholder:"DIR" help:"Instead of /usr/src."`
+	Installtree     string   `placeholder:"DIR" help:"Instead of /lib/modules."`
+	NoDepmod        bool     `help:"Do not run depmod."`
+	Jobs            int      `short:"j" placeholder:"N" help:"Number of jobs at a time."`
+	Quiet           bool     `short:"q" help:"Say only what failed."`
+	Verbose         bool     `help:"Say more."`
+	Version         bool     `short:"V" help:"Print the version."`
+}
+
+// verbs are the actions of the dkms face.
+var verbs = map[string]func(*classicRun) error{
+	"add":         (*classicRun).add,
+	"build":       func(c *classicRun) error { return c.work(plan.Built) },
+	"install":     func(c *classicRun) error { return c.work(plan.Installed) },
+	"uninstall":   func(c *classicRun) error { return c.remove(engine.Uninstall) },
+	"unbuild":     func(c *classicRun) error { return c.remove(engine.Unbuild) },
+	"remove":      func(c *classicRun) error { return c.remove(engine.Unregister) },
+	"status":      (*classicRun).status,
+	"autoinstall": (*classicRun).autoinstall,
+}
+
+// classicRun is one call of the dkms face.
+type classicRun struct {
+	classic
+	p    *program
+	ctx  context.Context
+	e    *engine.Engine
+	text *report.Text
+}
+
+// usage is an error in the command line, with its exit status.
+func usage(status int, format string, args ...any) error {
+	return &failure.Failure{What: fmt.Sprintf(format, args...), Hint: "run: dkms --help", Status: status}
+}
+
+// dkms is the face of the classic command.
+func (p *program) dkms(ctx context.Context, args []string) int {
+	c := classicRun{p: p, ctx: ctx}
+	if k, status := p.parse(&c.classic, "dkms", "Dynamic kernel module support: builds modules for every kernel.", args, failure.StatusNotFound); k == nil {
+		return status
+	}
+	if c.Version {
+		fmt.Fprintf(p.stdout, "dkms-%s\n", version)
+		return 0
+	}
+	c.text = report.NewText(p.stdout, "", c.Verbose, c.Quiet)
+	return p.exit(c.run())
+}
+
+// parse parses a command line. Where that ends the program, because help was
+// asked for or the line is wrong, the context is nil and status the exit status.
+func (p *program) parse(into any, name, description string, args []string, wrong int) (k *kong.Context, status int) {
+	exited := false
+	parser, err := kong.New(into, kong.Name(name), kong.Description(description), kong.Writers(p.stdout, p.stderr),
+		kong.Exit(func(int) { exited = true }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Vars{"version": name + " " + version})
+	if err != nil {
+		panic(err) // the struct is wrong, not the line
+	}
+	k, err = parser.Parse(args)
+	if exited {
+		return nil, 0
+	}
+	if err != nil {
+		return nil, p.exit(&failure.Failure{What: err.Error(), Hint: "run: " + name + " --help", Status: wrong})
+	}
+	return k, 0
+}
+
+// exit tells the error and returns the exit status for it.
+func (p *program) exit(err error) int {
+	if err == nil {
+		return 0
+	}
+	f := failure.From(err, "failed", 1)
+	if errors.As(err, &told{}) {
+		return max(f.Status, 1)
+	}
+	p.errorf("%s", f.Error())
+	if f.Hint != "" {
+		fmt.Fprintln(p.stderr, f.Hint)
+	}
+	return max(f.Status, 1)
+}
+
+func (c *classicRun) run() error {
+	if c.Action == "" {
+		return usage(failure.StatusUsage, "no action given")
+	}
+	do := verbs[c.Action]
+	if do == nil {
+		return usage(failure.StatusUsage, "unknown action %q", c.Action)
+	}
+	e, err := engine.New(c.p.system, engine.Options{
+		SourceTree: c.Sourcetree, DkmsTree: c.Dkmstree, InstallTree: c.Installtree,
+		KernelSourceDir: c.Kernelsourcedir, KernelConfig: c.Config, Directives: c.Directive,
+		Jobs: c.Jobs, Force: c.Force, NoDepmod: c.NoDepmod,
+	}, c.text)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	c.e = e
+	for _, d := range c.Directive {
+		if !directive.MatchString(d) {
+			return usage(failure.StatusNotFound, "--directive: %q is not NAME=VALUE", d)
+		}
+	}
+	return do(c)
+}
+
+// directive is an assignment to a directive or an element of one.
+var directive = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\[[0-9]+\])?=`)
+
+// kernels returns the kernels that -k and -a name; the running one where none is.
+func (c *classicRun) kernels() ([]tree.Target, error) {
+	if len(c.Kernelver) == 0 && len(c.Arch) <= 1 {
+		k := c.e.Target(c.e.Running)
+		if len(c.Arch) == 1 {
+			k.Arch = c.Arch[0]
+		}
+		return []tree.Target{k}, nil
+	}
+	if len(c.Arch) > len(c.Kernelver) {
+		return nil, usage(failure.StatusNoArch, "more -a than -k")
+	}
+	var list []tree.Target
+	for i, k := range c.Kernelver {
+		release, arch, _ := strings.Cut(k, "/")
+		switch {
+		case arch != "":
+		case i < len(c.Arch):
+			arch = c.Arch[i]
+		default:
+			arch = c.e.Arch
+		}
+		for _, s := range []string{release, arch} {
+			if err := conf.CheckName(s); err != nil {
+				return nil, usage(failure.StatusNotFound, "-k %q: %v", k, err)
+			}
+		}
+		if k := (tree.Target{Release: release, Arch: arch}); !slices.Contains(list, k) {
+			list = append(list, k)
+		}
+	}
+	return list, nil
+}
+
+// name splits what names a package: NAME or NAME/VERSION.
+func (c *classicRun) name() (tree.ID, error) {
+	s := c.Module
+	if len(c.Args) > 1 || len(c.Args) == 1 && s != "" {
+		return tree.ID{}, usage(failure.StatusNotFound, "more than one package given")
+	}
+	if len(c.Args) == 1 {
+		s = c.Args[0]
+	}
+	name, version, _ := strings.Cut(s, "/")
+	if version == "" {
+		version = c.ModuleVersion
+	}
+	return tree.ID{Name: name, Version: version}, nil
+}
+
+// id returns the package that the command line names completely. A folder with
+// a dkms.conf stands for the package in it, and is imported where create is set.
+func (c *classicRun) id(create bool) (tree.ID, error) {
+	if len(c.Args) == 1 && c.Module == "" {
+		path := c.Args[0]
+		if fi, err := os.Stat(path); err == nil {
+			// A name like toy/1.0 may also be a folder below this one.
+			_, err := os.Stat(filepath.Join(path, "dkms.conf"))
+			switch {
+			case fi.IsDir() && (err == nil || filepath.IsAbs(path)):
+				if !create {
+					return tree.ID{}, usage(failure.StatusUsage, "%s needs NAME/VERSION, not a folder", c.Action)
+				}
+				ks, err := c.kernels()
+				if err != nil {
+					return tree.ID{}, err
+				}
+				return c.e.Import(c.ctx, path, ks[0])
+			case fi.Mode().IsRegular():
+				return tree.ID{}, usage(failure.StatusNotFound, "%s: loading an archive is not supported yet: unpack it and name the folder", path)
+			}
+		} else if filepath.IsAbs(path) {
+			return tree.ID{}, usage(failure.StatusNotFound, "%s: there is no such folder", path)
+		}
+	}
+	id, err := c.name()
+	if err == nil && (id.Name == "" || id.Version == "") {
+		err = usage(failure.StatusUsage, "%s needs a package: NAME/VERSION, or -m NAME -v VERSION", c.Action)
+	}
+	return id, err
+}
+
+// lock takes the lock for a verb that changes the tree.
+func (c *classicRun) lock() (func(), error) { return c.e.Lock(c.ctx) }
+
+func (c *classicRun) add() error {
+	if c.All {
+		return usage(failure.StatusNoAll, "add does not take --all")
+	}
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	id, err := c.id(true)
+	if err != nil {
+		return err
+	}
+	return c.register(id)
+}
+
+func (c *classicRun) register(id tree.ID) error {
+	ks, err := c.kernels()
+	if err != nil {
+		return err
+	}
+	if err := c.e.Register(c.ctx, id, ks[0]); err != nil {
+		return err
+	}
+	c.text.Note("added " + id.String())
+	return nil
+}
+
+// work is build and install.
+func (c *classicRun) work(goal plan.Goal) error {
+	if c.All {
+		return usage(failure.StatusNoAll, "%s does not take --all", c.Action)
+	}
+	ks, err := c.kernels()
+	if err != nil {
+		return err
+	}
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	id, err := c.id(true)
+	if err != nil {
+		return err
+	}
+	packages, err := c.e.Tree.Read()
+	if err != nil {
+		return err
+	}
+	p, err := c.e.Find(packages, id)
+	if err != nil {
+		// What is missing is added.
+		if err := c.register(id); err != nil {
+			return err
+		}
+	}
+	if !c.Force && !p.Broken() {
+		if err := already(p, ks, goal); err != nil {
+			return err
+		}
+	}
+	results, err := c.e.Work(c.ctx, ks, plan.Request{Only: []tree.ID{id}, Goal: goal, Force: c.Force}, never)
+	if err != nil {
+		return err
+	}
+	return c.worst(results)
+}
+
+// already says that all that is wanted is done.
+func already(p tree.Package, ks []tree.Target, goal plan.Goal) error {
+	for _, k := range ks {
+		if b, ok := p.Build(k); !ok || goal == plan.Installed && !b.Installed {
+			return nil
+		}
+	}
+	f := &failure.Failure{What: p.ID.String() + " is already built", Hint: "use --force to build it again", Status: failure.StatusAlready}
+	if goal == plan.Installed {
+		f.What, f.Hint, f.Status = p.ID.String()+" is already installed", "use --force to install it again", failure.StatusInstalled
+	}
+	return f
+}
+
+// never says that nobody else will run depmod.
+func never(tree.Target) bool { return false }
+
+// worst tells the failures among results and returns the first.
+func (c *classicRun) worst(results []engine.Result) error {
+	c.text.Failures(results)
+	for _, r := range results {
+		if r.Outcome == engine.Failed {
+			return told{r.Failure}
+		}
+	}
+	for _, r := range results {
+		if r.Outcome == engine.Skipped {
+			status := failure.StatusExclusive
+			if len(r.Kept) > 0 {
+				status = failure.StatusInstall
+			}
+			return told{&failure.Failure{What: r.Why, Status: status}}
+		}
+	}
+	return nil
+}
+
+// told is a failure that has been told: only its status still counts.
+type told struct{ *failure.Failure }
+
+func (t told) Unwrap() error { return t.Failure }
+
+// remove is uninstall, unbuild and remove.
+func (c *classicRun) remove(d engine.Depth) error {
+	if c.All && len(c.Kernelver) > 0 {
+		return usage(failure.StatusNotFound, "--all and -k exclude each other")
+	}
+	ks, err := c.kernels()
+	if err != nil {
+		return err
+	}
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	id, err := c.id(false)
+	if err != nil {
+		return err
+	}
+	packages, err := c.e.Tree.Read()
+	if err != nil {
+		return err
+	}
+	if _, err := c.e.Find(packages, id); err != nil {
+		return err
+	}
+	match := func(k tree.Target) bool { return c.All || slices.Contains(ks, k) }
+	results, err := c.e.Remove(c.ctx, []tree.ID{id}, match, d, never)
+	if err != nil {
+		return err
+	}
+	if len(results) == 0 && d != engine.Unregister {
+		c.text.Note(fmt.Sprintf("%s: nothing to %s", id, c.Action))
+	}
+	return c.worst(results)
+}
+
+func (c *classicRun) status() error {
+	id, err := c.name()
+	if err != nil {
+		return err
+	}
+	var ks []tree.Target
+	if len(c.Kernelver) > 0 {
+		if ks, err = c.kernels(); err != nil {
+			return err
+		}
+	}
+	list, err := c.e.Status(
+		func(p tree.ID) bool {
+			return (id.Name == "" || p.Name == id.Name) && (id.Version == "" || p.Version == id.Version)
+		},
+		func(k tree.Target) bool { return ks == nil || slices.Contains(ks, k) })
+	if err != nil {
+		return err
+	}
+	for _, s := range list {
+		fmt.Fprintln(c.p.stdout, report.StatusLine(s))
+		if s.State == engine.StateBroken {
+			fmt.Fprintf(c.p.stderr, "%s: its source is gone; reinstall the package that brings it, or put the source back in %s\n",
+				s.ID, filepath.Join(c.e.Settings.SourceTree, s.Name+"-"+s.ID.Version))
+		}
+	}
+	return nil
+}
+
+func (c *classicRun) autoinstall() error {
+	if c.All {
+		return usage(failure.StatusNoAll, "autoinstall does not take --all")
+	}
+	ks, err := c.kernels()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(c.p.system.EtcDir, "no-autoinstall")); err == nil {
+		return nil
+	}
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	results, err := c.e.Work(c.ctx, ks, plan.Request{Goal: plan.Installed}, never)
+	if err != nil {
+		return err
+	}
+	err = c.worst(results)
+	var f *failure.Failure
+	switch {
+	case !errors.As(err, &f):
+		return nil
+	case f.Status == failure.StatusHeaders:
+		return err
+	case slices.ContainsFunc(results, func(r engine.Result) bool { return r.Outcome == engine.Failed }):
+		f.Status = failure.StatusAutoinstall
+		return err
+	}
+	return nil // packages that do not want this kernel are no failure
+}

@@ -1,0 +1,68 @@
+// Command dkms-kernel-install builds, signs, compresses and installs the kernel
+// modules of registered packages. The name that it is called by picks its face:
+//
+//	40-dkms.install       (any *.install) a plugin of kernel-install(8)
+//	dkms                  the classic command
+//	dkms-kernel-install   commands for people and programs
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"dkms-kernel-install/internal/engine"
+)
+
+// version is set by the linker: see the Makefile.
+var version = "devel"
+
+// program is what the faces get from the machine.
+type program struct {
+	system         engine.System
+	stdout, stderr io.Writer
+}
+
+func main() {
+	p := program{engine.DefaultSystem(), os.Stdout, os.Stderr}
+	os.Exit(p.main(os.Args))
+}
+
+// errSignal is why work ends that a signal cut short.
+var errSignal = errors.New("interrupted by a signal")
+
+// main runs the face that args[0] asks for and returns the exit status.
+func (p *program) main(args []string) int {
+	// Files of ours are readable for all, whatever the caller's umask.
+	syscall.Umask(0o022)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-signals
+		cancel(errSignal)
+		// A second signal means it: the kernel then kills our children.
+		signal.Reset()
+	}()
+
+	switch name := filepath.Base(args[0]); {
+	case strings.HasSuffix(name, ".install"):
+		return p.plugin(ctx, args[1:])
+	case name == "dkms":
+		return p.dkms(ctx, args[1:])
+	default:
+		return p.native(ctx, args[1:])
+	}
+}
+
+// errorf prints a complaint about the command line.
+func (p *program) errorf(format string, args ...any) {
+	fmt.Fprintf(p.stderr, "Error! "+format+"\n", args...)
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/alecthomas/kong"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/kernel"
+	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/report"
+	"dkms-kernel-install/internal/tree"
+)
+
+const nativeHelp = `Builds, signs, compresses and installs the kernel modules of registered packages.
+
+A package is what one dkms.conf describes; it is named NAME/VERSION and registered
+by "dkms add". Of each package that sets AUTOINSTALL, the newest version goes into
+every kernel. kernel-install does this for each kernel that comes and goes; the
+commands below do it by hand.
+
+Exit status: 0 when all is done; 1 when nothing was done, because the command line
+is wrong, or for lack of permission; 2 when a package failed and the others are done.`
+
+// native is the command line of our own face.
+type native struct {
+	Verbose bool             `short:"v" help:"Also say what is current, and which files are touched."`
+	Version kong.VersionFlag `help:"Print the version."`
+
+	Add    nativeAdd    `cmd:"" help:"Install packages for kernels, building what is missing."`
+	AddAll nativeAddAll `cmd:"" help:"Do so for every kernel whose headers are installed."`
+	Remove nativeRemove `cmd:"" help:"Take all that was built for a kernel out of its folder and out of the tree."`
+	Status nativeStatus `cmd:"" help:"Show what is registered, built and installed."`
+}
+
+type nativeAdd struct {
+	Kernel []string `arg:"" help:"Kernel releases, as uname -r prints them."`
+	Force  bool     `help:"Install modules even when the kernel's own are as new."`
+}
+
+type nativeAddAll struct {
+	Force bool `help:"Install modules even when the kernel's own are as new."`
+}
+
+type nativeRemove struct {
+	Kernel string `arg:"" help:"Kernel release. The kernel may be gone already."`
+}
+
+type nativeStatus struct {
+	Kernel string `arg:"" optional:"" help:"Only this kernel."`
+	JSON   bool   `name:"json" help:"Write a JSON array, for programs."`
+}
+
+// nativeRun is one call of the native face.
+type nativeRun struct {
+	p    *program
+	ctx  context.Context
+	text *report.Text
+}
+
+// errSome says that packages failed and were told of.
+var errSome = told{&failure.Failure{What: "some packages failed", Status: 2}}
+
+// native is the face for people and programs.
+func (p *program) native(ctx context.Context, args []string) int {
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	var cli native
+	k, status := p.parse(&cli, "dkms-kernel-install", nativeHelp, args, failure.StatusUsage)
+	if k == nil {
+		return status
+	}
+	err := k.Run(&nativeRun{p, ctx, report.NewText(p.stdout, "", cli.Verbose, false)})
+	status = p.exit(err)
+	if err != errSome {
+		status = min(status, 1) // the other statuses are the classic command's
+	}
+	return status
+}
+
+// Run installs packages for the kernels named on the command line.
+func (c *nativeAdd) Run(r *nativeRun) error {
+	return r.with(c.Force, func(e *engine.Engine) error {
+		for _, release := range c.Kernel {
+			if err := knownKernel(e, release); err != nil {
+				return err
+			}
+		}
+		return r.add(e, c.Kernel)
+	})
+}
+
+// Run installs packages for all kernels that have headers.
+func (c *nativeAddAll) Run(r *nativeRun) error {
+	return r.with(c.Force, func(e *engine.Engine) error {
+		all, err := kernel.List(e.Settings.InstallTree)
+		if err != nil {
+			return failure.From(err, "cannot list the kernels", 1)
+		}
+		with := slices.DeleteFunc(all, func(release string) bool { return !e.Kernel(e.Target(release)).HasHeaders() })
+		if len(with) == 0 {
+			return &failure.Failure{What: "no kernel has its headers installed", Why: "no " + e.Settings.InstallTree + "/*/build/include exists",
+				Hint: "install the headers of a kernel", Status: 1}
+		}
+		return r.add(e, with)
+	})
+}
+
+// Run takes back what was built for a kernel.
+func (c *nativeRemove) Run(r *nativeRun) error {
+	return r.with(false, func(e *engine.Engine) error {
+		if err := conf.CheckName(c.Kernel); err != nil {
+			return &failure.Failure{What: "this is no kernel release", Why: err.Error(), Status: 1}
+		}
+		unlock, err := e.Lock(r.ctx)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		results, err := e.RemoveKernel(r.ctx, c.Kernel, never)
+		return r.told(results, err)
+	})
+}
+
+// Run prints the status.
+func (c *nativeStatus) Run(r *nativeRun) error {
+	return r.with(false, func(e *engine.Engine) error {
+		list, err := e.Status(
+			func(tree.ID) bool { return true },
+			func(k tree.Target) bool { return c.Kernel == "" || k.Release == c.Kernel })
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return report.StatusJSON(r.p.stdout, list)
+		}
+		for _, s := range list {
+			fmt.Fprintln(r.p.stdout, report.StatusLine(s))
+		}
+		return nil
+	})
+}
+
+// with runs do with an engine.
+func (r *nativeRun) with(force bool, do func(*engine.Engine) error) error {
+	e, err := engine.New(r.p.system, engine.Options{Force: force}, r.text)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	return do(e)
+}
+
+// knownKernel says whether a kernel of that name is installed; a wrong name is
+// more likely a slip of the finger than a kernel to come.
+func knownKernel(e *engine.Engine, release string) error {
+	if conf.CheckName(release) == nil && e.Kernel(e.Target(release)).Exists() {
+		return nil
+	}
+	return &failure.Failure{What: fmt.Sprintf("there is no kernel %q", release), Why: e.Settings.InstallTree + "/" + release + " does not exist",
+		Hint: "ls " + e.Settings.InstallTree + " shows the kernels", Status: 1}
+}
+
+func (r *nativeRun) add(e *engine.Engine, releases []string) error {
+	unlock, err := e.Lock(r.ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var ks []tree.Target
+	for _, release := range releases {
+		if k := e.Target(release); !slices.Contains(ks, k) {
+			ks = append(ks, k)
+		}
+	}
+	results, err := e.Work(r.ctx, ks, plan.Request{Goal: plan.Installed}, never)
+	return r.told(results, err)
+}
+
+// told tells the failures among results.
+func (r *nativeRun) told(results []engine.Result, err error) error {
+	r.text.Failures(results)
+	if err == nil && slices.ContainsFunc(results, func(r engine.Result) bool { return r.Outcome == engine.Failed }) {
+		return errSome
+	}
+	return err
+}

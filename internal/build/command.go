@@ -1,0 +1,226 @@
+package build
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"dkms-kernel-install/internal/child"
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/failure"
+)
+
+// evalScript runs the command in $1 with the shell variables that follow. It is
+// the shell's job to expand the command: values in a conf are expanded once when
+// it is read, and what they leave, such as \$kernelver, when the command runs.
+const evalScript = `__command=$1
+shift
+for __variable; do printf -v "${__variable%%=*}" %s "${__variable#*=}"; done
+set --
+eval "$__command"
+exit $?`
+
+// makeCommand returns the command that builds the modules.
+func (j *Job) makeCommand() string {
+	command := j.Conf.Make
+	if command == "" {
+		command = "make -C " + quote(j.Kernel.SourceDir) + " M=" + quote(j.Tree.BuildDir(j.ID))
+	}
+	args, bare := strings.CutPrefix(command, "make")
+	if !bare || args != "" && !strings.ContainsAny(args[:1], " \t\n") {
+		return command
+	}
+	make := fmt.Sprintf("make -j%d KERNELRELEASE=%s", j.Jobs, quote(j.Kernel.Release))
+	for _, a := range j.Kernel.Compiler().Args {
+		make += " " + a
+	}
+	return make + args
+}
+
+// command runs a shell command in the build folder.
+func (j *Job) command(ctx context.Context, log *os.File, what, command string) error {
+	return j.shell(ctx, log, j.Tree.BuildDir(j.ID), what+" failed", command, failure.StatusMake)
+}
+
+// Script runs the script that directive names, with its arguments: the one in
+// /etc/dkms/M if the administrator put one there, else the package's own below
+// dir, in folder dir. Its output goes to log.
+func (j *Job) Script(ctx context.Context, log *os.File, dir, directive, value string) error {
+	if value == "" {
+		return nil
+	}
+	// Line breaks in the value are there for the reader of the conf.
+	value = strings.TrimSpace(strings.ReplaceAll(value, "\n", " "))
+	name, args, _ := strings.Cut(value, " ")
+	what := directive + " failed"
+	if !filepath.IsLocal(name) {
+		return &failure.Failure{What: what, Why: fmt.Sprintf("%q leads out of the source", name), Status: failure.StatusBadConf,
+			Hint: "correct " + directive + " in dkms.conf"}
+	}
+	script := filepath.Join(dir, name)
+	if override := filepath.Join(j.Settings.EtcDir, j.Name, name); executable(override) {
+		script = override
+	}
+	if !executable(script) {
+		// Packages name scripts that only some systems need.
+		fmt.Fprintf(log, "# %s: %s is not an executable file, passed over\n", directive, script)
+		return nil
+	}
+	status := failure.StatusMake
+	if directive == "PRE_INSTALL" {
+		status = failure.StatusPreInstall
+	}
+	return j.shell(ctx, log, dir, what, quote(script)+" "+args, status)
+}
+
+func executable(file string) bool {
+	fi, err := os.Stat(file)
+	return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
+}
+
+func (j *Job) patch(ctx context.Context, log *os.File, name string) error {
+	fail := func(why string, status int) error {
+		return &failure.Failure{What: "patch failed", Why: why, Log: log.Name(), Status: status,
+			Hint: "correct PATCH in dkms.conf, or the file in patches/"}
+	}
+	if !filepath.IsLocal(name) || strings.Contains(name, "..") {
+		return fail(fmt.Sprintf("%q leads out of the patches folder", name), failure.StatusPatchUnsafe)
+	}
+	dir := j.Tree.BuildDir(j.ID)
+	f, err := openInside(dir, filepath.Join("patches", name))
+	if errors.Is(err, os.ErrNotExist) {
+		return fail(fmt.Sprintf("patches/%s is missing", name), failure.StatusPatchUnsafe)
+	}
+	if err != nil {
+		return fail(fmt.Sprintf("patches/%s: %v", name, err), failure.StatusPatchUnsafe)
+	}
+	defer f.Close()
+	cmd := exec.Command("patch", "-p1", "--batch")
+	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = dir, f, log, log
+	fmt.Fprintf(log, "# patch: %s\n", name)
+	if err := child.Run(ctx, cmd); errors.Is(err, exec.ErrNotFound) {
+		return &failure.Failure{What: "patch failed", Why: "the program patch is not installed", Status: failure.StatusPatch, Err: err, Hint: "install patch"}
+	} else if err != nil {
+		return fail(fmt.Sprintf("patches/%s does not apply (%v)", name, err), failure.StatusPatch)
+	}
+	return nil
+}
+
+// shell runs a shell command in dir, with its output in log.
+func (j *Job) shell(ctx context.Context, log *os.File, dir, what, command string, status int) error {
+	fmt.Fprintf(log, "# command: %s\n", command)
+	start, _ := log.Seek(0, io.SeekEnd)
+	cmd := exec.Command("bash", append([]string{"--norc", "--noprofile", "-c", evalScript, "dkms", command}, j.Vars...)...)
+	cmd.Dir = dir
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = j.environ()
+	err := child.Run(ctx, cmd)
+	fmt.Fprintf(log, "\n# exit status: %s\n", exitStatus(err))
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	f := &failure.Failure{What: what, Log: log.Name(), Status: status, Err: err}
+	if f.Why = decisive(io.NewSectionReader(log, start, 1<<62)); f.Why == "" {
+		f.Why = exitStatus(err)
+	}
+	f.Why = strings.ReplaceAll(f.Why, j.Tree.BuildDir(j.ID)+"/", "")
+	f.Hint = hint(f.Why)
+	if f.Hint == "" {
+		f.Hint = fmt.Sprintf("look into the log; a newer version of %s may support kernel %s", j.Name, j.Kernel.Release)
+	}
+	return f
+}
+
+// environ is what commands of the package see.
+func (j *Job) environ() []string {
+	env := conf.Environ(os.Environ(),
+		"kernelver="+j.Kernel.Release, "arch="+j.Kernel.Arch, "module="+j.Name, "module_version="+j.Version)
+	if cc := j.Kernel.Compiler().CC; cc != "" {
+		env = append(env, "CC="+cc, "KERNEL_CC="+cc)
+	}
+	return append(env, j.Settings.BuildEnvironment...)
+}
+
+func exitStatus(err error) string {
+	if err == nil {
+		return "0"
+	}
+	return err.Error()
+}
+
+// quote makes s one word of a shell command.
+func quote(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._+-:@%,=~") == "" && s[0] != '~' {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// causes are what a line looks like that explains a failed build, the most
+// telling first.
+var causes = []*regexp.Regexp{
+	regexp.MustCompile(`: (fatal )?error: `),
+	regexp.MustCompile(`^ERROR: modpost: `),
+	regexp.MustCompile(`(?i)\b(undefined reference|undefined symbol)`),
+	regexp.MustCompile(`No space left on device|Killed|out of memory|Cannot allocate memory`),
+	regexp.MustCompile(`: (command )?not found$|: Permission denied$|: No such file or directory$`),
+	regexp.MustCompile(`(?i)^(configure: )?error\b`),
+	regexp.MustCompile(`(?i)\berror:`),
+	regexp.MustCompile(`^make(\[\d+\])?: \*\*\* .*No rule to make target`),
+	regexp.MustCompile(`\*\*\*`),
+}
+
+// decisive returns the line of a log that tells why it ends in a failure: the
+// first of the most telling kind, else the last line of all.
+func decisive(log io.Reader) string {
+	best, rank, last := "", len(causes), ""
+	r := bufio.NewReader(log)
+	for {
+		// A line longer than the buffer is looked at in parts.
+		part, _, err := r.ReadLine()
+		if err != nil {
+			break
+		}
+		line := strings.ToValidUTF8(string(bytes.TrimSpace(part)), "?")
+		if line == "" || strings.HasPrefix(line, "# ") {
+			continue
+		}
+		last = line
+		for i, re := range causes[:rank] {
+			if re.MatchString(line) {
+				best, rank = line, i
+				break
+			}
+		}
+	}
+	if best == "" {
+		best = last
+	}
+	if len(best) > 300 {
+		best = strings.ToValidUTF8(best[:300], "") + "…"
+	}
+	return best
+}
+
+var notFound = regexp.MustCompile(`(?:^|[\s/])([\w.+-]+): (?:command )?not found$`)
+
+// hint says what to do about the cause that a log line shows, if it is known.
+func hint(line string) string {
+	switch m := notFound.FindStringSubmatch(line); {
+	case m != nil:
+		return "install the program " + m[1]
+	case strings.Contains(line, "No space left on device"):
+		return "make room on the file system, then run it again"
+	case strings.Contains(line, "out of memory"), strings.Contains(line, "Cannot allocate memory"), strings.Contains(line, "Killed"):
+		return "the build ran out of memory: run it again with fewer jobs (parallel_jobs in framework.conf)"
+	}
+	return ""
+}

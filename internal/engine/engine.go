@@ -1,0 +1,268 @@
+// Package engine does the work: it looks at packages and kernels, has it
+// planned, and walks the plan with as much in parallel as its order allows. The
+// faces of the program call it; it is the only package that knows all others.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/distro"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/kernel"
+	"dkms-kernel-install/internal/place"
+	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/tree"
+)
+
+// System says where the machine keeps what the engine reads besides the trees
+// that framework.conf names.
+type System struct {
+	EtcDir    string // /etc/dkms
+	OSRelease string // /etc/os-release
+	// Sysconfig may set ADDON_MODULES_DIR: /etc/sysconfig/module-init-tools.
+	Sysconfig string
+	// MakeConf is Gentoo's /etc/portage/make.conf.
+	MakeConf string
+	// KernelInstall are the folders of kernel-install's plugins, the one
+	// whose files win first.
+	KernelInstall []string
+}
+
+// DefaultSystem is where every machine keeps these things.
+func DefaultSystem() System {
+	return System{
+		EtcDir:        "/etc/dkms",
+		OSRelease:     "/etc/os-release",
+		Sysconfig:     "/etc/sysconfig/module-init-tools",
+		MakeConf:      "/etc/portage/make.conf",
+		KernelInstall: []string{"/etc/kernel/install.d", "/usr/lib/kernel/install.d"},
+	}
+}
+
+// Options are what a command line may say about a whole run.
+type Options struct {
+	SourceTree, DkmsTree, InstallTree string // replace framework.conf's
+	KernelSourceDir, KernelConfig     string // replace the kernel's usual places
+	Directives                        []string
+	Jobs                              int // 0: as framework.conf says
+	Force                             bool
+	NoDepmod                          bool
+}
+
+// Engine is one run of the program. Close it.
+type Engine struct {
+	System   System
+	Options  Options
+	Settings conf.Settings
+	Distro   distro.Distro
+	Tree     tree.Tree
+	Arch     string // of this machine, as uname -m
+	Running  string // release of the running kernel
+	Events   Events
+
+	shell   *conf.Shell
+	jobs    int        // N of make -jN
+	eventMu sync.Mutex // guards the calls of Events
+	mu      sync.Mutex // guards what follows
+	kernels map[tree.Target]*kernel.Kernel
+	places  map[tree.Target]*place.Kernel
+	signers map[string]signer
+}
+
+// Events hears of the work as it goes on. Its methods are called one at a time.
+type Events interface {
+	// Start says that the work on a package for a kernel begins.
+	Start(id tree.ID, k tree.Target, build bool)
+	// Done says how it ended.
+	Done(Result)
+	// Note is a line about the run as a whole.
+	Note(line string)
+}
+
+// New reads the settings of the machine.
+func New(sys System, o Options, events Events) (*Engine, error) {
+	e := &Engine{
+		System: sys, Options: o, Events: events,
+		Distro:  distro.Read(sys.OSRelease),
+		shell:   &conf.Shell{},
+		kernels: map[tree.Target]*kernel.Kernel{},
+		places:  map[tree.Target]*place.Kernel{},
+		signers: map[string]signer{},
+	}
+	set, err := e.shell.ReadSettings(sys.EtcDir)
+	if err != nil {
+		e.Close()
+		return nil, failure.From(err, "cannot read the settings", failure.StatusBadConf)
+	}
+	for _, p := range []struct {
+		from string
+		to   *string
+	}{{o.SourceTree, &set.SourceTree}, {o.DkmsTree, &set.DkmsTree}, {o.InstallTree, &set.InstallTree}} {
+		if p.from == "" {
+			continue
+		}
+		if *p.to, err = filepath.Abs(p.from); err != nil {
+			e.Close()
+			return nil, err
+		}
+	}
+	if o.Jobs > 0 {
+		set.ParallelJobs = o.Jobs
+	}
+	set.AddonModulesDir = e.Distro.AddonModulesDir()
+	if dir := os.Getenv("ADDON_MODULES_DIR"); dir != "" {
+		set.AddonModulesDir = dir
+	} else if v, err := e.shell.ReadVariables(sys.Sysconfig, "ADDON_MODULES_DIR"); err == nil && v["ADDON_MODULES_DIR"] != "" {
+		set.AddonModulesDir = v["ADDON_MODULES_DIR"]
+	}
+	if dir := set.AddonModulesDir; dir != "" {
+		if set.AddonModulesDir = filepath.Clean("/" + dir); set.AddonModulesDir == "/" || !filepath.IsLocal(strings.TrimLeft(dir, "/")) {
+			e.Close()
+			return nil, &failure.Failure{What: "cannot read the settings", Why: fmt.Sprintf("ADDON_MODULES_DIR is %q", dir),
+				Hint: "set it to a folder below /lib/modules/KERNEL, such as updates", Status: failure.StatusBadConf}
+		}
+	}
+	e.Settings = set
+	e.Tree = tree.Tree{Dir: set.DkmsTree}
+	e.Running, e.Arch = uname()
+	return e, nil
+}
+
+// Close ends the programs that the engine keeps running.
+func (e *Engine) Close() { e.shell.Close() }
+
+// Target returns the kernel called release on this machine's architecture.
+func (e *Engine) Target(release string) tree.Target {
+	return tree.Target{Release: release, Arch: e.Arch}
+}
+
+// Kernel describes a kernel.
+func (e *Engine) Kernel(k tree.Target) *kernel.Kernel {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.kernels[k] == nil {
+		e.kernels[k] = kernel.New(e.Settings.InstallTree, k.Release, k.Arch, e.Options.KernelSourceDir, e.Options.KernelConfig)
+	}
+	return e.kernels[k]
+}
+
+func (e *Engine) placer(k tree.Target) *place.Kernel {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.places[k] == nil {
+		e.places[k] = &place.Kernel{Tree: e.Tree, Target: k, Dir: filepath.Join(e.Settings.InstallTree, k.Release)}
+	}
+	return e.places[k]
+}
+
+// Lock takes the lock of the tree for the rest of the run.
+func (e *Engine) Lock(ctx context.Context) (unlock func(), err error) {
+	unlock, err = e.Tree.Lock(ctx, func(holder string) {
+		e.Events.Note(fmt.Sprintf("waiting for %s, which is working on %s", holder, e.Tree.Dir))
+	})
+	if err == nil {
+		return unlock, nil
+	}
+	status := failure.StatusNoPerm
+	if errors.Is(err, fs.ErrPermission) {
+		status = failure.StatusUsage
+	}
+	return nil, failure.From(err, "cannot change "+e.Tree.Dir, status)
+}
+
+// source says which conf of id for k is meant.
+func (e *Engine) source(id tree.ID, k tree.Target) conf.Source {
+	kern := e.Kernel(k)
+	return conf.Source{
+		File:             filepath.Join(e.Tree.SourceDir(id), "dkms.conf"),
+		Module:           id.Name,
+		Version:          id.Version,
+		Release:          k.Release,
+		Arch:             k.Arch,
+		KernelSourceDir:  kern.SourceDir,
+		KernelConfigFile: kern.ConfigFile(),
+		Config:           kern.Enabled,
+		Directives:       e.Options.Directives,
+	}
+}
+
+// Conf reads the conf of a registered package for a kernel.
+func (e *Engine) Conf(id tree.ID, k tree.Target) (conf.Conf, error) {
+	src := e.source(id, k)
+	if fi, err := os.Stat(src.File); err != nil || !fi.Mode().IsRegular() {
+		return conf.Conf{Name: id.Name, Version: id.Version}, &conf.Error{File: src.File, Problems: []string{"there is no such file"}}
+	}
+	c, err := e.shell.Read(src, e.Settings)
+	if err == nil && (c.Name != id.Name || c.Version != id.Version) {
+		err = &conf.Error{File: src.File, Problems: []string{
+			fmt.Sprintf("it is for %s/%s, not for %s", c.Name, c.Version, id)}}
+	}
+	return c, err
+}
+
+// observe looks at packages from one kernel. Confs are read where read says so.
+func (e *Engine) observe(k tree.Target, packages []tree.Package, read func(tree.Package) bool) []plan.Package {
+	var seen []plan.Package
+	for _, p := range packages {
+		o := plan.Package{ID: p.ID, Source: p.Source}
+		b, built := p.Build(k)
+		o.Built, o.Modules, o.Installed = built, b.Modules, b.Installed
+		if p.Source != "" && (read(p) || o.Installed) {
+			o.Conf, o.ConfErr = e.Conf(p.ID, k)
+		}
+		if o.Installed {
+			o.Current = e.placer(k).Current(e.placed(p.ID, packages, o))
+		}
+		if built && o.Conf.BuildDependsRebuild {
+			o.BuiltAgainst = e.Tree.BuiltAgainst(p.ID, k)
+		}
+		seen = append(seen, o)
+	}
+	return seen
+}
+
+// placed returns what place must know of a package: its modules in the tree, and
+// where its conf sends them.
+func (e *Engine) placed(id tree.ID, packages []tree.Package, o plan.Package) place.Package {
+	p := place.Package{ID: id, Installed: o.Installed, Force: e.Options.Force}
+	for _, other := range packages {
+		if other.Name == id.Name {
+			p.Versions = append(p.Versions, other.Version)
+		}
+	}
+	for _, file := range o.Modules {
+		m := place.Module{File: file, Location: e.Settings.AddonModulesDir}
+		for _, c := range o.Conf.Modules {
+			if strings.HasPrefix(file, c.DestName+".ko") {
+				m.Location = c.DestLocation
+			}
+		}
+		p.Modules = append(p.Modules, m)
+	}
+	return p
+}
+
+// Find returns the registered package id from the tree. Where it is not
+// registered or broken, the error says so.
+func (e *Engine) Find(packages []tree.Package, id tree.ID) (tree.Package, error) {
+	i := slices.IndexFunc(packages, func(p tree.Package) bool { return p.ID == id })
+	if i < 0 || packages[i].Source == "" && len(packages[i].Builds) == 0 && !exists(e.Tree.SourceDir(id)) {
+		return tree.Package{}, &failure.Failure{What: id.String() + " is not in the DKMS tree", Status: failure.StatusAlready,
+			Hint: "run: dkms add " + id.String()}
+	}
+	return packages[i], nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}

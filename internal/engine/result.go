@@ -1,0 +1,45 @@
+package engine
+
+import (
+	"time"
+
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/tree"
+)
+
+// Outcome is how the work on one package for one kernel ended.
+type Outcome int
+
+const (
+	Done    Outcome = iota // something was done, and all of it
+	Current                // nothing was to do
+	Skipped                // the package does not want this kernel, or the kernel's module is newer
+	Failed
+	Removed
+)
+
+func (o Outcome) String() string {
+	return [...]string{"done", "current", "skipped", "failed", "removed"}[o]
+}
+
+// Result is what became of one package for one kernel. ID is empty in a result
+// that is about the kernel alone.
+type Result struct {
+	tree.ID
+	Kernel  tree.Target
+	Outcome Outcome
+
+	Built, Signed bool
+	Compression   kmod.Compression
+	Placed        []string // paths of modules put into the kernel's folder
+	Kept          []string // why modules of the kernel's own were kept
+	Removed       []string // paths of modules taken out
+	Took          time.Duration
+
+	// Why explains Skipped, Failure explains Failed.
+	Why     string
+	Failure *failure.Failure
+	// Warnings are what the package's maintainer should know.
+	Warnings []string
+}

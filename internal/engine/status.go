@@ -1,0 +1,75 @@
+package engine
+
+import (
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/tree"
+)
+
+// State is the state of a package, or of a build of it.
+type State string
+
+const (
+	StateAdded     State = "added"
+	StateBroken    State = "broken"
+	StateBuilt     State = "built"
+	StateInstalled State = "installed"
+)
+
+// Status is one line of status: a package without a build has no kernel.
+type Status struct {
+	tree.ID
+	Kernel tree.Target
+	State  State
+	// Originals says that displaced modules are archived, Differs that the
+	// kernel's folder does not hold what was built.
+	Originals, Differs bool
+}
+
+// Status tells the state of every package and build for which match says so. A
+// package of which no build matches is told as added, or broken.
+func (e *Engine) Status(matchPackage func(tree.ID) bool, matchKernel func(tree.Target) bool) ([]Status, error) {
+	packages, err := e.Tree.Read()
+	if err != nil {
+		return nil, failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
+	}
+	var list []Status
+	for _, p := range packages {
+		if !matchPackage(p.ID) {
+			continue
+		}
+		s := Status{ID: p.ID, State: StateAdded}
+		if p.Broken() {
+			s.State = StateBroken
+			list = append(list, s)
+			continue
+		}
+		some := false
+		for _, b := range p.Builds {
+			if !matchKernel(b.Target) {
+				continue
+			}
+			some = true
+			s := Status{ID: p.ID, Kernel: b.Target, State: StateBuilt}
+			if b.Installed {
+				s.State, s.Originals = StateInstalled, b.Originals
+				s.Differs = !e.current(p, b, packages)
+			}
+			list = append(list, s)
+		}
+		if !some {
+			list = append(list, s)
+		}
+	}
+	return list, nil
+}
+
+// current says whether the kernel's folder holds what was built. The conf is
+// read only where it decides on the modules' folder.
+func (e *Engine) current(p tree.Package, b tree.Build, packages []tree.Package) bool {
+	seen := plan.Package{ID: p.ID, Source: p.Source, Modules: b.Modules, Installed: true}
+	if e.Settings.AddonModulesDir == "" {
+		seen.Conf, seen.ConfErr = e.Conf(p.ID, b.Target)
+	}
+	return e.placer(b.Target).Current(e.placed(p.ID, packages, seen))
+}

@@ -1,0 +1,330 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/build"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/kernel"
+	"dkms-kernel-install/internal/place"
+	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/tree"
+)
+
+// Work takes packages as far as the request says, for each of the kernels. The
+// results are in the order of the kernels, then of the plan; a package that
+// failed is a result like any other, and an error means that nothing was done.
+// Depmod runs for a kernel whose modules changed, unless depmodFollows says that
+// somebody else is about to. The caller holds the lock.
+func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request, depmodFollows func(tree.Target) bool) ([]Result, error) {
+	packages, err := e.Tree.Read()
+	if err != nil {
+		return nil, failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
+	}
+	if err := e.heal(packages, kernels); err != nil {
+		return nil, failure.From(err, "cannot clean up after a run that was killed", failure.StatusNoPerm)
+	}
+	read := func(p tree.Package) bool {
+		if r.Only == nil {
+			return true
+		}
+		for _, id := range r.Only {
+			if id == p.ID {
+				return true
+			}
+		}
+		return false
+	}
+	var results []Result
+	var tasks []task
+	builds := 0
+	for _, k := range kernels {
+		seen := e.observe(k, packages, read)
+		items := plan.Make(seen, r)
+		e.checkHeaders(k, items)
+		first := len(results)
+		var placing sync.Mutex // one package at a time in the kernel's folder
+		results = append(results, make([]Result, len(items))...)
+		for i, item := range items {
+			w := &work{e: e, k: k, item: item, packages: packages, placing: &placing, kern: e.Kernel(k)}
+			w.dependsOn = dependencies(item, items, seen)
+			t := task{run: func() { results[first+i] = w.do(ctx, results[first:]) }}
+			if item.Verdict == plan.Do {
+				t.key = item.ID.String() // one build folder, one build
+				for _, n := range item.Needs {
+					t.needs = append(t.needs, first+n)
+				}
+				if item.Build {
+					builds++
+				}
+			}
+			tasks = append(tasks, t)
+		}
+	}
+	workers := max(1, min(e.Settings.ParallelJobs, builds))
+	e.jobs = jobsFor(e.Settings.ParallelJobs, workers)
+	schedule(tasks, workers)
+
+	for _, k := range kernels {
+		changed := false
+		for _, res := range results {
+			changed = changed || res.Kernel == k && (len(res.Placed) > 0 || len(res.Removed) > 0)
+		}
+		if changed && !e.Options.NoDepmod && !depmodFollows(k) {
+			if res, ok := e.depmod(ctx, k); !ok {
+				results = append(results, res)
+			}
+		}
+	}
+	return results, nil
+}
+
+// jobsFor returns N of make -jN for each of workers builds at a time, on a
+// machine for jobs processes: builds are rarely as wide as the machine, so
+// together they may ask for twice of what there is.
+func jobsFor(jobs, workers int) int {
+	return min(jobs, max(2, (2*jobs+workers-1)/workers))
+}
+
+// checkHeaders fails what would have to be built for a kernel without headers.
+func (e *Engine) checkHeaders(k tree.Target, items []plan.Item) {
+	if e.Kernel(k).HasHeaders() {
+		return
+	}
+	f := &failure.Failure{
+		What:   "headers of kernel " + k.Release + " missing",
+		Why:    e.Kernel(k).SourceDir + "/include does not exist",
+		Hint:   e.Distro.HeadersHint(filepath.Join(e.Settings.InstallTree, k.Release)),
+		Status: failure.StatusHeaders,
+	}
+	for i := range items {
+		if items[i].Verdict == plan.Do && items[i].Build {
+			items[i].Verdict = plan.Fail
+			items[i].Failure = f
+		}
+	}
+}
+
+// dependencies returns the versions of what item depends on.
+func dependencies(item plan.Item, items []plan.Item, seen []plan.Package) map[string]string {
+	if !item.Conf.BuildDependsRebuild {
+		return nil
+	}
+	versions := map[string]string{}
+	for _, name := range item.Conf.BuildDepends {
+		for _, p := range seen {
+			if p.Name == name && p.Installed {
+				versions[name] = p.Version
+			}
+		}
+		for _, i := range items {
+			if i.Name == name {
+				versions[name] = i.Version
+			}
+		}
+	}
+	return versions
+}
+
+// heal mends what killed runs left of packages.
+func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) error {
+	for _, p := range packages {
+		if err := e.Tree.Heal(p.ID); err != nil {
+			return err
+		}
+		for _, k := range kernels {
+			if !exists(e.Tree.OriginalDir(p.Name, k)) {
+				continue
+			}
+			installed := false
+			for _, other := range packages {
+				if b, ok := other.Build(k); ok && other.Name == p.Name && b.Installed {
+					installed = true
+				}
+			}
+			if err := e.placer(k).Heal(p.Name, installed); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (e *Engine) depmod(ctx context.Context, k tree.Target) (Result, bool) {
+	if err := place.Depmod(ctx, filepath.Join(e.Settings.InstallTree, k.Release)); err != nil {
+		f := failure.From(err, "depmod failed", failure.StatusInstall)
+		res := Result{Kernel: k, Outcome: Failed, Failure: f}
+		e.done(res)
+		return res, false
+	}
+	return Result{}, true
+}
+
+func (e *Engine) done(r Result) {
+	e.eventMu.Lock()
+	defer e.eventMu.Unlock()
+	e.Events.Done(r)
+}
+
+// work is one item of a plan on its way.
+type work struct {
+	e         *Engine
+	k         tree.Target
+	kern      *kernel.Kernel
+	item      plan.Item
+	packages  []tree.Package
+	dependsOn map[string]string
+	placing   *sync.Mutex
+}
+
+// do does what the plan says of the item; items are the results of the same
+// plan, of which those that the item needs are final.
+func (w *work) do(ctx context.Context, items []Result) (r Result) {
+	item := w.item
+	r = Result{ID: item.ID, Kernel: w.k, Warnings: item.Conf.Warnings}
+	defer func() { w.e.done(r) }()
+	start := time.Now()
+	fail := func(f *failure.Failure) Result {
+		r.Outcome, r.Failure, r.Took = Failed, f, time.Since(start)
+		return r
+	}
+	switch item.Verdict {
+	case plan.Current:
+		r.Outcome = Current
+		return r
+	case plan.Skip:
+		r.Outcome, r.Why = Skipped, item.Why
+		return r
+	case plan.Fail:
+		if item.Failure != nil {
+			return fail(item.Failure)
+		}
+		return fail(&failure.Failure{What: what(item.Cause), Why: item.Why, Hint: item.Hint, Status: status(item.Cause)})
+	}
+	for _, n := range item.Needs {
+		if need := items[n]; item.Build && need.Outcome == Failed && !w.e.Options.Force {
+			return fail(&failure.Failure{What: what(plan.Dependency), Why: fmt.Sprintf("it needs %s, which failed", need.ID),
+				Hint: "first solve what is wrong with " + need.Name, Status: failure.StatusDepends})
+		}
+	}
+	if ctx.Err() != nil {
+		return fail(failure.From(context.Cause(ctx), "not started", failure.StatusMake))
+	}
+	w.e.eventMu.Lock()
+	w.e.Events.Start(item.ID, w.k, item.Build)
+	w.e.eventMu.Unlock()
+
+	job := w.e.job(item.ID, w.k, item.Source, item.Package)
+	job.DependsOn = w.dependsOn
+	if item.Build {
+		sign := w.e.signer(w.kern)
+		job.Sign = sign
+		if err := job.Run(ctx); err != nil {
+			return fail(failure.From(err, "build failed", failure.StatusMake))
+		}
+		r.Built, r.Signed, r.Compression = true, sign != nil, job.Compression
+	}
+	if item.Place {
+		if f := w.place(ctx, job, &r); f != nil {
+			return fail(f)
+		}
+	}
+	r.Took = time.Since(start)
+	return r
+}
+
+// place puts the modules of the item into the kernel's folder.
+func (w *work) place(ctx context.Context, job *build.Job, r *Result) *failure.Failure {
+	w.placing.Lock()
+	defer w.placing.Unlock()
+	e, item := w.e, w.item
+	if err := e.runScript(ctx, job, "PRE_INSTALL", item.Conf.PreInstall); err != nil {
+		return failure.From(err, "PRE_INSTALL failed", failure.StatusPreInstall)
+	}
+	// What the build made is only now in the tree.
+	modules, err := e.Tree.Modules(item.ID, w.k)
+	if err != nil {
+		return failure.From(err, "install failed", failure.StatusInstall)
+	}
+	item.Modules = modules
+	res, err := e.placer(w.k).Install(e.placed(item.ID, w.packages, item.Package))
+	r.Placed, r.Kept = res.Placed, res.Kept
+	if err != nil {
+		return failure.From(err, "install failed", failure.StatusInstall)
+	}
+	if len(res.Placed) == 0 {
+		r.Outcome, r.Why = Skipped, "the kernel has it: "+strings.Join(res.Kept, ", ")
+		return nil
+	}
+	if err := e.runScript(ctx, job, "POST_INSTALL", item.Conf.PostInstall); err != nil {
+		r.Warnings = append(r.Warnings, err.Error())
+	}
+	return nil
+}
+
+// job describes a build of id for k.
+func (e *Engine) job(id tree.ID, k tree.Target, source string, p plan.Package) *build.Job {
+	kern := e.Kernel(k)
+	vars := append(e.source(id, k).Vars(e.Settings), "PACKAGE_NAME="+id.Name, "PACKAGE_VERSION="+id.Version)
+	return &build.Job{
+		ID: id, Source: source, Conf: p.Conf, Vars: vars, Kernel: kern,
+		Settings: e.Settings, Tree: e.Tree, Jobs: cmp.Or(e.jobs, 1), Compression: kern.Compression(),
+	}
+}
+
+// runScript runs a script that changes the system, in the package's source.
+func (e *Engine) runScript(ctx context.Context, job *build.Job, directive, value string) error {
+	if value == "" {
+		return nil
+	}
+	// Its output has no place of its own: what matters of it goes into the
+	// error.
+	fd, err := unix.MemfdCreate(directive, unix.MFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	log := os.NewFile(uintptr(fd), "")
+	defer log.Close()
+	err = job.Script(ctx, log, e.Tree.SourceDir(job.ID), directive, value)
+	var f *failure.Failure
+	if errors.As(err, &f) {
+		f.Hint = cmp.Or(f.Hint, "run the script by hand")
+	}
+	return err
+}
+
+func what(c plan.Cause) string {
+	switch c {
+	case plan.Broken:
+		return "package broken"
+	case plan.BadConf:
+		return "dkms.conf unusable"
+	case plan.Dependency:
+		return "dependency missing"
+	case plan.Conflict:
+		return "conflict with another package"
+	}
+	return "failed"
+}
+
+func status(c plan.Cause) int {
+	switch c {
+	case plan.Broken:
+		return failure.StatusNoConf
+	case plan.BadConf:
+		return failure.StatusBadConf
+	case plan.Dependency:
+		return failure.StatusDepends
+	}
+	return failure.StatusInstall
+}

@@ -1,0 +1,235 @@
+// Package kernel tells what is true of one installed kernel: its headers,
+// configuration, compiler, and how its modules are signed and compressed.
+package kernel
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/version"
+)
+
+// Kernel is one installed kernel.
+type Kernel struct {
+	Release string // uname -r
+	Arch    string // uname -m
+	// Dir holds its modules: /lib/modules/RELEASE.
+	Dir string
+	// SourceDir holds its headers.
+	SourceDir string
+
+	configFile string
+	config     func() (map[string]string, error)
+}
+
+// New describes the kernel called release below installTree, which need not be
+// there. Where sourceDir or configFile are empty, the usual places are meant.
+func New(installTree, release, arch, sourceDir, configFile string) *Kernel {
+	k := &Kernel{
+		Release:    release,
+		Arch:       arch,
+		Dir:        filepath.Join(installTree, release),
+		SourceDir:  sourceDir,
+		configFile: configFile,
+	}
+	if k.SourceDir == "" {
+		k.SourceDir = filepath.Join(k.Dir, "build")
+	}
+	k.config = sync.OnceValues(k.readConfig)
+	return k
+}
+
+// List returns the releases of the kernels below installTree, oldest first.
+func List(installTree string) ([]string, error) {
+	entries, err := os.ReadDir(installTree)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var releases []string
+	for _, e := range entries {
+		if e.IsDir() && conf.CheckName(e.Name()) == nil {
+			releases = append(releases, e.Name())
+		}
+	}
+	slices.SortFunc(releases, version.Compare)
+	return releases, nil
+}
+
+// Exists says whether the kernel's folder of modules is there.
+func (k *Kernel) Exists() bool {
+	fi, err := os.Stat(k.Dir)
+	return err == nil && fi.IsDir()
+}
+
+// HasHeaders says whether what modules are built with is installed.
+func (k *Kernel) HasHeaders() bool {
+	fi, err := os.Stat(filepath.Join(k.SourceDir, "include"))
+	return err == nil && fi.IsDir()
+}
+
+// ConfigFile returns the file with the kernel's configuration: the one that
+// kbuild uses, else the one beside the kernel's image; "" if there is none.
+func (k *Kernel) ConfigFile() string {
+	if k.configFile != "" {
+		return k.configFile
+	}
+	for _, file := range []string{
+		filepath.Join(k.SourceDir, "include/config/auto.conf"),
+		filepath.Join(k.SourceDir, ".config"),
+		filepath.Join(k.Dir, "config"),
+		"/boot/config-" + k.Release,
+	} {
+		if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() {
+			return file
+		}
+	}
+	return ""
+}
+
+func (k *Kernel) readConfig() (map[string]string, error) {
+	file := k.ConfigFile()
+	if file == "" {
+		return nil, fmt.Errorf("kernel %s has no configuration to look at: neither %s/include/config/auto.conf nor /boot/config-%[1]s is there", k.Release, k.SourceDir)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	config := map[string]string{}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		name, value, ok := strings.Cut(lines.Text(), "=")
+		if ok && strings.HasPrefix(name, "CONFIG_") {
+			config[name] = strings.Trim(value, `"`)
+		}
+	}
+	return config, lines.Err()
+}
+
+// Option returns the value of a configuration option such as CONFIG_MODULES,
+// without quotes; "" where it is not set.
+func (k *Kernel) Option(name string) string {
+	config, _ := k.config()
+	return config[name]
+}
+
+// Enabled says whether option is y or m. It is a [conf.KernelConfig].
+func (k *Kernel) Enabled(option string) (bool, error) {
+	config, err := k.config()
+	return config[option] == "y" || config[option] == "m", err
+}
+
+// Compression tells how the kernel's own modules are compressed: as those that
+// came with it are, and where there are none, as its configuration says.
+func (k *Kernel) Compression() kmod.Compression {
+	found := kmod.None
+	errFound := errors.New("found")
+	err := filepath.WalkDir(filepath.Join(k.Dir, "kernel"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if _, c, ok := kmod.SplitName(d.Name()); ok {
+			found = c
+			return errFound
+		}
+		return nil
+	})
+	if err == errFound {
+		return found
+	}
+	for _, c := range []struct {
+		option      string
+		compression kmod.Compression
+	}{
+		{"CONFIG_MODULE_COMPRESS_GZIP", kmod.Gzip},
+		{"CONFIG_MODULE_COMPRESS_XZ", kmod.XZ},
+		{"CONFIG_MODULE_COMPRESS_ZSTD", kmod.Zstd},
+	} {
+		if k.Option(c.option) == "y" {
+			return c.compression
+		}
+	}
+	return kmod.None
+}
+
+// Compiler is what the kernel was built with, as far as modules must match it.
+type Compiler struct {
+	CC    string   // a program in PATH; "" where the kernel's is not here
+	Strip string   // the program that strips its output
+	Args  []string // for the command line of make
+}
+
+var gccWord = regexp.MustCompile(`^\S*gcc\S*$`)
+var clangVersion = regexp.MustCompile(`clang version (\d+)`)
+
+// Compiler looks up the kernel's compiler.
+func (k *Kernel) Compiler() Compiler {
+	c := Compiler{Strip: "strip"}
+	text := k.Option("CONFIG_CC_VERSION_TEXT")
+	clang := k.Option("CONFIG_CC_IS_CLANG") == "y"
+	lld := k.Option("CONFIG_LD_IS_LLD") == "y"
+	if !clang {
+		first, _, _ := strings.Cut(text, " ")
+		if gccWord.MatchString(first) && inPath(first) {
+			c.CC = first
+		}
+	}
+	if clang || lld {
+		suffix := ""
+		if m := clangVersion.FindStringSubmatch(text); m != nil && !inPath("clang") && inPath("clang-"+m[1]) {
+			suffix = "-" + m[1]
+		}
+		llvm := "1"
+		if suffix != "" {
+			llvm = suffix
+		}
+		c.Strip = "llvm-strip" + suffix
+		c.Args = append(c.Args, "LLVM="+llvm)
+		if clang {
+			c.CC = "clang" + suffix
+			c.Args = append(c.Args, "CC="+c.CC)
+		}
+		if lld {
+			c.Args = append(c.Args, "LD=ld.lld"+suffix)
+		}
+	}
+	return c
+}
+
+func inPath(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil
+}
+
+// SignHash returns the hash that the kernel wants modules signed with, such as
+// sha256; "" if it checks no signatures.
+func (k *Kernel) SignHash() string { return k.Option("CONFIG_MODULE_SIG_HASH") }
+
+// SignFile returns the kernel's own program that signs a module; "" if it is
+// not installed.
+func (k *Kernel) SignFile() string {
+	for _, file := range []string{
+		filepath.Join(k.SourceDir, "scripts/sign-file"),
+		filepath.Join(k.Dir, "source/scripts/sign-file"),
+	} {
+		if _, err := exec.LookPath(file); err == nil {
+			return file
+		}
+	}
+	return ""
+}

@@ -1,0 +1,171 @@
+package kmod
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	rsaBits = 2048
+
+	// certDays is how long a certificate is valid, in days. Neither shim nor the kernel looks; a renewed one would
+	// have to be enrolled at the console again.
+	certDays = 36500
+)
+
+// GenerateKey makes what is missing of a signing key at keyPath (RSA, PKCS #8 in PEM form, mode 0600) and its
+// self-signed certificate at certPath (X.509 in DER form, mode 0644), for enrolment as a machine owner key. Where both
+// files exist it does nothing.
+//
+// The certificate has the common name "DKMS module signing key" and the extended key usage code signing. It is no
+// certificate authority. It does not have shim's usage for modules only, because people sign their own kernels with
+// this key too.
+//
+// The folders of both must exist. Two processes must not call GenerateKey for the same files at once.
+func GenerateKey(keyPath, certPath string) error {
+	haveKey, err := exists(keyPath)
+	if err != nil {
+		return err
+	}
+	haveCert, err := exists(certPath)
+	if err != nil {
+		return err
+	}
+
+	// The order makes the certificate the commit. Killed in between, a key without a certificate is left, and the
+	// next run makes one for it. The other way about, a certificate would be left, and perhaps enrolled, that
+	// nothing can be signed for.
+	var key crypto.Signer
+	switch {
+	case haveKey && haveCert:
+		return nil
+	case haveKey:
+		key, err = readKey(keyPath)
+		if err != nil {
+			return fmt.Errorf("make a certificate for the existing key: %w", err)
+		}
+	default:
+		if haveCert {
+			// Its key is lost. It goes first, so that it is never seen beside a key that is not its own, and it is
+			// kept, because only it can tell which enrolled key it was.
+			if err := os.Rename(certPath, certPath+".old"); err != nil {
+				return err
+			}
+			if err := syncDir(certPath); err != nil {
+				return err
+			}
+		}
+		key, err = rsa.GenerateKey(rand.Reader, rsaBits)
+		if err != nil {
+			return fmt.Errorf("generate signing key: %w", err)
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return fmt.Errorf("generate signing key: %w", err)
+		}
+		data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+		if err := writeFile(keyPath, data, 0o600); err != nil {
+			return err
+		}
+	}
+
+	cert, err := newCertificate(key)
+	if err != nil {
+		return fmt.Errorf("make certificate for the key %s: %w", keyPath, err)
+	}
+	return writeFile(certPath, cert, 0o644)
+}
+
+// newCertificate returns a self-signed certificate for key in DER form.
+func newCertificate(key crypto.Signer) ([]byte, error) {
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	var public struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(spki, &public); err != nil {
+		return nil, err
+	}
+	// RFC 5280, 4.2.1.2, method 1, as OpenSSL has it. The kernel finds keys by this identifier.
+	id := sha1.Sum(public.Key.Bytes)
+	now := time.Now()
+	template := &x509.Certificate{
+		// No SerialNumber: a random one is chosen.
+		Subject:               pkix.Name{CommonName: "DKMS module signing key"},
+		NotBefore:             now,
+		NotAfter:              now.AddDate(0, 0, certDays),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+		BasicConstraintsValid: true,
+		SubjectKeyId:          id[:],
+		AuthorityKeyId:        id[:],
+	}
+	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// writeFile makes the file at path with the given content and permissions. After a crash it is there whole, or not at
+// all.
+func writeFile(path string, data []byte, perm fs.FileMode) error {
+	// One fixed name, so that a killed run leaves one such file at most and the next run takes it away. Nobody else
+	// uses it: callers have a lock.
+	tmp := path + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// Until its end it is for the owner only: what is in it may be a key.
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(perm)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err2 := f.Close(); err == nil {
+		err = err2
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return syncDir(path)
+}
+
+// syncDir makes the names in the folder of path durable, so that what is done after it is not found without them.
+func syncDir(path string) error {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

@@ -1,0 +1,297 @@
+package kmod
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	_ "crypto/sha1" // the hashes that signatureHashes names
+	_ "crypto/sha256"
+	_ "crypto/sha3"
+	_ "crypto/sha512"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/binary"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"strings"
+)
+
+// ErrUnsupportedKey is in the chain of the errors for keys that this package cannot use and the kernel's sign-file
+// program perhaps can: keys on a token (pkcs11:), encrypted keys, and kinds of keys other than RSA and ECDSA.
+var ErrUnsupportedKey = errors.New("unsupported kind of key")
+
+// signatureHash is a hash that modules are signed with.
+type signatureHash struct {
+	hash   crypto.Hash
+	digest asn1.ObjectIdentifier // the hash itself
+	ecdsa  asn1.ObjectIdentifier // ECDSA with it
+}
+
+// signatureHashes has them by their names in CONFIG_MODULE_SIG_HASH.
+var signatureHashes = map[string]signatureHash{
+	"sha1":     {crypto.SHA1, asn1.ObjectIdentifier{1, 3, 14, 3, 2, 26}, asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 1}},
+	"sha224":   {crypto.SHA224, nistHash(4), asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 1}},
+	"sha256":   {crypto.SHA256, nistHash(1), asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}},
+	"sha384":   {crypto.SHA384, nistHash(2), asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}},
+	"sha512":   {crypto.SHA512, nistHash(3), asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}},
+	"sha3-256": {crypto.SHA3_256, nistHash(8), nistSignature(10)},
+	"sha3-384": {crypto.SHA3_384, nistHash(9), nistSignature(11)},
+	"sha3-512": {crypto.SHA3_512, nistHash(10), nistSignature(12)},
+}
+
+// NIST's identifiers, of https://csrc.nist.gov/projects/computer-security-objects-register.
+
+func nistHash(n int) asn1.ObjectIdentifier {
+	return asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, n}
+}
+
+func nistSignature(n int) asn1.ObjectIdentifier {
+	return asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, n}
+}
+
+// Signer signs modules with one key and one hash. It may be used by several goroutines at once.
+type Signer struct {
+	key  crypto.Signer
+	cert *x509.Certificate
+	hash signatureHash
+	alg  pkix.AlgorithmIdentifier // of the signature
+}
+
+// LoadSigner returns a Signer with the private key in keyPath, its certificate in certPath, and the hash, which is
+// named as in CONFIG_MODULE_SIG_HASH: sha1, sha224, sha256, sha384, sha512, sha3-256, sha3-384 or sha3-512.
+//
+// The key is RSA or ECDSA (NIST P-256, P-384 or P-521) in PKCS #8, PKCS #1 or SEC 1 form. Both files may be PEM or
+// DER. An empty certPath, or one equal to keyPath, means that keyPath is a PEM file with both, as the kernel's build
+// makes them. Of several keys or certificates in a file, the first counts. The error for a key of another kind is an
+// ErrUnsupportedKey.
+func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
+	h, ok := signatureHashes[hash]
+	if !ok {
+		return nil, fmt.Errorf("unknown signature hash %q", hash)
+	}
+	key, err := readKey(keyPath)
+	if err != nil {
+		return nil, err
+	}
+	if certPath == "" {
+		certPath = keyPath
+	}
+	cert, err := readCertificate(certPath)
+	if err != nil {
+		return nil, err
+	}
+	s := &Signer{key: key, cert: cert, hash: h}
+	match := false
+	switch public := key.Public().(type) {
+	case *rsa.PublicKey:
+		match = public.Equal(cert.PublicKey)
+		s.alg = pkix.AlgorithmIdentifier{
+			Algorithm:  asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}, // rsaEncryption
+			Parameters: asn1.NullRawValue,
+		}
+	case *ecdsa.PublicKey:
+		match = public.Equal(cert.PublicKey)
+		s.alg = pkix.AlgorithmIdentifier{Algorithm: h.ecdsa}
+	}
+	if !match {
+		return nil, fmt.Errorf("the certificate %s is not of the key %s: "+
+			"set the certificate that was made with this key, or move both away to have new ones made", certPath, keyPath)
+	}
+	return s, nil
+}
+
+// readKey reads a private key, PEM or DER: an *rsa.PrivateKey or an *ecdsa.PrivateKey.
+func readKey(path string) (crypto.Signer, error) {
+	if strings.HasPrefix(path, "pkcs11:") {
+		return nil, fmt.Errorf("%w: %s is on a token", ErrUnsupportedKey, path)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	der := data
+	if isPEM(data) {
+		block := findPEM(data, func(b *pem.Block) bool { return strings.HasSuffix(b.Type, "PRIVATE KEY") })
+		if block == nil {
+			return nil, fmt.Errorf("%s has no private key in it", path)
+		}
+		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
+			return nil, fmt.Errorf("%w: %s is encrypted; \"openssl pkey\" can decrypt it", ErrUnsupportedKey, path)
+		}
+		der = block.Bytes
+	}
+	// DER does not tell which form it has, and PEM files exist whose label is the wrong one.
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		if k, err2 := x509.ParsePKCS1PrivateKey(der); err2 == nil {
+			parsed, err = k, nil
+		} else if k, err2 := x509.ParseECPrivateKey(der); err2 == nil {
+			parsed, err = k, nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s is not a private key in PEM or DER form: %w", path, err)
+	}
+	switch k := parsed.(type) {
+	case *rsa.PrivateKey:
+		return k, nil
+	case *ecdsa.PrivateKey:
+		if k.Curve == elliptic.P224() { // the kernel has no such curve
+			return nil, fmt.Errorf("%w: %s is on the curve P-224", ErrUnsupportedKey, path)
+		}
+		return k, nil
+	default:
+		return nil, fmt.Errorf("%w: %s is neither RSA nor ECDSA", ErrUnsupportedKey, path)
+	}
+}
+
+// readCertificate reads an X.509 certificate, PEM or DER.
+func readCertificate(path string) (*x509.Certificate, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	der := data
+	if isPEM(data) {
+		block := findPEM(data, func(b *pem.Block) bool { return b.Type == "CERTIFICATE" || b.Type == "X509 CERTIFICATE" })
+		if block == nil {
+			return nil, fmt.Errorf("%s has no certificate in it", path)
+		}
+		der = block.Bytes
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("%s is not a certificate in PEM or DER form: %w", path, err)
+	}
+	return cert, nil
+}
+
+func isPEM(data []byte) bool {
+	return bytes.Contains(data, []byte("-----BEGIN "))
+}
+
+// findPEM returns the first block of data that is wanted, or nil.
+func findPEM(data []byte, wanted func(*pem.Block) bool) *pem.Block {
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil || wanted(block) {
+			return block
+		}
+		data = rest
+	}
+}
+
+// The structures of RFC 5652 (CMS) that a module's signature consists of. The CMS libraries for Go always put in the
+// certificate, or leave out the NULL after rsaEncryption; what sign-file makes has to come out, byte for byte.
+
+type contentInfo struct {
+	ContentType asn1.ObjectIdentifier
+	Content     signedData `asn1:"explicit,tag:0"`
+}
+
+type signedData struct {
+	Version          int
+	DigestAlgorithms []pkix.AlgorithmIdentifier `asn1:"set"`
+	EncapContentInfo struct{ ContentType asn1.ObjectIdentifier }
+	SignerInfos      []signerInfo `asn1:"set"`
+}
+
+type signerInfo struct {
+	Version            int
+	SID                issuerAndSerialNumber
+	DigestAlgorithm    pkix.AlgorithmIdentifier
+	SignatureAlgorithm pkix.AlgorithmIdentifier
+	Signature          []byte
+}
+
+type issuerAndSerialNumber struct {
+	Issuer       asn1.RawValue
+	SerialNumber *big.Int
+}
+
+// Sign returns module, which is not compressed, with a signature after it. With an RSA key the result is, byte for
+// byte, that of the kernel's scripts/sign-file: a detached CMS signature without attributes and certificates, whose
+// signer is named by issuer and serial number. ECDSA signatures are random.
+//
+// Like append, Sign may write into the spare capacity of module, and then returns a slice of the same array: a large
+// module need not be in memory twice. A module that is signed already gets a second signature, and the kernel looks
+// at that one only; StripSignature takes the first one off.
+func (s *Signer) Sign(module []byte) ([]byte, error) {
+	h := s.hash.hash.New()
+	h.Write(module)
+	sig, err := s.key.Sign(rand.Reader, h.Sum(nil), s.hash.hash)
+	if err != nil {
+		return nil, fmt.Errorf("sign module: %w", err)
+	}
+	// OpenSSL, and so sign-file, leaves out the parameters of hashes.
+	digest := pkix.AlgorithmIdentifier{Algorithm: s.hash.digest}
+	info := contentInfo{
+		ContentType: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}, // signedData
+		Content: signedData{
+			Version:          1,
+			DigestAlgorithms: []pkix.AlgorithmIdentifier{digest},
+			SignerInfos: []signerInfo{{
+				Version:            1,
+				SID:                issuerAndSerialNumber{asn1.RawValue{FullBytes: s.cert.RawIssuer}, s.cert.SerialNumber},
+				DigestAlgorithm:    digest,
+				SignatureAlgorithm: s.alg,
+				Signature:          sig,
+			}},
+		},
+	}
+	info.Content.EncapContentInfo.ContentType = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1} // data
+	der, err := asn1.Marshal(info)
+	if err != nil {
+		return nil, fmt.Errorf("sign module: %w", err)
+	}
+	return appendSignature(module, der), nil
+}
+
+const (
+	// signatureMagic ends a signed module. It and the structure before it are defined in the kernel's
+	// include/linux/module_signature.h.
+	signatureMagic = "~Module signature appended~\n"
+
+	signatureInfoSize = 12
+	signatureIDPKCS7  = 2 // id_type
+)
+
+// appendSignature appends to module the signature der, what tells its length, and the magic.
+func appendSignature(module, der []byte) []byte {
+	// algo, hash, id_type, signer_len, key_id_len, three unused bytes, sig_len. Of PKCS #7 signatures, as CMS was
+	// called before, the message itself tells what the first two and the lengths would.
+	info := [signatureInfoSize]byte{2: signatureIDPKCS7}
+	binary.BigEndian.PutUint32(info[8:], uint32(len(der)))
+	module = append(module, der...)
+	module = append(module, info[:]...)
+	return append(module, signatureMagic...)
+}
+
+// HasSignature tells whether module, which is not compressed, ends in a signature in the kernel's format. It does not
+// verify the signature.
+func HasSignature(module []byte) bool {
+	return len(StripSignature(module)) != len(module)
+}
+
+// StripSignature returns module, which is not compressed, without the signature at its end: a part of the same slice.
+// Without a whole signature there, it returns all of module.
+func StripSignature(module []byte) []byte {
+	rest, ok := bytes.CutSuffix(module, []byte(signatureMagic))
+	if !ok || len(rest) < signatureInfoSize {
+		return module
+	}
+	rest, info := rest[:len(rest)-signatureInfoSize], rest[len(rest)-signatureInfoSize:]
+	// Kernels before 4.3 had signatures of another type, with the signer's name and the key's identifier before.
+	size := uint64(info[3]) + uint64(info[4]) + uint64(binary.BigEndian.Uint32(info[8:]))
+	if size > uint64(len(rest)) {
+		return module
+	}
+	return rest[:uint64(len(rest))-size]
+}

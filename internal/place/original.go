@@ -1,0 +1,187 @@
+package place
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/tree"
+)
+
+// The archive of a package for a kernel, original_module/K/A, holds displaced
+// modules: FILE and FILE.origin, which holds the path that it had, for the one
+// that was in use; and collisions/PATH, by path below the kernel's folder, for
+// others of the same name.
+
+// archive copies the modules that make way for m into the archive.
+func (k *Kernel) archive(p Package, m Module, foreign []string) error {
+	dir := k.Tree.OriginalDir(p.Name, k.Target)
+	for i, path := range foreign {
+		if i > 0 {
+			rel, err := filepath.Rel(k.Dir, path)
+			if err != nil {
+				return err
+			}
+			if err := copyTo(path, filepath.Join(dir, "collisions", rel)); err != nil {
+				return err
+			}
+			continue
+		}
+		file := filepath.Join(dir, filepath.Base(path))
+		// A module without its origin would be lost; the reverse is not.
+		if err := writeOrigin(file+originSuffix, path); err != nil {
+			return err
+		}
+		if err := copyTo(path, file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const originSuffix = ".origin"
+
+func writeOrigin(file, path string) error {
+	tmp := filepath.Join(filepath.Dir(file), tree.TempName(filepath.Base(file)))
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(path + "\n")
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(tmp, file)
+	}
+	if err != nil {
+		os.Remove(tmp)
+	}
+	return err
+}
+
+// archived is one module in the archive.
+type archived struct {
+	file   string // in the archive
+	origin string // where it was
+}
+
+// archived lists the package's archive. An entry whose origin does not lie in
+// the kernel's folder is an error: putting it back would write elsewhere.
+func (k *Kernel) archived(name string) ([]archived, error) {
+	dir := k.Tree.OriginalDir(name, k.Target)
+	var found []archived
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if path == dir && errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		}
+		if _, _, ok := kmod.SplitName(d.Name()); !ok || !d.Type().IsRegular() || tree.IsTemp(d.Name()) {
+			return nil
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		if below, ok := strings.CutPrefix(rel, "collisions/"); ok {
+			found = append(found, archived{path, filepath.Join(k.Dir, below)})
+			return nil
+		}
+		b, err := os.ReadFile(path + originSuffix)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a file of somebody else
+		}
+		if err != nil {
+			return err
+		}
+		origin, err := k.inside(strings.TrimSpace(string(b)))
+		if err != nil {
+			return fmt.Errorf("%s%s: %w; correct it or remove the two files", path, originSuffix, err)
+		}
+		found = append(found, archived{path, origin})
+		return nil
+	})
+	return found, err
+}
+
+// inside returns path as one below the kernel's folder, by whichever of its
+// names (/lib/modules, /usr/lib/modules) path spells it.
+func (k *Kernel) inside(path string) (string, error) {
+	path = filepath.Clean(path)
+	dirs := []string{k.Dir}
+	if real, err := filepath.EvalSymlinks(k.Dir); err == nil {
+		dirs = append(dirs, real)
+	}
+	for _, dir := range dirs {
+		if rel, ok := strings.CutPrefix(path, dir+"/"); ok {
+			return filepath.Join(k.Dir, rel), nil
+		}
+	}
+	return "", fmt.Errorf("%q is not below %s", path, k.Dir)
+}
+
+// archivedFrom returns the paths whose modules are in the archive.
+func (k *Kernel) archivedFrom(name string) map[string]bool {
+	paths := map[string]bool{}
+	list, _ := k.archived(name)
+	for _, a := range list {
+		paths[a.origin] = true
+	}
+	return paths
+}
+
+// restore puts the archive's modules back where they were, unless the kernel is
+// gone, and returns their paths. The archive stays until [Kernel.forgetOriginals].
+func (k *Kernel) restore(name string) (map[string]bool, error) {
+	paths := map[string]bool{}
+	if fi, err := os.Stat(filepath.Join(k.Dir, "kernel")); err != nil || !fi.IsDir() {
+		return paths, nil
+	}
+	list, err := k.archived(name)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range list {
+		if err := copyTo(a.file, a.origin); err != nil {
+			return paths, err
+		}
+		k.note(a.origin)
+		paths[a.origin] = true
+	}
+	return paths, nil
+}
+
+// forgetOriginals removes the archive.
+func (k *Kernel) forgetOriginals(name string) error {
+	dir := k.Tree.OriginalDir(name, k.Target)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	tree.RemoveEmpty(filepath.Dir(dir), k.Tree.Dir)
+	return nil
+}
+
+// Heal finishes what a killed Uninstall of the package left: it had marked the
+// package as not installed, so whatever is still archived has been put back.
+func (k *Kernel) Heal(name string, installed bool) error {
+	if installed {
+		return nil
+	}
+	list, err := k.archived(name)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	for _, a := range list {
+		if !same(a.file, a.origin) {
+			// It was not an Uninstall: the modules are still displaced.
+			return nil
+		}
+	}
+	return k.forgetOriginals(name)
+}

@@ -1,0 +1,438 @@
+// Package place puts built modules into a kernel's folder, /lib/modules/K, and
+// takes them out again. What stood in the way is archived in the DKMS tree and
+// put back later.
+//
+// The order of its steps makes every moment a good one to lose power: files
+// appear by rename; a module that is to go elsewhere is copied before it is
+// removed; and the link in the tree, which says that a package is installed, is
+// made last and removed last. So a link may promise more than is there, which
+// the next run repairs, but never less.
+package place
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"dkms-kernel-install/internal/child"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/tree"
+	"dkms-kernel-install/internal/version"
+)
+
+// Kernel places modules of packages for one kernel. It caches what it finds in
+// the kernel's folder and is not safe for concurrent use.
+type Kernel struct {
+	Tree   tree.Tree
+	Target tree.Target
+	Dir    string // /lib/modules/K
+
+	index map[string][]string // paths below Dir by module name; nil: not read
+}
+
+// Module is one built module and where it goes.
+type Module struct {
+	File     string // its name in the tree, such as foo.ko.xz
+	Location string // folder below the kernel's, such as /updates/dkms; "" where it is not known
+}
+
+// Package is what the Kernel must know of a package.
+type Package struct {
+	tree.ID
+	// Versions are all registered versions of the package: what any of them
+	// placed is the package's own.
+	Versions []string
+	// Installed says that a version of the package counts as installed.
+	Installed bool
+	Modules   []Module
+	Force     bool // install modules that are not newer than the kernel's
+}
+
+// Result says what became of a package's modules.
+type Result struct {
+	Placed []string // paths
+	// Kept says of each module that was not placed why the kernel's own one
+	// was kept.
+	Kept []string
+}
+
+func (k *Kernel) dest(m Module) string { return filepath.Join(k.Dir, m.Location, m.File) }
+
+// Current says whether the kernel's folder holds the modules of p as they were
+// built, except for those that the kernel has newer ones of.
+func (k *Kernel) Current(p Package) bool {
+	for _, m := range p.Modules {
+		if m.Location == "" {
+			continue
+		}
+		if same(k.dest(m), filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File)) {
+			continue
+		}
+		if _, err := os.Lstat(k.dest(m)); err == nil || p.Force {
+			return false
+		}
+		if kept, _, _, err := k.survey(p, m); err != nil || kept == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// Install places the modules of p and marks p as installed, in place of any
+// other version. Where the kernel's own module is as new or newer, that one is
+// kept; when that is so for all modules, p is not marked.
+func (k *Kernel) Install(p Package) (Result, error) {
+	var r Result
+	if err := k.read(); err != nil {
+		return r, err
+	}
+	for _, m := range p.Modules {
+		if m.Location == "" {
+			continue // the conf no longer says where it goes
+		}
+		kept, foreign, stale, err := k.survey(p, m)
+		if err != nil {
+			return r, err
+		}
+		if kept != "" {
+			r.Kept = append(r.Kept, kept)
+			continue
+		}
+		if err := k.archive(p, m, foreign); err != nil {
+			return r, fmt.Errorf("cannot archive the module that was there before: %w", err)
+		}
+		dest := k.dest(m)
+		if err := copyTo(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File), dest); err != nil {
+			return r, fmt.Errorf("cannot place %s: %w", dest, err)
+		}
+		for _, path := range append(foreign, stale...) {
+			if path != dest {
+				if err := k.remove(path); err != nil {
+					return r, err
+				}
+			}
+		}
+		k.note(dest)
+		r.Placed = append(r.Placed, dest)
+	}
+	if len(r.Placed) == 0 && len(r.Kept) > 0 {
+		return r, nil
+	}
+	if err := k.removeOthers(p); err != nil {
+		return r, err
+	}
+	return r, k.Tree.SetInstalled(p.ID, k.Target)
+}
+
+// removeOthers removes modules that another version of p placed and p no longer
+// has.
+func (k *Kernel) removeOthers(p Package) error {
+	mine := map[string]bool{}
+	for _, m := range p.Modules {
+		mine[moduleName(m.File)] = true
+	}
+	for _, v := range p.Versions {
+		if v == p.Version {
+			continue
+		}
+		entries, _ := os.ReadDir(k.Tree.ModuleDir(tree.ID{Name: p.Name, Version: v}, k.Target))
+		for _, e := range entries {
+			name, _, ok := kmod.SplitName(e.Name())
+			if !ok || mine[normal(name)] {
+				continue
+			}
+			for _, path := range slices.Clone(k.index[normal(name)]) {
+				if k.own(p, path) {
+					if err := k.remove(path); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Uninstall takes the modules of p out of the kernel's folder, puts back what
+// they displaced, and marks p as not installed. It returns the paths that went.
+func (k *Kernel) Uninstall(p Package) (removed []string, err error) {
+	if err := k.read(); err != nil {
+		return nil, err
+	}
+	restored, err := k.restore(p.Name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot put back the module that was there before: %w", err)
+	}
+	for _, m := range p.Modules {
+		for _, path := range slices.Clone(k.index[moduleName(m.File)]) {
+			if restored[path] {
+				continue
+			}
+			// What stands at the destination of an installed package is
+			// the package's, even when somebody has changed it since.
+			if k.own(p, path) || p.Installed && m.Location != "" && path == k.dest(m) {
+				if err := k.remove(path); err != nil {
+					return removed, err
+				}
+				removed = append(removed, path)
+			}
+		}
+	}
+	if err := k.Tree.ClearInstalled(p.Name, k.Target); err != nil {
+		return removed, err
+	}
+	return removed, k.forgetOriginals(p.Name)
+}
+
+// survey looks at everything in the kernel's folder that has the name of m.
+// kept says why the kernel's module is kept instead of m; foreign are the
+// modules that are not p's, the one to be put back first in front; stale are
+// p's own in other places.
+func (k *Kernel) survey(p Package, m Module) (kept string, foreign, stale []string, err error) {
+	if err := k.read(); err != nil {
+		return "", nil, nil, err
+	}
+	dest := k.dest(m)
+	archived := k.archivedFrom(p.Name)
+	for _, path := range k.index[moduleName(m.File)] {
+		switch {
+		case k.own(p, path), path == dest && p.Installed && !archived[path]:
+			stale = append(stale, path)
+		default:
+			foreign = append(foreign, path)
+		}
+	}
+	slices.SortFunc(foreign, func(a, b string) int {
+		if c := k.rank(a, dest) - k.rank(b, dest); c != 0 {
+			return c
+		}
+		return strings.Compare(a, b)
+	})
+	if p.Force || len(foreign) == 0 {
+		return "", foreign, stale, nil
+	}
+	ours, err := kmod.ReadInfo(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File))
+	if err != nil {
+		return "", nil, nil, err
+	}
+	for _, path := range foreign {
+		theirs, err := kmod.ReadInfo(path)
+		if err != nil {
+			continue // a file that is no module cannot be newer
+		}
+		if why := compare(ours, theirs); why != "" {
+			return fmt.Sprintf("%s: %s has %s", m.File, path, why), nil, nil, nil
+		}
+	}
+	return "", foreign, stale, nil
+}
+
+// rank orders modules of one name as modprobe would prefer them: the one at our
+// destination, then updates, then the rest.
+func (k *Kernel) rank(path, dest string) int {
+	switch {
+	case filepath.Dir(path) == filepath.Dir(dest):
+		return 0
+	case strings.HasPrefix(path, filepath.Join(k.Dir, "updates")+"/"):
+		return 1
+	case strings.HasPrefix(path, filepath.Join(k.Dir, "extra")+"/"):
+		return 2
+	}
+	return 3
+}
+
+// compare says why theirs stays in place of ours; "" if ours goes in.
+func compare(ours, theirs kmod.Info) string {
+	if ours.Version != "" && theirs.Version != "" {
+		switch version.Compare(theirs.Version, ours.Version) {
+		case 1:
+			return fmt.Sprintf("the newer version %s (ours: %s)", theirs.Version, ours.Version)
+		case -1:
+			return ""
+		}
+	}
+	if ours.SrcVersion != "" && ours.SrcVersion == theirs.SrcVersion {
+		return "the same version"
+	}
+	if ours.Version != "" && ours.Version == theirs.Version && (ours.SrcVersion == "" || theirs.SrcVersion == "") {
+		return "the same version " + ours.Version
+	}
+	return ""
+}
+
+// own says whether the file at path is what some version of p built: then it is
+// ours, even when no link says so because a run was killed before making it.
+func (k *Kernel) own(p Package, path string) bool {
+	base := filepath.Base(path)
+	for _, v := range p.Versions {
+		if same(path, filepath.Join(k.Tree.ModuleDir(tree.ID{Name: p.Name, Version: v}, k.Target), base)) {
+			return true
+		}
+	}
+	return false
+}
+
+// read lists the modules in the kernel's folder, and removes the temporaries
+// that a killed run left there.
+func (k *Kernel) read() error {
+	if k.index != nil {
+		return nil
+	}
+	index := map[string][]string{}
+	err := filepath.WalkDir(k.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		}
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		if tree.IsTemp(d.Name()) {
+			os.Remove(path)
+			return nil
+		}
+		if _, _, ok := kmod.SplitName(d.Name()); ok {
+			name := moduleName(d.Name())
+			index[name] = append(index[name], path)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	k.index = index
+	return nil
+}
+
+func (k *Kernel) note(path string) {
+	name := moduleName(path)
+	if k.index != nil && !slices.Contains(k.index[name], path) {
+		k.index[name] = append(k.index[name], path)
+	}
+}
+
+// remove removes a module and the folders that it leaves empty.
+func (k *Kernel) remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	name := moduleName(path)
+	k.index[name] = slices.DeleteFunc(slices.Clone(k.index[name]), func(p string) bool { return p == path })
+	tree.RemoveEmpty(filepath.Dir(path), k.Dir)
+	return nil
+}
+
+// moduleName returns the name by which the kernel knows the module in file.
+func moduleName(file string) string {
+	name, _, _ := kmod.SplitName(filepath.Base(file))
+	return normal(name)
+}
+
+// normal maps the two spellings of a module's name to one: dashes and
+// underscores are the same to the kernel.
+func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+// same says whether two regular files have the same content.
+func same(a, b string) bool {
+	fa, err := os.Lstat(a)
+	if err != nil || !fa.Mode().IsRegular() {
+		return false
+	}
+	fb, err := os.Lstat(b)
+	if err != nil || !fb.Mode().IsRegular() || fa.Size() != fb.Size() {
+		return false
+	}
+	ra, err := os.Open(a)
+	if err != nil {
+		return false
+	}
+	defer ra.Close()
+	rb, err := os.Open(b)
+	if err != nil {
+		return false
+	}
+	defer rb.Close()
+	ba, bb := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		na, errA := io.ReadFull(ra, ba)
+		nb, errB := io.ReadFull(rb, bb)
+		if na != nb || !bytes.Equal(ba[:na], bb[:nb]) {
+			return false
+		}
+		if errA != nil || errB != nil {
+			return errors.Is(errA, io.EOF) && errors.Is(errB, io.EOF) ||
+				errors.Is(errA, io.ErrUnexpectedEOF) && errors.Is(errB, io.ErrUnexpectedEOF)
+		}
+	}
+}
+
+// copyTo makes to a durable copy of from, with mode 0644, in one step. Folders
+// on the way are made.
+func copyTo(from, to string) error {
+	dir, name := filepath.Split(to)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	tmp := filepath.Join(dir, tree.TempName(name))
+	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if fi, e := in.Stat(); e == nil && err == nil {
+		// The archive keeps a module's age, as what is put back has it.
+		err = os.Chtimes(tmp, fi.ModTime(), fi.ModTime())
+	}
+	if err = errors.Join(err, out.Chmod(0o644), out.Sync(), out.Close()); err == nil {
+		err = os.Rename(tmp, to)
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return tree.SyncDir(dir)
+}
+
+// Depmod runs depmod for the kernel in dir. A folder without modules.dep belongs
+// to no kernel that is installed here and is passed over.
+func Depmod(ctx context.Context, dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "modules.dep")); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	args := []string{"-a"}
+	installTree, release := filepath.Split(dir)
+	base, ok := strings.CutSuffix(filepath.Clean(installTree), "/lib/modules")
+	if !ok {
+		return nil // depmod has no way to look there
+	}
+	if base = strings.TrimSuffix(base, "/usr"); base != "" {
+		args = append(args, "-b", base)
+	}
+	cmd := exec.Command("depmod", append(args, release)...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := child.Run(ctx, cmd); err != nil {
+		why := strings.TrimSpace(out.String())
+		if why == "" {
+			why = err.Error()
+		}
+		return &failure.Failure{What: "depmod failed", Why: why, Hint: "run: depmod -a " + release, Status: failure.StatusInstall, Err: err}
+	}
+	return nil
+}

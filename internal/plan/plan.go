@@ -1,0 +1,324 @@
+// Package plan decides what to do for one kernel: which packages to build and
+// install, in what order, and why others are passed over. It is pure: it reads
+// no file and runs no program.
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/tree"
+	"dkms-kernel-install/internal/version"
+)
+
+// Package is what is known of one registered package, seen from one kernel.
+type Package struct {
+	tree.ID
+	// Source is the folder of its source; empty where the package is broken.
+	Source string
+	// Conf is its configuration for the kernel, ConfErr what is wrong with it.
+	Conf    conf.Conf
+	ConfErr error
+	// Built says that a build for the kernel exists, with Modules in it.
+	Built   bool
+	Modules []string // file names such as foo.ko.xz
+	// Installed says that this version is the one installed for the kernel;
+	// Current, that the kernel's folder holds exactly what was built.
+	Installed, Current bool
+	// BuiltAgainst holds the versions of the dependencies at build time, by
+	// package name, where the build recorded them.
+	BuiltAgainst map[string]string
+}
+
+// Goal is how far a package is to be taken.
+type Goal int
+
+const (
+	Built Goal = iota
+	Installed
+)
+
+// Request says what is wanted.
+type Request struct {
+	// Only names the packages to take; nil means what automatic work takes:
+	// the newest version of each package that has AUTOINSTALL set.
+	Only []tree.ID
+	Goal Goal
+	// Force takes packages whose work is already done, and those whose
+	// dependencies or conflicts speak against it.
+	Force bool
+}
+
+// Verdict is what the plan says of one package.
+type Verdict int
+
+const (
+	Do      Verdict = iota // work is to be done
+	Current                // everything is done
+	Skip                   // the package is not meant for this kernel
+	Fail                   // it is meant for it, and cannot be done
+)
+
+// Cause tells failures apart where somebody must.
+type Cause int
+
+const (
+	NoCause     Cause = iota
+	Broken            // the source is gone
+	BadConf           // dkms.conf has errors
+	Dependency        // BUILD_DEPENDS cannot be met
+	Conflict          // another package owns a module of the same name
+	NotForIt          // BUILD_EXCLUSIVE
+	MissingPart       // a built module is gone, and no build was asked for
+)
+
+// Item is the plan for one package.
+type Item struct {
+	Package
+	Verdict Verdict
+	// Build and Place say what Do does.
+	Build, Place bool
+	// Needs are the items, by index in the plan, that must succeed first.
+	Needs []int
+	// Cause and Why explain Skip and Fail; Hint says what to do about it.
+	Cause     Cause
+	Why, Hint string
+	// Failure, where not nil, explains Fail in place of Cause, Why and Hint.
+	Failure *failure.Failure
+}
+
+// Make plans the work on packages, all seen from the same kernel. Items come in
+// an order in which each stands after those that it needs.
+func Make(packages []Package, r Request) []Item {
+	p := planner{request: r, all: packages, state: map[string]int{}}
+	for _, pkg := range packages {
+		if p.wanted(pkg) {
+			p.chosen = append(p.chosen, pkg)
+		}
+	}
+	for _, pkg := range p.chosen {
+		p.visit(pkg.Name, nil)
+	}
+	p.conflicts()
+	p.dependents()
+	return p.items
+}
+
+type planner struct {
+	request Request
+	all     []Package
+	chosen  []Package // one for each name
+	items   []Item
+	// state is, by package name, 1 + the index of its item, or visiting.
+	state map[string]int
+}
+
+const visiting = -1
+
+// wanted says whether the request is about pkg.
+func (p *planner) wanted(pkg Package) bool {
+	if p.request.Only != nil {
+		return slices.Contains(p.request.Only, pkg.ID)
+	}
+	for _, other := range p.all {
+		if other.Name == pkg.Name && version.Compare(other.Version, pkg.Version) > 0 {
+			return pkg.repair()
+		}
+	}
+	// A conf that cannot be read does not say whether it wants automatic
+	// work; being silent about it would hide the error.
+	return pkg.Conf.Autoinstall || pkg.Source == "" || pkg.ConfErr != nil || pkg.repair()
+}
+
+// repair says that the tree calls the package installed, yet its files are not
+// in the kernel's folder: they were there before and are put back, whoever
+// asked for them then. A newer version takes the link over in the same run.
+func (p Package) repair() bool { return p.Installed && !p.Current }
+
+// visit adds the item of the package called name and, before it, those that it
+// depends on. path is the chain of dependencies that led here.
+func (p *planner) visit(name string, path []string) {
+	if p.state[name] != 0 {
+		return
+	}
+	i := p.pick(name)
+	if i < 0 {
+		return
+	}
+	p.state[name] = visiting
+	item := p.decide(p.chosen[i])
+	path = append(path, name)
+	for _, dep := range item.Conf.BuildDepends {
+		if item.Verdict != Do && item.Verdict != Current {
+			break
+		}
+		p.visit(dep, path)
+		if p.state[dep] == visiting {
+			// A package in a circle fails for it even when it is built:
+			// it can never be built again.
+			cycle := append(slices.Clone(path[slices.Index(path, dep):]), dep)
+			item.fail(Dependency, "BUILD_DEPENDS goes round in a circle: "+strings.Join(cycle, " needs "),
+				"remove one of these BUILD_DEPENDS in an override in /etc/dkms")
+			break
+		}
+		p.depend(&item, dep)
+	}
+	p.items = append(p.items, item)
+	p.state[name] = len(p.items)
+}
+
+// pick returns the index in chosen of the newest version of name, or -1.
+func (p *planner) pick(name string) int {
+	best := -1
+	for i, pkg := range p.chosen {
+		if pkg.Name == name && (best < 0 || version.Compare(pkg.Version, p.chosen[best].Version) >= 0) {
+			best = i
+		}
+	}
+	return best
+}
+
+// depend records that item cannot be built before dep is there.
+func (p *planner) depend(item *Item, dep string) {
+	if n := p.state[dep]; n > 0 {
+		on := p.items[n-1]
+		if on.Verdict == Do || on.Verdict == Fail || on.Verdict == Skip {
+			item.Needs = append(item.Needs, n-1)
+		}
+		if item.Conf.BuildDependsRebuild && item.Built {
+			if was, ok := item.BuiltAgainst[dep]; ok && was != on.Version {
+				item.do(true, true)
+			}
+		}
+		return
+	}
+	// It is not part of this plan; it may be there already.
+	known := false
+	for _, pkg := range p.all {
+		if pkg.Name == dep {
+			known = true
+			if pkg.Installed {
+				return
+			}
+		}
+	}
+	if !item.Build || p.request.Force {
+		return
+	}
+	if known {
+		item.fail(Dependency, fmt.Sprintf("it needs %s, which is not installed for this kernel and is not built automatically", dep),
+			fmt.Sprintf("run: dkms install %s, or set AUTOINSTALL=yes in /etc/dkms/%[1]s.conf", dep))
+	} else {
+		item.fail(Dependency, fmt.Sprintf("it needs %s, which is not registered", dep),
+			fmt.Sprintf("install the package that brings %s, or remove BUILD_DEPENDS in /etc/dkms/%s.conf", dep, item.Name))
+	}
+}
+
+// decide says what to do with one package, its dependencies left aside.
+func (p *planner) decide(pkg Package) Item {
+	item := Item{Package: pkg}
+	switch {
+	case pkg.Source == "":
+		item.fail(Broken, "its source is gone: the link "+"source in the tree leads nowhere",
+			fmt.Sprintf("reinstall the package that brings %s, or remove it", pkg.ID))
+	case pkg.ConfErr != nil:
+		item.fail(BadConf, pkg.ConfErr.Error(), "correct it, or set the directive in /etc/dkms/"+pkg.Name+".conf")
+	case pkg.Conf.Excluded != "":
+		item.Verdict, item.Cause, item.Why = Skip, NotForIt, pkg.Conf.Excluded
+		item.Hint = "nothing: the package says itself which kernels it is for (BUILD_EXCLUSIVE)"
+	default:
+		complete := pkg.Built && pkg.complete()
+		item.do(!complete || p.request.Force && p.request.Goal == Built,
+			p.request.Goal == Installed && (!pkg.Installed || !pkg.Current || !complete || p.request.Force))
+	}
+	return item
+}
+
+// complete says whether the build holds every module that the conf names.
+func (p Package) complete() bool {
+	for _, m := range p.Conf.Modules {
+		if !slices.ContainsFunc(p.Modules, func(file string) bool {
+			name, _, ok := kmod.SplitName(file)
+			return ok && name == m.DestName
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+func (i *Item) do(build, place bool) {
+	i.Build, i.Place = build, place
+	i.Verdict = Do
+	if !build && !place {
+		i.Verdict = Current
+	}
+}
+
+func (i *Item) fail(cause Cause, why, hint string) {
+	i.Verdict, i.Cause, i.Why, i.Hint = Fail, cause, why, hint
+	i.Build, i.Place = false, false
+}
+
+// conflicts fails every package that would install a module of the same name as
+// one that another package has installed, or is about to.
+func (p *planner) conflicts() {
+	if p.request.Force || p.request.Goal != Installed {
+		return
+	}
+	owner := map[string]tree.ID{}
+	claim := func(pkg Package) {
+		for _, m := range pkg.Conf.Modules {
+			if _, taken := owner[m.DestName]; !taken {
+				owner[m.DestName] = pkg.ID
+			}
+		}
+	}
+	for _, pkg := range p.all {
+		if pkg.Installed {
+			claim(pkg)
+		}
+	}
+	for n := range p.items {
+		item := &p.items[n]
+		if item.Verdict != Do {
+			continue
+		}
+		for _, m := range item.Conf.Modules {
+			if id, taken := owner[m.DestName]; taken && id.Name != item.Name {
+				item.fail(Conflict, fmt.Sprintf("its module %s.ko belongs to %s for this kernel", m.DestName, id),
+					fmt.Sprintf("remove one of the two packages, or set AUTOINSTALL=no in /etc/dkms/%s.conf", item.Name))
+				break
+			}
+		}
+		if item.Verdict == Do {
+			claim(item.Package)
+		}
+	}
+}
+
+// dependents carries failures and skips over to what depends on them.
+func (p *planner) dependents() {
+	for n := range p.items {
+		item := &p.items[n]
+		for _, need := range item.Needs {
+			on := p.items[need]
+			if item.Verdict != Do || !item.Build || p.request.Force {
+				break
+			}
+			switch on.Verdict {
+			case Fail:
+				item.fail(Dependency, fmt.Sprintf("it needs %s, which fails", on.ID), "first solve what is wrong with "+on.Name)
+			case Skip:
+				item.Verdict, item.Cause = Skip, NotForIt
+				item.Why = fmt.Sprintf("it needs %s, which is not for this kernel: %s", on.ID, on.Why)
+				item.Build, item.Place = false, false
+			}
+		}
+		item.Needs = slices.DeleteFunc(item.Needs, func(need int) bool { return p.items[need].Verdict != Do })
+	}
+}

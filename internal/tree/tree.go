@@ -1,0 +1,444 @@
+// Package tree reads and changes the DKMS tree, /var/lib/dkms: which packages
+// are registered, and which of their builds exist and are installed.
+//
+// The layout is the classic one:
+//
+//	M/V/source            -> the source; M/V is registered while it resolves
+//	M/V/build/               scratch
+//	M/V/K/A/module/          a build: the finished modules
+//	M/V/K/A/log/make.log     its log
+//	M/kernel-K-A          -> V/K/A: installed
+//	M/original_module/K/A/   what an installed module displaced
+//
+// Every change is one rename, symlink or removal that is complete or has not
+// happened; names that begin with a dot are temporaries of this program.
+package tree
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/version"
+)
+
+// Tree is the DKMS tree in one folder.
+type Tree struct {
+	Dir string
+}
+
+// ID names a package.
+type ID struct{ Name, Version string }
+
+func (id ID) String() string { return id.Name + "/" + id.Version }
+
+// Target names a kernel by its release and architecture.
+type Target struct{ Release, Arch string }
+
+func (t Target) String() string { return t.Release + "/" + t.Arch }
+
+// Package is a snapshot of one M/V.
+type Package struct {
+	ID
+	// Source is the folder that the source link leads to; empty where it
+	// leads to no folder, and the package is broken.
+	Source string
+	// Builds are sorted by kernel release, then architecture.
+	Builds []Build
+}
+
+// Broken says whether the package's source is gone.
+func (p Package) Broken() bool { return p.Source == "" }
+
+// Build returns the package's build for k.
+func (p Package) Build(k Target) (Build, bool) {
+	for _, b := range p.Builds {
+		if b.Target == k {
+			return b, true
+		}
+	}
+	return Build{}, false
+}
+
+// Build is one K/A folder of a package.
+type Build struct {
+	Target
+	// Installed says that the kernel's link points here.
+	Installed bool
+	// Originals says that modules which stood in the way are archived.
+	Originals bool
+	// Modules are the file names of the modules, such as foo.ko.xz, sorted.
+	Modules []string
+}
+
+// Dir returns the folder of a package.
+func (t Tree) PackageDir(id ID) string { return filepath.Join(t.Dir, id.Name, id.Version) }
+
+// SourceDir returns the link to the package's source.
+func (t Tree) SourceDir(id ID) string { return filepath.Join(t.PackageDir(id), "source") }
+
+// BuildDir returns the folder in which a package is built.
+func (t Tree) BuildDir(id ID) string { return filepath.Join(t.PackageDir(id), "build") }
+
+// TargetDir returns the folder of a package's build for k.
+func (t Tree) TargetDir(id ID, k Target) string {
+	return filepath.Join(t.PackageDir(id), k.Release, k.Arch)
+}
+
+// ModuleDir returns the folder of the finished modules of a build.
+func (t Tree) ModuleDir(id ID, k Target) string {
+	return filepath.Join(t.TargetDir(id, k), "module")
+}
+
+// OriginalDir returns the folder that keeps the modules which a module of the
+// package called name displaced.
+func (t Tree) OriginalDir(name string, k Target) string {
+	return filepath.Join(t.Dir, name, "original_module", k.Release, k.Arch)
+}
+
+func (t Tree) installedLink(name string, k Target) string {
+	return filepath.Join(t.Dir, name, "kernel-"+k.Release+"-"+k.Arch)
+}
+
+// Read returns a snapshot of every package in the tree, sorted by name and
+// version. A tree that does not exist is empty. What does not look like a part
+// of the tree is passed over.
+func (t Tree) Read() ([]Package, error) {
+	names, err := os.ReadDir(t.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var packages []Package
+	for _, n := range names {
+		if !n.IsDir() || strings.HasPrefix(n.Name(), ".") {
+			continue
+		}
+		ps, err := t.readName(n.Name())
+		if err != nil {
+			return nil, err
+		}
+		packages = append(packages, ps...)
+	}
+	return packages, nil
+}
+
+// readName reads all versions of one package.
+func (t Tree) readName(name string) ([]Package, error) {
+	entries, err := os.ReadDir(filepath.Join(t.Dir, name))
+	if err != nil {
+		return nil, err
+	}
+	installed := map[string]bool{} // V/K/A that a kernel's link names
+	for _, e := range entries {
+		if e.Type() == fs.ModeSymlink && strings.HasPrefix(e.Name(), "kernel-") {
+			to, err := os.Readlink(filepath.Join(t.Dir, name, e.Name()))
+			if err == nil {
+				installed[t.relative(name, to)] = true
+			}
+		}
+	}
+	var packages []Package
+	for _, e := range entries {
+		id := ID{name, e.Name()}
+		if !e.IsDir() || strings.HasPrefix(id.Version, ".") || id.Version == "original_module" {
+			continue
+		}
+		p, err := t.readPackage(id, installed)
+		if err != nil {
+			return nil, err
+		}
+		packages = append(packages, p)
+	}
+	slices.SortFunc(packages, func(a, b Package) int {
+		return cmp.Or(version.Compare(a.Version, b.Version), strings.Compare(a.Version, b.Version))
+	})
+	return packages, nil
+}
+
+// relative returns where the link of a kernel leads, as V/K/A.
+func (t Tree) relative(name, to string) string {
+	if filepath.IsAbs(to) {
+		if rel, err := filepath.Rel(filepath.Join(t.Dir, name), to); err == nil {
+			return rel
+		}
+	}
+	return filepath.Clean(to)
+}
+
+func (t Tree) readPackage(id ID, installed map[string]bool) (Package, error) {
+	p := Package{ID: id}
+	if source, err := filepath.EvalSymlinks(t.SourceDir(id)); err == nil {
+		if fi, err := os.Stat(source); err == nil && fi.IsDir() {
+			p.Source = source
+		}
+	}
+	releases, err := os.ReadDir(t.PackageDir(id))
+	if err != nil {
+		return p, err
+	}
+	for _, r := range releases {
+		if !r.IsDir() || r.Name() == "build" || strings.HasPrefix(r.Name(), ".") {
+			continue
+		}
+		arches, err := os.ReadDir(filepath.Join(t.PackageDir(id), r.Name()))
+		if err != nil {
+			return p, err
+		}
+		for _, a := range arches {
+			k := Target{r.Name(), a.Name()}
+			modules, ok := readModules(t.ModuleDir(id, k))
+			if !ok {
+				continue
+			}
+			_, err := os.Stat(t.OriginalDir(id.Name, k))
+			p.Builds = append(p.Builds, Build{
+				Target:    k,
+				Installed: installed[filepath.Join(id.Version, k.Release, k.Arch)],
+				Originals: err == nil,
+				Modules:   modules,
+			})
+		}
+	}
+	return p, nil
+}
+
+// readModules lists the module files in dir; ok is false where dir is no folder.
+func readModules(dir string) (modules []string, ok bool) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, false
+	}
+	for _, e := range entries {
+		if _, _, ok := kmod.SplitName(e.Name()); ok && e.Type().IsRegular() {
+			modules = append(modules, e.Name())
+		}
+	}
+	return modules, true
+}
+
+// Modules returns the file names of the modules in the build of id for k.
+func (t Tree) Modules(id ID, k Target) ([]string, error) {
+	modules, ok := readModules(t.ModuleDir(id, k))
+	if !ok {
+		return nil, fmt.Errorf("%s: the build is gone", t.ModuleDir(id, k))
+	}
+	return modules, nil
+}
+
+// Links returns the kernels for which some version of the package counts as
+// installed, whether or not the build is still there.
+func (t Tree) Links(name string) []Target {
+	var targets []Target
+	entries, _ := os.ReadDir(filepath.Join(t.Dir, name))
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "kernel-") || e.Type() != fs.ModeSymlink {
+			continue
+		}
+		to, err := os.Readlink(filepath.Join(t.Dir, name, e.Name()))
+		if err != nil {
+			continue
+		}
+		// The link's own name does not tell where the release ends.
+		if parts := strings.Split(t.relative(name, to), "/"); len(parts) == 3 {
+			targets = append(targets, Target{parts[1], parts[2]})
+		}
+	}
+	return targets
+}
+
+// BuiltAgainst returns the versions of the packages that the build of id for k
+// was made against, by package name, as far as they were recorded.
+func (t Tree) BuiltAgainst(id ID, k Target) map[string]string {
+	versions := map[string]string{}
+	entries, _ := os.ReadDir(t.TargetDir(id, k))
+	for _, e := range entries {
+		if name, ok := strings.CutPrefix(e.Name(), ".dep_"); ok && e.Type().IsRegular() {
+			if b, err := os.ReadFile(filepath.Join(t.TargetDir(id, k), e.Name())); err == nil {
+				versions[name] = strings.TrimSpace(string(b))
+			}
+		}
+	}
+	return versions
+}
+
+// Register makes id known, with its source in folder source.
+func (t Tree) Register(id ID, source string) error {
+	for _, s := range []string{id.Name, id.Version} {
+		if err := conf.CheckName(s); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(t.PackageDir(id), 0o755); err != nil {
+		return err
+	}
+	return ReplaceLink(source, t.SourceDir(id))
+}
+
+// SetInstalled records that the build of id for k is the installed one, in
+// place of any other version.
+func (t Tree) SetInstalled(id ID, k Target) error {
+	return ReplaceLink(filepath.Join(id.Version, k.Release, k.Arch), t.installedLink(id.Name, k))
+}
+
+// ClearInstalled records that no version of the package is installed for k.
+func (t Tree) ClearInstalled(name string, k Target) error {
+	return removeIfThere(t.installedLink(name, k))
+}
+
+// RemoveBuild removes the build of id for k.
+func (t Tree) RemoveBuild(id ID, k Target) error {
+	dir := t.TargetDir(id, k)
+	// The rename is the moment at which the build is gone: a removal that is
+	// cut short never leaves half a build that counts as one.
+	gone := filepath.Join(filepath.Dir(dir), TempName("removed-"+k.Arch))
+	if err := os.RemoveAll(gone); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		return err
+	}
+	RemoveEmpty(filepath.Dir(dir), t.PackageDir(id))
+	return nil
+}
+
+// Unregister forgets a package that has no builds left.
+func (t Tree) Unregister(id ID) error {
+	if err := removeIfThere(t.SourceDir(id)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(t.BuildDir(id)); err != nil {
+		return err
+	}
+	RemoveEmpty(t.PackageDir(id), t.Dir)
+	return nil
+}
+
+// Heal removes what a killed run left of id: temporaries, a build that was half
+// removed, and a scratch folder that explains no failure for any kernel.
+func (t Tree) Heal(id ID) error {
+	dir := t.PackageDir(id)
+	dirs := []string{filepath.Dir(dir), dir}
+	releases, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, r := range releases {
+		if r.IsDir() && r.Name() != "build" && !IsTemp(r.Name()) {
+			dirs = append(dirs, filepath.Join(dir, r.Name()))
+			arches, _ := os.ReadDir(filepath.Join(dir, r.Name()))
+			for _, a := range arches {
+				if a.IsDir() && !IsTemp(a.Name()) {
+					dirs = append(dirs, filepath.Join(dir, r.Name(), a.Name()), t.ModuleDir(id, Target{r.Name(), a.Name()}))
+				}
+			}
+		}
+	}
+	for _, dir := range dirs {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if IsTemp(e.Name()) {
+				if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for i := len(dirs) - 1; i >= 2; i-- {
+		RemoveEmpty(dirs[i], dir)
+	}
+	if !t.explainsFailure(id) {
+		return os.RemoveAll(t.BuildDir(id))
+	}
+	return nil
+}
+
+// explainsFailure says whether the scratch folder of id holds the log of a build
+// that failed and has not succeeded since. The log's first line ends in
+// "for kernel K (A)".
+func (t Tree) explainsFailure(id ID) bool {
+	f, err := os.Open(filepath.Join(t.BuildDir(id), "make.log"))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 1024)
+	n, _ := f.Read(head)
+	line, _, _ := strings.Cut(string(head[:n]), "\n")
+	_, of, _ := strings.Cut(line, " for kernel ")
+	release, arch, ok := strings.Cut(strings.TrimSuffix(of, ")"), " (")
+	if !ok {
+		return false
+	}
+	_, err = os.Stat(t.ModuleDir(id, Target{release, arch}))
+	return err != nil
+}
+
+// tempPrefix begins the names of all temporaries, so that a later run knows
+// them for its own.
+const tempPrefix = ".dkms-kernel-install-"
+
+// TempName returns the name of the temporary that becomes name by rename. It is
+// the same every time: a killed run leaves one at most, and the next run
+// writes over it.
+func TempName(name string) string { return tempPrefix + name }
+
+// IsTemp says whether name is one that [TempName] made.
+func IsTemp(name string) bool { return strings.HasPrefix(name, tempPrefix) }
+
+// ReplaceLink makes link a symbolic link to target, in one step.
+func ReplaceLink(target, link string) error {
+	dir, name := filepath.Split(link)
+	tmp := filepath.Join(dir, TempName(name))
+	if err := removeIfThere(tmp); err != nil {
+		return err
+	}
+	if err := os.Symlink(target, tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, link); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return SyncDir(dir)
+}
+
+// RemoveEmpty removes dir and then its parents while they are empty, up to but
+// not including top.
+func RemoveEmpty(dir, top string) {
+	for strings.HasPrefix(dir, top+"/") && os.Remove(dir) == nil {
+		dir = filepath.Dir(dir)
+	}
+}
+
+// SyncDir makes the names in dir durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("cannot sync %s: %w", dir, err)
+	}
+	return nil
+}
+
+func removeIfThere(file string) error {
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
