@@ -54,7 +54,8 @@ type Module struct {
 }
 
 // A KernelConfig answers for a kernel's configuration: whether option, spelled
-// with CONFIG_, is y or m. It fails where there is no configuration to look at.
+// with CONFIG_, is y or m. It fails where there is no configuration to look at;
+// BUILD_EXCLUSIVE_CONFIG then excludes nothing.
 type KernelConfig func(option string) (bool, error)
 
 // Source names a package and a kernel whose conf is wanted.
@@ -225,7 +226,6 @@ func fromValues(v values, src Source, set Settings) (Conf, error) {
 		version.Compare(src.Release, obsolete) > 0 {
 		c.Excluded = fmt.Sprintf("OBSOLETE_BY is %s", obsolete)
 	}
-	problems = append(problems, x.problems...)
 
 	for _, name := range []string{"CLEAN", "REMAKE_INITRD", "MODULES_CONF", "MODULES_CONF_OBSOLETES", "MODULES_CONF_ALIAS_TYPE", "OBSOLETE_BY"} {
 		// CLEAN="true" is how packages silence the warning for it.
@@ -325,14 +325,13 @@ func (c *Conf) modules(v values, set Settings, problem func(string, ...any), exc
 
 // exclusive evaluates BUILD_EXCLUSIVE_*.
 type exclusive struct {
-	v        values
-	src      Source
-	matched  func(name string, i int) bool
-	problems []string
+	v       values
+	src     Source
+	matched func(name string, i int) bool
 }
 
 // rule says why the directives with index i exclude the kernel, or "".
-func (x *exclusive) rule(i int) string {
+func (x exclusive) rule(i int) string {
 	get := func(name string) string { return x.v["BUILD_EXCLUSIVE_"+name][i] }
 	k := x.src.Release
 	if re := get("KERNEL"); re != "" && !x.matched("BUILD_EXCLUSIVE_KERNEL", i) {
@@ -352,7 +351,6 @@ func (x *exclusive) rule(i int) string {
 		enabled, err := x.src.Config(name)
 		switch {
 		case err != nil:
-			x.problems = append(x.problems, fmt.Sprintf("BUILD_EXCLUSIVE_CONFIG[%d]: %v", i, err))
 			return ""
 		case enabled && absent:
 			return fmt.Sprintf("it is only for kernels without %s", name)
