@@ -41,6 +41,9 @@ func (e *Engine) Register(ctx context.Context, id tree.ID, k tree.Target) error 
 	if err := e.Tree.Register(id, source); err != nil {
 		return failure.From(err, "cannot add "+id.String(), failure.StatusNoPerm)
 	}
+	for _, w := range c.Warnings {
+		e.Events.Note(id.String() + ": " + w)
+	}
 	job := e.job(id, k, source, plan.Package{Conf: c})
 	if err := e.runScript(ctx, job, "POST_ADD", c.PostAdd); err != nil {
 		e.Events.Note(err.Error())

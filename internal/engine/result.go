@@ -40,6 +40,6 @@ type Result struct {
 	// Why explains Skipped, Failure explains Failed.
 	Why     string
 	Failure *failure.Failure
-	// Warnings are what the package's maintainer should know.
+	// Warnings tell of scripts that failed after the work was done.
 	Warnings []string
 }

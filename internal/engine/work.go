@@ -191,7 +191,7 @@ type work struct {
 // plan, of which those that the item needs are final.
 func (w *work) do(ctx context.Context, items []Result) (r Result) {
 	item := w.item
-	r = Result{ID: item.ID, Kernel: w.k, Warnings: item.Conf.Warnings}
+	r = Result{ID: item.ID, Kernel: w.k}
 	defer func() { w.e.done(r) }()
 	start := time.Now()
 	fail := func(f *failure.Failure) Result {

@@ -88,9 +88,7 @@ func (t *Text) Done(r engine.Result) {
 		what = fmt.Sprintf("%s%s: ", t.prefix, r.Kernel.Release)
 	}
 	for _, w := range r.Warnings {
-		if r.Outcome == engine.Done {
-			t.log.Infof("%s%s", what, w)
-		}
+		t.log.Warn(what + w)
 	}
 	switch r.Outcome {
 	case engine.Done:

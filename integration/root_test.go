@@ -1,0 +1,356 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Root is a throw-away copy of the root file system.
+type Root struct {
+	Dir     string        // where it is mounted
+	Env     []string      // of every command
+	Timeout time.Duration // of Run
+	t       testing.TB
+	made    made
+	fd      *os.File
+}
+
+// NewRoot mounts a fresh copy of the cached root file system for the time of the test.
+func NewRoot(t testing.TB) *Root { return newRoot(t, coreSet) }
+
+// NewFullRoot is NewRoot, and Unpack has every *-dkms package of the archive.
+func NewFullRoot(t testing.TB) *Root { return newRoot(t, fullSet) }
+
+func newRoot(t testing.TB, set func() made) *Root {
+	t.Helper()
+	r := &Root{t: t, made: get(t, set), Timeout: 10 * time.Minute, Env: []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8",
+	}}
+	dir, err := os.MkdirTemp(os.Getenv(scratchEnv), "root.")
+	r.check(err)
+	r.Dir = filepath.Join(dir, "m")
+	for _, d := range []string{"m", "upper", "work"} {
+		r.check(os.Mkdir(filepath.Join(dir, d), 0o755))
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+
+	// redirect_dir: a folder of the lower layer can be renamed, as on any other file system.
+	r.mount("overlay", "overlay", "", 0, fmt.Sprintf("redirect_dir=on,lowerdir=%s,upperdir=%s,workdir=%s",
+		filepath.Join(r.made.dir, "root"), filepath.Join(dir, "upper"), filepath.Join(dir, "work")))
+	t.Cleanup(func() { unix.Unmount(r.Dir, unix.MNT_DETACH) })
+	r.mount("proc", "proc", "proc", 0, "")
+	r.mount("sysfs", "sysfs", "sys", unix.MS_RDONLY, "")
+	r.mount("tmpfs", "tmpfs", "dev", 0, "mode=755")
+	for name, minor := range map[string]uint32{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9} {
+		file := filepath.Join(r.Dir, "dev", name)
+		r.check(unix.Mknod(file, unix.S_IFCHR, int(unix.Mkdev(1, minor))))
+		r.check(os.Chmod(file, 0o666))
+	}
+	for name, target := range map[string]string{"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"} {
+		r.check(os.Symlink(target, filepath.Join(r.Dir, "dev", name)))
+	}
+	r.check(os.Mkdir(filepath.Join(r.Dir, "dev/shm"), 0o777|os.ModeSticky))
+
+	r.fd, err = os.Open(r.Dir)
+	r.check(err)
+	t.Cleanup(func() { r.fd.Close() })
+	return r
+}
+
+func (r *Root) mount(source, fstype, target string, flags uintptr, data string) {
+	r.t.Helper()
+	if err := unix.Mount(source, filepath.Join(r.Dir, target), fstype, flags, data); err != nil {
+		r.t.Fatalf("mount %s: %v", fstype, err)
+	}
+}
+
+func (r *Root) check(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// Command is a command in the root, in a process group of its own, with a clean environment. env of the root
+// looks it up: exec.LookPath would look outside.
+func (r *Root) Command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "/usr/bin/env")
+	cmd.Args = append([]string{"env"}, args...)
+	cmd.Env = slices.Clone(r.Env)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: r.Dir, Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
+
+// Result is how a command ended.
+type Result struct {
+	Stdout, Stderr string
+	Status         int // 128 + the signal's number when killed
+	Time           time.Duration
+}
+
+func (r Result) String() string {
+	return fmt.Sprintf("exit status %d after %v\n%s%s", r.Status, r.Time.Round(time.Millisecond), r.Stdout, r.Stderr)
+}
+
+// Run runs a command in the root, for r.Timeout at most.
+func (r *Root) Run(args ...string) Result {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), r.Timeout)
+	defer cancel()
+	cmd := r.Command(ctx, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	start := time.Now()
+	code, err := status(cmd.Run())
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		r.t.Fatalf("%q: %v\n%s%s", args, err, &stdout, &stderr)
+	}
+	return Result{stdout.String(), stderr.String(), code, time.Since(start)}
+}
+
+// MustRun is Run, and any status but 0 ends the test. It returns stdout.
+func (r *Root) MustRun(args ...string) string {
+	r.t.Helper()
+	res := r.Run(args...)
+	if res.Status != 0 {
+		r.t.Fatalf("%q: %v", args, res)
+	}
+	return res.Stdout
+}
+
+// Sh is MustRun of a shell script.
+func (r *Root) Sh(script string) string {
+	r.t.Helper()
+	return r.MustRun("sh", "-ec", script)
+}
+
+// Start starts a command, killed with its group at the end of the test.
+func (r *Root) Start(args ...string) *exec.Cmd {
+	r.t.Helper()
+	cmd := r.Command(r.t.Context(), args...)
+	r.check(cmd.Start())
+	r.t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); cmd.Wait() })
+	return cmd
+}
+
+// Processes lists what runs in the root, as command lines.
+func (r *Root) Processes() []string {
+	var list []string
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		if root, err := os.Readlink(dir + "/root"); err == nil && root == r.Dir {
+			line, _ := os.ReadFile(dir + "/cmdline")
+			list = append(list, path.Base(dir)+" "+strings.ReplaceAll(strings.TrimRight(string(line), "\x00"), "\x00", " "))
+		}
+	}
+	return list
+}
+
+// open opens a path as a process in the root would: no symlink, absolute or not, leads out.
+func (r *Root) open(name string, flags int, mode os.FileMode) (*os.File, error) {
+	how := &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Mode: uint64(mode), Resolve: unix.RESOLVE_IN_ROOT}
+	fd, err := unix.Openat2(int(r.fd.Fd()), path.Join("/", name), how)
+	for err == unix.EAGAIN || err == unix.EINTR { // EAGAIN: something was renamed while a ".." was followed
+		fd, err = unix.Openat2(int(r.fd.Fd()), path.Join("/", name), how)
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), "/proc/self/fd/"+strconv.Itoa(fd)), nil
+}
+
+// Open makes Root an fs.FS, as far as fs.Glob needs one.
+func (r *Root) Open(name string) (fs.File, error) {
+	return r.open(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+}
+
+// Glob returns the paths that match, in order.
+func (r *Root) Glob(pattern string) []string {
+	r.t.Helper()
+	list, err := fs.Glob(r, strings.TrimPrefix(pattern, "/"))
+	r.check(err)
+	for i := range list {
+		list[i] = "/" + list[i]
+	}
+	return list
+}
+
+// Exists tells whether the path does, be it a symlink to nowhere.
+func (r *Root) Exists(name string) bool {
+	f, err := r.open(name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err == nil {
+		f.Close()
+	}
+	return err == nil
+}
+
+// Read returns a file's content.
+func (r *Root) Read(name string) string {
+	r.t.Helper()
+	f, err := r.open(name, unix.O_RDONLY, 0)
+	r.check(err)
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	r.check(err)
+	return string(b)
+}
+
+// Write makes a file with its folders, or replaces its content.
+func (r *Root) Write(name, content string, mode os.FileMode) {
+	r.t.Helper()
+	r.mkdirAll(path.Dir(path.Join("/", name)))
+	f, err := r.open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, mode)
+	r.check(err)
+	_, err = f.WriteString(content)
+	r.check(errors.Join(err, f.Chmod(mode), f.Close()))
+}
+
+func (r *Root) mkdirAll(dir string) {
+	r.t.Helper()
+	if r.Exists(dir) {
+		return
+	}
+	r.mkdirAll(path.Dir(dir))
+	parent, err := r.open(path.Dir(dir), unix.O_PATH|unix.O_DIRECTORY, 0)
+	r.check(err)
+	defer parent.Close()
+	r.check(unix.Mkdirat(int(parent.Fd()), path.Base(dir), 0o755))
+}
+
+// Kernels lists the installed kernels' releases.
+func (r *Root) Kernels() []string {
+	var list []string
+	for _, dir := range r.Glob("/usr/lib/modules/*/vmlinuz") {
+		list = append(list, path.Base(path.Dir(dir)))
+	}
+	return list
+}
+
+// layIn copies a cached package over the root, as unpacking it would.
+func (r *Root) layIn(pkg string) string {
+	r.t.Helper()
+	dir := filepath.Join(r.made.dir, "src", pkg)
+	// With this machine's tar: the cache is not visible from inside. /lib and the like are symlinks in the root.
+	tar := exec.Command("sh", "-c", `tar -C "$1" -c . | tar -C "$2" --keep-directory-symlink -xp`, "sh", dir, r.Dir)
+	if out, err := tar.CombinedOutput(); err != nil {
+		r.t.Fatalf("unpack %s: %v\n%s", pkg, err, out)
+	}
+	return dir
+}
+
+// Unpack lays a *-dkms package's files into the root, as dpkg does before it runs the postinst, and returns the
+// module name and version, which its conf says to bash.
+func (r *Root) Unpack(pkg string) (m, v string) {
+	r.t.Helper()
+	confs, err := filepath.Glob(filepath.Join(r.layIn(pkg), "usr/src/*/dkms.conf"))
+	r.check(err)
+	if len(confs) != 1 {
+		r.t.Fatalf("%s has %d dkms.conf files", pkg, len(confs))
+	}
+	src := path.Base(path.Dir(confs[0]))
+	m = strings.TrimSpace(r.Sh(`cd /usr/src/` + src + ` && bash -c '. ./dkms.conf >/dev/null 2>&1; echo "$PACKAGE_NAME"'`))
+	v, ok := strings.CutPrefix(src, m+"-")
+	if !ok {
+		r.t.Fatalf("%s: folder %s is not of module %s", pkg, src, m)
+	}
+	return m, v
+}
+
+var makeLock sync.Mutex // one make at a time: all write the same binary
+
+// InstallProgram installs what is being tested, as its Makefile does.
+func (r *Root) InstallProgram() {
+	r.t.Helper()
+	makeLock.Lock()
+	defer makeLock.Unlock()
+	cmd := exec.Command("make", "-C", "..", "install", "DESTDIR="+r.Dir)
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { // of a make that runs these tests
+		return strings.HasPrefix(v, "MAKE") || strings.HasPrefix(v, "MFLAGS=")
+	})
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.t.Fatalf("make install: %v\n%s", err, out)
+	}
+}
+
+// InstallPeer installs Debian's dkms, whole: the command, its kernel-install plugin and its kernel hooks.
+func (r *Root) InstallPeer() { r.t.Helper(); r.layIn("dkms") }
+
+// Peer runs Debian's dkms, be it installed, or only looking at what ours made.
+func (r *Root) Peer(args ...string) Result {
+	r.t.Helper()
+	const file = "/opt/peer/dkms"
+	if !r.Exists(file) {
+		script, err := os.ReadFile(filepath.Join(r.made.dir, "src/dkms/usr/sbin/dkms"))
+		r.check(err)
+		r.Write(file, string(script), 0o755)
+	}
+	return r.Run(append([]string{file}, args...)...)
+}
+
+// Entry is what Snapshot tells of a file: its type and mode, and where a symlink points.
+type Entry struct{ Mode, Target string }
+
+// Snapshot lists what lies in the DKMS tree and below /lib/modules, but for depmod's indexes.
+func (r *Root) Snapshot() map[string]Entry {
+	r.t.Helper()
+	snap := map[string]Entry{}
+	for _, top := range []string{"/var/lib/dkms", "/usr/lib/modules"} {
+		err := filepath.WalkDir(filepath.Join(r.Dir, top), func(file string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			name := strings.TrimPrefix(file, r.Dir)
+			if index, _ := path.Match("/usr/lib/modules/*/modules.*", name); index {
+				return nil
+			}
+			e := Entry{Mode: info.Mode().String()}
+			if d.Type() == fs.ModeSymlink {
+				e.Target, err = os.Readlink(file)
+			}
+			snap[name] = e
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			r.t.Fatal(err)
+		}
+	}
+	return snap
+}
+
+// Packages lists the cached *-dkms packages.
+func (r *Root) Packages() []string {
+	r.t.Helper()
+	dirs, err := filepath.Glob(filepath.Join(r.made.dir, "src/*-dkms"))
+	r.check(err)
+	for i := range dirs {
+		dirs[i] = path.Base(dirs[i])
+	}
+	return dirs
+}

@@ -1,0 +1,64 @@
+// vminit is process 1 of the virtual machine of the integration tests. It loads each file in /modules, in order
+// of name, and the kernel itself decompresses it. Then it prints what came of it, and ends the machine.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		fmt.Println("vminit: mount /proc:", err)
+	}
+	unix.Klogctl(unix.SYSLOG_ACTION_CONSOLE_OFF, nil) // so that no message is written into our lines
+	files, _ := filepath.Glob("/modules/*")
+	for _, file := range files {
+		_, name, _ := strings.Cut(filepath.Base(file), "-")
+		result := "ok"
+		if err := load(file); err != nil {
+			result = err.Error()
+		}
+		fmt.Printf("vminit: load %s: %s\n", name, result)
+	}
+	show("module", "/proc/modules")
+	show("tainted", "/proc/sys/kernel/tainted")
+	log := make([]byte, 1<<18)
+	if n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, log); err == nil {
+		lines := strings.Split(strings.TrimSpace(string(log[:n])), "\n")
+		for _, line := range lines[max(0, len(lines)-20):] {
+			fmt.Println("vminit: dmesg", line)
+		}
+	}
+	fmt.Println("vminit: end")
+	// Restart, not power off: it needs no ACPI, and qemu -no-reboot ends at it.
+	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+}
+
+func load(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	flags := 0
+	if !strings.HasSuffix(file, ".ko") {
+		flags = unix.MODULE_INIT_COMPRESSED_FILE
+	}
+	return unix.FinitModule(int(f.Fd()), "", flags)
+}
+
+// show prints the lines of a file, each with a label.
+func show(label, file string) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		fmt.Printf("vminit: %v\n", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		fmt.Printf("vminit: %s %s\n", label, strings.TrimSpace(line))
+	}
+}
