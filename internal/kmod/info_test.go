@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dkms-kernel-install/internal/kmod/kmodtest"
 )
 
 func TestParseInfo(t *testing.T) {
@@ -21,25 +23,25 @@ func TestParseInfo(t *testing.T) {
 	}{
 		{
 			"x86_64",
-			amd64Module("license=GPL", "version=1.2", "srcversion=ABC", "depends=", "name=foo",
-				"vermagic=6.1 SMP mod_unload ").build(),
+			kmodtest.AMD64("license=GPL", "version=1.2", "srcversion=ABC", "depends=", "name=foo",
+				"vermagic=6.1 SMP mod_unload ").Build(),
 			Info{elf.ELFCLASS64, elf.ELFDATA2LSB, elf.ET_REL, elf.EM_X86_64,
 				"foo", "1.2", "ABC", "6.1 SMP mod_unload "},
 		},
 		{
 			"32 bits, big-endian",
-			elfModule{class: elf.ELFCLASS32, data: elf.ELFDATA2MSB, typ: elf.ET_REL, machine: elf.EM_PPC,
-				modinfo: []string{"version=2"}}.build(),
+			kmodtest.Module{Class: elf.ELFCLASS32, Data: elf.ELFDATA2MSB, Type: elf.ET_REL, Machine: elf.EM_PPC,
+				Modinfo: []string{"version=2"}}.Build(),
 			Info{Class: elf.ELFCLASS32, Data: elf.ELFDATA2MSB, Type: elf.ET_REL, Machine: elf.EM_PPC, Version: "2"},
 		},
 		{
 			"first of several, padding, text that is no field, value with =",
-			amd64Module("", "", "junk", "version=a=b", "", "version=2", "=x").build(),
+			kmodtest.AMD64("", "", "junk", "version=a=b", "", "version=2", "=x").Build(),
 			Info{Class: elf.ELFCLASS64, Data: elf.ELFDATA2LSB, Type: elf.ET_REL, Machine: elf.EM_X86_64, Version: "a=b"},
 		},
 		{
 			"signed",
-			appendSignature(amd64Module("version=1").build(), []byte("signature")),
+			appendSignature(kmodtest.AMD64("version=1").Build(), []byte("signature")),
 			Info{Class: elf.ELFCLASS64, Data: elf.ELFDATA2LSB, Type: elf.ET_REL, Machine: elf.EM_X86_64, Version: "1"},
 		},
 	}
@@ -132,7 +134,7 @@ func TestParseInfoBad(t *testing.T) {
 	}{
 		{"empty", nil, "not an ELF file"},
 		{"text", []byte(strings.Repeat("not a module\n", 100)), "not an ELF file"},
-		{"no .modinfo", amd64Module().build(), "no .modinfo"},
+		{"no .modinfo", kmodtest.AMD64().Build(), "no .modinfo"},
 		{"class", header64(func(h *elf.Header64) { h.Ident[elf.EI_CLASS] = 3 }), "class 3"},
 		{"data", header64(func(h *elf.Header64) { h.Ident[elf.EI_DATA] = 9 }), "data encoding 9"},
 		{"no sections", header64(func(h *elf.Header64) { h.Shnum = 0 }), "without sections"},
@@ -159,15 +161,15 @@ func TestParseInfoBad(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	ko := func(machine elf.Machine, class elf.Class, data elf.Data) []byte {
-		return elfModule{class: class, data: data, typ: elf.ET_REL, machine: machine,
-			modinfo: []string{"vermagic=" + testRelease + " SMP"}}.build()
+		return kmodtest.Module{Class: class, Data: data, Type: elf.ET_REL, Machine: machine,
+			Modinfo: []string{"vermagic=" + testRelease + " SMP"}}.Build()
 	}
 	const (
 		c32, c64    = elf.ELFCLASS32, elf.ELFCLASS64
 		little, big = elf.ELFDATA2LSB, elf.ELFDATA2MSB
 	)
-	executable := amd64Module("vermagic=" + testRelease + " SMP")
-	executable.typ = elf.ET_EXEC
+	executable := kmodtest.AMD64("vermagic=" + testRelease + " SMP")
+	executable.Type = elf.ET_EXEC
 	module := testModule()
 	tests := []struct {
 		name   string
@@ -199,17 +201,17 @@ func TestCheck(t *testing.T) {
 		{"wrong class", ko(elf.EM_X86_64, c32, little), "x86_64", "is for the machine"},
 		{"wrong byte order", ko(elf.EM_PPC64, c64, little), "ppc64", "is for the machine"},
 		{"32 bits for 64", ko(elf.EM_386, c32, little), "x86_64", "is for the machine EM_386"},
-		{"executable", executable.build(), "x86_64", "type ET_EXEC, a kernel module has ET_REL"},
-		{"no vermagic", amd64Module("name=foo").build(), "x86_64", "no vermagic"},
-		{"wrong release", amd64Module("vermagic=6.1 SMP").build(), "x86_64",
+		{"executable", executable.Build(), "x86_64", "type ET_EXEC, a kernel module has ET_REL"},
+		{"no vermagic", kmodtest.AMD64("name=foo").Build(), "x86_64", "no vermagic"},
+		{"wrong release", kmodtest.AMD64("vermagic=6.1 SMP").Build(), "x86_64",
 			`built for the kernel "6.1", expected "` + testRelease + `"`},
-		{"release is a prefix", amd64Module("vermagic=" + testRelease + "-rt SMP").build(), "x86_64", "built for the kernel"},
-		{"wrong release, unknown architecture", amd64Module("vermagic=6.1 SMP").build(), "pdp11", "built for the kernel"},
+		{"release is a prefix", kmodtest.AMD64("vermagic=" + testRelease + "-rt SMP").Build(), "x86_64", "built for the kernel"},
+		{"wrong release, unknown architecture", kmodtest.AMD64("vermagic=6.1 SMP").Build(), "pdp11", "built for the kernel"},
 		{"empty", nil, "x86_64", "not an ELF file"},
 		{"text", []byte("#!/bin/sh\n"), "x86_64", "not an ELF file"},
 		{"compressed", compressed(t, module, XZ), "x86_64", "not an ELF file"},
 		{"truncated", module[:len(module)/2], "x86_64", "truncated"},
-		{"no .modinfo", amd64Module().build(), "x86_64", "no .modinfo"},
+		{"no .modinfo", kmodtest.AMD64().Build(), "x86_64", "no .modinfo"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -262,8 +264,8 @@ int init(void) { return counter++; }
 
 func FuzzParseInfo(f *testing.F) {
 	f.Add(testModule(), "x86_64")
-	f.Add(elfModule{class: elf.ELFCLASS32, data: elf.ELFDATA2MSB, typ: elf.ET_REL, machine: elf.EM_PPC,
-		modinfo: []string{"vermagic=" + testRelease}}.build(), "ppc")
+	f.Add(kmodtest.Module{Class: elf.ELFCLASS32, Data: elf.ELFDATA2MSB, Type: elf.ET_REL, Machine: elf.EM_PPC,
+		Modinfo: []string{"vermagic=" + testRelease}}.Build(), "ppc")
 	f.Add([]byte(elf.ELFMAG), "")
 	f.Fuzz(func(t *testing.T, module []byte, arch string) {
 		info, err := ParseInfo(module)

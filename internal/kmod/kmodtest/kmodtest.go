@@ -1,0 +1,111 @@
+// Package kmodtest makes kernel modules for tests: small ELF files that have all that a check, strip(1) and the tools
+// of kmod look at, and that no compiler is needed for.
+package kmodtest
+
+import (
+	"debug/elf"
+	"encoding/binary"
+	"fmt"
+	"strings"
+)
+
+// Module describes a module to build.
+type Module struct {
+	Class   elf.Class
+	Data    elf.Data
+	Type    elf.Type
+	Machine elf.Machine
+	Modinfo []string // "key=value"; nil: no .modinfo section
+	Text    []byte
+	Debug   []byte // content of .debug_info, which strip -g removes; nil: no such section
+}
+
+// AMD64 is what a build for x86_64 makes.
+func AMD64(modinfo ...string) Module {
+	return Module{
+		Class: elf.ELFCLASS64, Data: elf.ELFDATA2LSB, Type: elf.ET_REL, Machine: elf.EM_X86_64,
+		Modinfo: modinfo,
+		Text:    []byte("\x55\x31\xc0\xc3"),
+	}
+}
+
+// For is what a build for the architecture makes, which is named as by uname -m.
+func For(arch string, modinfo ...string) (Module, error) {
+	m := AMD64(modinfo...)
+	switch arch {
+	case "x86_64":
+	case "aarch64":
+		m.Machine = elf.EM_AARCH64
+	case "riscv64":
+		m.Machine = elf.EM_RISCV
+	case "ppc64le":
+		m.Machine = elf.EM_PPC64
+	case "s390x":
+		m.Machine, m.Data = elf.EM_S390, elf.ELFDATA2MSB
+	default:
+		return m, fmt.Errorf("kmodtest makes no modules for %s", arch)
+	}
+	return m, nil
+}
+
+// Build returns the ELF file: header, .text, .modinfo, .debug_info, .bss, .shstrtab, section headers.
+func (m Module) Build() []byte {
+	var order binary.ByteOrder = binary.LittleEndian
+	if m.Data == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+
+	type sectionData struct {
+		name string
+		typ  elf.SectionType
+		data []byte
+	}
+	sections := []sectionData{{".text", elf.SHT_PROGBITS, m.Text}}
+	if m.Modinfo != nil {
+		data := []byte(strings.Join(m.Modinfo, "\x00") + "\x00")
+		sections = append(sections, sectionData{".modinfo", elf.SHT_PROGBITS, data})
+	}
+	if m.Debug != nil {
+		sections = append(sections, sectionData{".debug_info", elf.SHT_PROGBITS, m.Debug})
+	}
+	// The kernel's own modules have holes like this one.
+	sections = append(sections, sectionData{".bss", elf.SHT_NOBITS, make([]byte, 1<<20)})
+	names := "\x00"
+	for _, s := range sections {
+		names += s.name + "\x00"
+	}
+	names += ".shstrtab\x00"
+	sections = append(sections, sectionData{".shstrtab", elf.SHT_STRTAB, []byte(names)})
+
+	headerSize, entrySize := binary.Size(elf.Header64{}), binary.Size(elf.Section64{})
+	if m.Class == elf.ELFCLASS32 {
+		headerSize, entrySize = binary.Size(elf.Header32{}), binary.Size(elf.Section32{})
+	}
+	body := make([]byte, headerSize)
+	headers := make([]byte, entrySize)
+	for _, s := range sections {
+		name := uint32(strings.Index(names, "\x00"+s.name+"\x00") + 1)
+		var h any = elf.Section64{Name: name, Type: uint32(s.typ), Off: uint64(len(body)), Size: uint64(len(s.data))}
+		if m.Class == elf.ELFCLASS32 {
+			h = elf.Section32{Name: name, Type: uint32(s.typ), Off: uint32(len(body)), Size: uint32(len(s.data))}
+		}
+		headers, _ = binary.Append(headers, order, h)
+		if s.typ != elf.SHT_NOBITS {
+			body = append(body, s.data...)
+		}
+	}
+
+	ident := [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(m.Class), byte(m.Data), byte(elf.EV_CURRENT)}
+	count := uint16(len(sections) + 1)
+	var h any = elf.Header64{Ident: ident, Type: uint16(m.Type), Machine: uint16(m.Machine), Version: 1,
+		Shoff: uint64(len(body)), Ehsize: uint16(headerSize),
+		Shentsize: uint16(entrySize), Shnum: count, Shstrndx: count - 1}
+	if m.Class == elf.ELFCLASS32 {
+		h = elf.Header32{Ident: ident, Type: uint16(m.Type), Machine: uint16(m.Machine), Version: 1,
+			Shoff: uint32(len(body)), Ehsize: uint16(headerSize),
+			Shentsize: uint16(entrySize), Shnum: count, Shstrndx: count - 1}
+	}
+	header, _ := binary.Append(nil, order, h)
+	copy(body, header)
+	return append(body, headers...)
+}
