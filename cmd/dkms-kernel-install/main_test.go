@@ -1,0 +1,234 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/engine"
+)
+
+// The scripts in testdata/script tell, each, of one behaviour of the whole
+// program. A script's work folder $WORK stands for the root of a machine: its
+// settings, trees and kernels are below it, and nothing of the real machine is
+// read or touched. toy_test.go has the kernels that packages are built for.
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		// The program by its three names.
+		"dkms":                face,
+		"dkms-kernel-install": face,
+		"40-dkms.install":     face,
+		// What it runs.
+		"depmod": depmod,
+		"kbuild": kbuild,
+	})
+}
+
+// face runs the program on the machine below $TESTROOT.
+func face() {
+	root := os.Getenv("TESTROOT")
+	if root == "" {
+		panic("TESTROOT is not set: this would work on the real machine")
+	}
+	p := program{
+		system: engine.System{
+			EtcDir:    filepath.Join(root, "etc/dkms"),
+			OSRelease: filepath.Join(root, "etc/os-release"),
+			Sysconfig: filepath.Join(root, "etc/sysconfig/module-init-tools"),
+			MakeConf:  filepath.Join(root, "etc/portage/make.conf"),
+			KernelInstall: []string{
+				filepath.Join(root, "etc/kernel/install.d"),
+				filepath.Join(root, "usr/lib/kernel/install.d"),
+			},
+		},
+		stdout: os.Stdout,
+		stderr: os.Stderr,
+	}
+	os.Exit(p.main(os.Args))
+}
+
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                filepath.Join("testdata", "script"),
+		Setup:              setup,
+		Condition:          condition,
+		RequireUniqueNames: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"kernel":  cmdKernel,
+			"package": cmdPackage,
+			"ko":      cmdKo,
+			"status":  cmdStatus,
+			"user":    cmdUser,
+			"signal":  cmdSignal,
+			"waitfor": cmdWaitFor,
+			"files":   cmdFiles,
+		},
+	})
+}
+
+// setup makes the machine: settings, empty trees, and no kernel yet. What a
+// script wants to set itself goes into framework.conf.d.
+func setup(env *testscript.Env) error {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return err
+	}
+	// Another user runs commands here too.
+	if err := os.Chmod(env.WorkDir, 0o755); err != nil {
+		return err
+	}
+	for _, dir := range []string{"etc/dkms", "usr/src", "var/lib/dkms", "lib/modules"} {
+		if err := os.MkdirAll(filepath.Join(env.WorkDir, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	env.Vars = append(env.Vars,
+		"TESTROOT="+env.WorkDir,
+		"ARCH="+unix.ByteSliceToString(u.Machine[:]),
+		"RUNNING="+unix.ByteSliceToString(u.Release[:]),
+		"TREE="+filepath.Join(env.WorkDir, "var/lib/dkms"),
+		"SRC="+filepath.Join(env.WorkDir, "usr/src"),
+		"MODULES="+filepath.Join(env.WorkDir, "lib/modules"),
+	)
+	// Without try_sign_modules, signing would depend on whether the tests
+	// run in a chroot.
+	conf := fmt.Sprintf("source_tree=%[1]s/usr/src\ndkms_tree=%[1]s/var/lib/dkms\ninstall_tree=%[1]s/lib/modules\ntry_sign_modules=true\n", env.WorkDir)
+	return os.WriteFile(filepath.Join(env.WorkDir, "etc/dkms/framework.conf"), []byte(conf), 0o644)
+}
+
+// condition knows
+//
+//	[root]   the tests run as root
+//	[mount]  file systems can be mounted in a namespace of one's own
+//	[pidns]  processes can get a namespace of their own
+func condition(cond string) (bool, error) {
+	switch cond {
+	case "root":
+		return os.Geteuid() == 0, nil
+	case "mount":
+		return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil, nil
+	case "pidns":
+		return exec.Command("unshare", "-pf", "true").Run() == nil, nil
+	}
+	return false, fmt.Errorf("unknown condition %q", cond)
+}
+
+// status N COMMAND... runs a command that must end with exit status N.
+func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status N command...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	checkStatus(ts, want, ts.Exec(args[1], args[2:]...))
+}
+
+func checkStatus(ts *testscript.TestScript, want int, err error) {
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+// user N COMMAND... runs a command as an ordinary user, and it must end with
+// exit status N. Where the tests are run by root, the user is another one.
+func cmdUser(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: user N command...")
+	}
+	if os.Geteuid() != 0 {
+		cmdStatus(ts, neg, args)
+		return
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	// The way to the commands and to the work folder is root's alone.
+	for _, dir := range []string{filepath.Dir(ts.Getenv("WORK")), filepath.Dir(filepath.SplitList(ts.Getenv("PATH"))[0])} {
+		ts.Check(os.Chmod(dir, 0o711))
+	}
+	checkStatus(ts, want, ts.Exec("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups"}, args[1:]...)...))
+}
+
+// signal NAME sends a signal to the commands in the background.
+func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 || unix.SignalNum(args[0]) == 0 {
+		ts.Fatalf("usage: signal SIGTERM")
+	}
+	for _, cmd := range ts.BackgroundCmds() {
+		ts.Check(syscall.Kill(cmd.Process.Pid, unix.SignalNum(args[0])))
+	}
+}
+
+// waitfor FILE waits until there is such a file, "! waitfor FILE" until there is
+// none.
+func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: [!] waitfor file")
+	}
+	file := ts.MkAbs(args[0])
+	there := func() bool {
+		_, err := os.Stat(file)
+		return err == nil
+	}
+	for start := time.Now(); there() == neg; time.Sleep(5 * time.Millisecond) {
+		if time.Since(start) > 20*time.Second {
+			ts.Fatalf("%s: waited too long", args[0])
+		}
+	}
+}
+
+// files FOLDER... lists everything below folders but the folders themselves, as
+// paths relative to $WORK, links with where they lead.
+func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: files folder...")
+	}
+	root := ts.Getenv("WORK")
+	var list []string
+	for _, dir := range args {
+		err := filepath.WalkDir(ts.MkAbs(dir), func(path string, d os.DirEntry, err error) error {
+			if err != nil || path == ts.MkAbs(dir) {
+				return err
+			}
+			line, err := filepath.Rel(root, path)
+			if err != nil {
+				return err
+			}
+			switch {
+			case d.IsDir():
+				line += "/"
+			case d.Type() == os.ModeSymlink:
+				to, err := os.Readlink(path)
+				if err != nil {
+					return err
+				}
+				line += " -> " + strings.Replace(to, root, "$WORK", 1)
+			}
+			list = append(list, line)
+			return nil
+		})
+		ts.Check(err)
+	}
+	slices.Sort(list)
+	for _, line := range list {
+		fmt.Fprintln(ts.Stdout(), line)
+	}
+}

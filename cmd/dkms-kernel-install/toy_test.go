@@ -1,0 +1,183 @@
+package main
+
+import (
+	"crypto/md5"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/kmod/kmodtest"
+)
+
+// A toy kernel looks like an installed one with its headers. Real make reads its
+// Makefile, which has kbuild, below, do the work of kbuild and the compiler.
+const toyMakefile = `# The build system of a toy kernel.
+modules:
+	@kbuild %s %s '$(M)'
+`
+
+// kernel RELEASE [OPTION=VALUE]... makes a toy kernel with that configuration.
+func cmdKernel(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: kernel release [CONFIG_OPTION=value]...")
+	}
+	release := args[0]
+	dir := filepath.Join(ts.Getenv("MODULES"), release)
+	for _, d := range []string{"kernel", "build/include/config"} {
+		ts.Check(os.MkdirAll(filepath.Join(dir, d), 0o755))
+	}
+	for name, content := range map[string]string{
+		"modules.dep":                    "",
+		"build/include/config/auto.conf": strings.Join(append(args[1:], "CONFIG_MODULES=y"), "\n") + "\n",
+		"build/Makefile":                 fmt.Sprintf(toyMakefile, release, ts.Getenv("ARCH")),
+	} {
+		ts.Check(os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
+	}
+}
+
+// package NAME VERSION [LINE]... puts a package with one module into the source
+// tree, with the lines at the end of its dkms.conf. Files of it that are there
+// already stay as they are.
+func cmdPackage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: package name version [line]...")
+	}
+	name, version := args[0], args[1]
+	dir := filepath.Join(ts.Getenv("SRC"), name+"-"+version)
+	ts.Check(os.MkdirAll(dir, 0o755))
+	conf := fmt.Sprintf("PACKAGE_NAME=%q\nPACKAGE_VERSION=%q\nDEST_MODULE_LOCATION=\"/kernel/extra\"\nAUTOINSTALL=\"yes\"\n%s\n",
+		name, version, strings.Join(args[2:], "\n"))
+	for file, content := range map[string]string{
+		"dkms.conf": conf,
+		"Kbuild":    "obj-m := " + name + ".o\n",
+		name + ".c": fmt.Sprintf("MODULE_VERSION(%q);\n", version),
+	} {
+		file = filepath.Join(dir, file)
+		if _, err := os.Stat(file); err == nil {
+			continue
+		}
+		ts.Check(os.WriteFile(file, []byte(content), 0o644))
+	}
+}
+
+var (
+	objects = regexp.MustCompile(`(?m)^obj-m\s*[:+]?=(.*)$`)
+	macro   = func(name string) *regexp.Regexp { return regexp.MustCompile(`(?m)^` + name + `\("(.*)"\);$`) }
+)
+
+// kbuild RELEASE ARCH FOLDER makes the modules that obj-m in the folder's Kbuild
+// or Makefile names, of sources that can hold, each at the begin of a line,
+//
+//	MODULE_VERSION("1.0");   the module's version
+//	SRCVERSION("...");       its srcversion; else one is made up from the source
+//	RELEASE("...");          another kernel release than asked for
+//	ARCHITECTURE("...");     another architecture than asked for
+//	#error TEXT              a reason for the compiler to fail
+func kbuild() {
+	release, arch, dir := os.Args[1], os.Args[2], os.Args[3]
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+	}
+	makefile, err := os.ReadFile(filepath.Join(dir, "Kbuild"))
+	if err != nil {
+		makefile, err = os.ReadFile(filepath.Join(dir, "Makefile"))
+	}
+	fail(err)
+	symvers := ""
+	for _, m := range objects.FindAllStringSubmatch(string(makefile), -1) {
+		for object := range strings.FieldsSeq(m[1]) {
+			base := strings.TrimSuffix(object, ".o")
+			source, err := os.ReadFile(filepath.Join(dir, base+".c"))
+			fail(err)
+			fmt.Printf("  CC [M]  %s.o\n", base)
+			if why, ok := find(source, regexp.MustCompile(`(?m)^#error (.*)$`)); ok {
+				fail(fmt.Errorf("%s.c:1:2: error: #error %s", filepath.Join(dir, base), why))
+			}
+			get := func(name, otherwise string) string {
+				if value, ok := find(source, macro(name)); ok {
+					return value
+				}
+				return otherwise
+			}
+			modinfo := []string{
+				"name=" + strings.ReplaceAll(filepath.Base(base), "-", "_"),
+				"srcversion=" + get("SRCVERSION", fmt.Sprintf("%X", md5.Sum(source))[:23]),
+				"vermagic=" + get("RELEASE", release) + " SMP mod_unload ",
+			}
+			if v := get("MODULE_VERSION", ""); v != "" {
+				modinfo = append(modinfo, "version="+v)
+			}
+			module, err := kmodtest.For(get("ARCHITECTURE", arch), modinfo...)
+			fail(err)
+			module.Text = source
+			module.Debug = []byte("where everything comes from")
+			fmt.Printf("  LD [M]  %s.ko\n", base)
+			fail(os.WriteFile(filepath.Join(dir, base+".ko"), module.Build(), 0o644))
+			symvers += "0x00000000\t" + base + "_symbol\t" + base + "\tEXPORT_SYMBOL_GPL\t\n"
+		}
+	}
+	fail(os.WriteFile(filepath.Join(dir, "Module.symvers"), []byte(symvers), 0o644))
+}
+
+func find(source []byte, re *regexp.Regexp) (string, bool) {
+	m := re.FindSubmatch(source)
+	if m == nil {
+		return "", false
+	}
+	return string(m[1]), true
+}
+
+// depmod notes that it was called, and with what.
+func depmod() {
+	root := os.Getenv("TESTROOT")
+	f, err := os.OpenFile(filepath.Join(root, "depmod.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err == nil {
+		_, err = fmt.Fprintln(f, strings.ReplaceAll(strings.Join(os.Args[1:], " "), root, "$WORK"))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if _, err := os.Stat(filepath.Join(root, "depmod.fails")); err == nil {
+		fmt.Fprintln(os.Stderr, "depmod: ERROR: the toy was told to fail")
+		os.Exit(1)
+	}
+}
+
+// ko FILE... tells of modules what matters, one line each.
+func cmdKo(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: ko file...")
+	}
+	for _, file := range args {
+		raw, err := os.ReadFile(ts.MkAbs(file))
+		ts.Check(err)
+		module, err := kmod.ReadFile(ts.MkAbs(file))
+		ts.Check(err)
+		info, err := kmod.ParseInfo(module)
+		ts.Check(err)
+		facts := []string{"name=" + info.Name, "version=" + info.Version, "for=" + info.Release()}
+		for name, magic := range map[string]string{"gzip": "\x1f\x8b", "xz": "\xfd7zXZ\x00", "zstd": "\x28\xb5\x2f\xfd"} {
+			if strings.HasPrefix(string(raw), magic) {
+				facts = append(facts, name)
+			}
+		}
+		if kmod.HasSignature(module) {
+			facts = append(facts, "signed")
+		}
+		if strings.Contains(string(module), ".debug_info") {
+			facts = append(facts, "debug")
+		}
+		slices.Sort(facts[3:])
+		fmt.Fprintln(ts.Stdout(), strings.Join(facts, " "))
+	}
+}
