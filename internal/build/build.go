@@ -181,7 +181,7 @@ func (j *Job) keepSymvers(dir, tmp string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("Module.symvers: %w", err)
+		return fmt.Errorf("cannot keep Module.symvers: %w", err)
 	}
 	defer f.Close()
 	return writeFile(filepath.Join(tmp, "Module.symvers"), io.LimitReader(f, maxModule))

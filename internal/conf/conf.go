@@ -421,7 +421,7 @@ func destination(p, override string) (string, error) {
 		return "", fmt.Errorf("%q leads out of the kernel's folder", p)
 	}
 	if slices.Contains(strings.Split(p, "/"), "..") {
-		return "", fmt.Errorf("%q contains ..", p)
+		return "", fmt.Errorf("%q contains .. as a folder", p)
 	}
 	if override != "" {
 		p = override
