@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -77,7 +78,7 @@ func (p *program) native(ctx context.Context, args []string) int {
 	}
 	err := k.Run(&nativeRun{p, ctx, report.NewText(p.stdout, "", cli.Verbose, false)})
 	status = p.exit(err)
-	if err != errSome {
+	if !errors.Is(err, errSome) {
 		status = min(status, 1) // the other statuses are the classic command's
 	}
 	return status
