@@ -52,6 +52,7 @@ func face() {
 				filepath.Join(root, "etc/kernel/install.d"),
 				filepath.Join(root, "usr/lib/kernel/install.d"),
 			},
+			Modules: filepath.Join(root, "lib/modules"),
 		},
 		stdout: os.Stdout,
 		stderr: os.Stderr,

@@ -127,7 +127,7 @@ func depmodPlugin(e *engine.Engine, k tree.Target) bool {
 			return false
 		}
 	}
-	if !isDir(filepath.Join(e.Settings.InstallTree, k.Release, "kernel")) || filepath.Clean(e.Settings.InstallTree) != "/lib/modules" {
+	if !isDir(filepath.Join(e.Settings.InstallTree, k.Release, "kernel")) || e.Settings.InstallTree != e.System.Modules {
 		return false
 	}
 	for _, dir := range e.System.KernelInstall {

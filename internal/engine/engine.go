@@ -33,8 +33,9 @@ type System struct {
 	// MakeConf is Gentoo's /etc/portage/make.conf.
 	MakeConf string
 	// KernelInstall are the folders of kernel-install's plugins, the one
-	// whose files win first.
+	// whose files win first; Modules is where they look for kernels.
 	KernelInstall []string
+	Modules       string
 }
 
 // DefaultSystem is where every machine keeps these things.
@@ -45,6 +46,7 @@ func DefaultSystem() System {
 		Sysconfig:     "/etc/sysconfig/module-init-tools",
 		MakeConf:      "/etc/portage/make.conf",
 		KernelInstall: []string{"/etc/kernel/install.d", "/usr/lib/kernel/install.d"},
+		Modules:       "/lib/modules",
 	}
 }
 
