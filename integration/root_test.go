@@ -354,3 +354,13 @@ func (r *Root) Packages() []string {
 	}
 	return dirs
 }
+
+// commandOutput runs a command on this machine and returns what it prints.
+func commandOutput(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(args[0], args[1:]...).Output()
+	if err != nil {
+		t.Fatalf("%q: %v", args, err)
+	}
+	return string(out)
+}

@@ -417,14 +417,11 @@ func destination(p, override string) (string, error) {
 	if !strings.HasPrefix(p, "/") || !slices.Contains([]string{"kernel", "updates", "extra"}, top) {
 		return "", fmt.Errorf("%q does not begin with /kernel, /updates or /extra", p)
 	}
-	if !filepath.IsLocal(strings.TrimLeft(p, "/")) {
-		return "", fmt.Errorf("%q leads out of the kernel's folder", p)
+	if override != "" {
+		return override, nil // whatever else p says
 	}
 	if slices.Contains(strings.Split(p, "/"), "..") {
-		return "", fmt.Errorf("%q contains .. as a folder", p)
-	}
-	if override != "" {
-		p = override
+		return "", fmt.Errorf("%q contains ..", p)
 	}
 	return filepath.Clean(p), nil
 }
