@@ -222,7 +222,7 @@ func (e *Engine) observe(k tree.Target, packages []tree.Package, read func(tree.
 			o.Conf, o.ConfErr = e.Conf(p.ID, k)
 		}
 		if o.Installed {
-			o.Current = e.placer(k).Current(e.placed(p.ID, packages, o))
+			o.Current = e.placer(k).Current(e.placed(p.ID, k, packages, o))
 		}
 		if built && o.Conf.BuildDependsRebuild {
 			o.BuiltAgainst = e.Tree.BuiltAgainst(p.ID, k)
@@ -234,11 +234,13 @@ func (e *Engine) observe(k tree.Target, packages []tree.Package, read func(tree.
 
 // placed returns what place must know of a package: its modules in the tree, and
 // where its conf sends them.
-func (e *Engine) placed(id tree.ID, packages []tree.Package, o plan.Package) place.Package {
+func (e *Engine) placed(id tree.ID, k tree.Target, packages []tree.Package, o plan.Package) place.Package {
 	p := place.Package{ID: id, Installed: o.Installed, Force: e.Options.Force}
 	for _, other := range packages {
 		if other.Name == id.Name {
 			p.Versions = append(p.Versions, other.Version)
+			b, _ := other.Build(k)
+			p.Installed = p.Installed || b.Installed
 		}
 	}
 	for _, file := range o.Modules {

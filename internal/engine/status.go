@@ -71,5 +71,5 @@ func (e *Engine) current(p tree.Package, b tree.Build, packages []tree.Package) 
 	if e.Settings.AddonModulesDir == "" {
 		seen.Conf, seen.ConfErr = e.Conf(p.ID, b.Target)
 	}
-	return e.placer(b.Target).Current(e.placed(p.ID, packages, seen))
+	return e.placer(b.Target).Current(e.placed(p.ID, b.Target, packages, seen))
 }

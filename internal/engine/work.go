@@ -257,7 +257,7 @@ func (w *work) place(ctx context.Context, job *build.Job, r *Result) *failure.Fa
 		return failure.From(err, "install failed", failure.StatusInstall)
 	}
 	item.Modules = modules
-	res, err := e.placer(w.k).Install(e.placed(item.ID, w.packages, item.Package))
+	res, err := e.placer(w.k).Install(e.placed(item.ID, w.k, w.packages, item.Package))
 	r.Placed, r.Kept = res.Placed, res.Kept
 	if err != nil {
 		return failure.From(err, "install failed", failure.StatusInstall)

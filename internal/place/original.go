@@ -126,16 +126,6 @@ func (k *Kernel) inside(path string) (string, error) {
 	return "", fmt.Errorf("%q is not below %s", path, k.Dir)
 }
 
-// archivedFrom returns the paths whose modules are in the archive.
-func (k *Kernel) archivedFrom(name string) map[string]bool {
-	paths := map[string]bool{}
-	list, _ := k.archived(name)
-	for _, a := range list {
-		paths[a.origin] = true
-	}
-	return paths
-}
-
 // restore puts the archive's modules back where they were, unless the kernel is
 // gone, and returns their paths. The archive stays until [Kernel.forgetOriginals].
 func (k *Kernel) restore(name string) (map[string]bool, error) {

@@ -179,7 +179,7 @@ func (k *Kernel) Uninstall(p Package) (removed []string, err error) {
 			}
 			// What stands at the destination of an installed package is
 			// the package's, even when somebody has changed it since.
-			if k.own(p, path) || p.Installed && m.Location != "" && path == k.dest(m) {
+			if k.own(p, path) || p.Installed && k.atDest(m, path) {
 				if err := k.remove(path); err != nil {
 					return removed, err
 				}
@@ -202,10 +202,11 @@ func (k *Kernel) survey(p Package, m Module) (kept string, foreign, stale []stri
 		return "", nil, nil, err
 	}
 	dest := k.dest(m)
-	archived := k.archivedFrom(p.Name)
 	for _, path := range k.index[moduleName(m.File)] {
 		switch {
-		case k.own(p, path), path == dest && p.Installed && !archived[path]:
+		case k.own(p, path), p.Installed && k.atDest(m, path):
+			// It may be of a build that is gone: what is in the
+			// archive must not make way for it.
 			stale = append(stale, path)
 		default:
 			foreign = append(foreign, path)
@@ -279,6 +280,12 @@ func (k *Kernel) own(p Package, path string) bool {
 		}
 	}
 	return false
+}
+
+// atDest says whether path, which has the name of m, is where m goes; it may be
+// compressed in another way.
+func (k *Kernel) atDest(m Module, path string) bool {
+	return m.Location != "" && filepath.Dir(path) == filepath.Dir(k.dest(m))
 }
 
 // read lists the modules in the kernel's folder, and removes the temporaries
