@@ -52,7 +52,8 @@ func face() {
 				filepath.Join(root, "etc/kernel/install.d"),
 				filepath.Join(root, "usr/lib/kernel/install.d"),
 			},
-			Modules: filepath.Join(root, "lib/modules"),
+			Modules:     filepath.Join(root, "lib/modules"),
+			ConfTimeout: 2 * time.Second,
 		},
 		stdout: os.Stdout,
 		stderr: os.Stderr,
@@ -75,6 +76,7 @@ func TestScript(t *testing.T) {
 			"signal":  cmdSignal,
 			"waitfor": cmdWaitFor,
 			"files":   cmdFiles,
+			"running": cmdRunning,
 		},
 	})
 }
@@ -231,5 +233,26 @@ func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	slices.Sort(list)
 	for _, line := range list {
 		fmt.Fprintln(ts.Stdout(), line)
+	}
+}
+
+// running TEXT checks that some process has the text in its command line, with !
+// that none has, or soon has none: a process is gone a little after its last
+// signal.
+func cmdRunning(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: [!] running text")
+	}
+	running := func() bool {
+		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		return slices.ContainsFunc(files, func(file string) bool {
+			b, _ := os.ReadFile(file)
+			return strings.Contains(string(b), args[0])
+		})
+	}
+	for start := time.Now(); running() == neg; time.Sleep(5 * time.Millisecond) {
+		if time.Since(start) > 5*time.Second {
+			ts.Fatalf("a process with %q runs: %v", args[0], neg)
+		}
 	}
 }

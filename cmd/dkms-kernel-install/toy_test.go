@@ -52,8 +52,8 @@ func cmdPackage(ts *testscript.TestScript, neg bool, args []string) {
 	name, version := args[0], args[1]
 	dir := filepath.Join(ts.Getenv("SRC"), name+"-"+version)
 	ts.Check(os.MkdirAll(dir, 0o755))
-	conf := fmt.Sprintf("PACKAGE_NAME=%q\nPACKAGE_VERSION=%q\nDEST_MODULE_LOCATION=\"/kernel/extra\"\nAUTOINSTALL=\"yes\"\n%s\n",
-		name, version, strings.Join(args[2:], "\n"))
+	conf := fmt.Sprintf("PACKAGE_NAME=%s\nPACKAGE_VERSION=%s\nDEST_MODULE_LOCATION=\"/kernel/extra\"\nAUTOINSTALL=\"yes\"\n%s\n",
+		quote(name), quote(version), strings.Join(args[2:], "\n"))
 	for file, content := range map[string]string{
 		"dkms.conf": conf,
 		"Kbuild":    "obj-m := " + name + ".o\n",
@@ -66,6 +66,9 @@ func cmdPackage(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.WriteFile(file, []byte(content), 0o644))
 	}
 }
+
+// quote makes s a word of the shell.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 var (
 	objects = regexp.MustCompile(`(?m)^obj-m\s*[:+]?=(.*)$`)

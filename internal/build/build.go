@@ -42,9 +42,6 @@ type Job struct {
 	Compression kmod.Compression
 }
 
-// maxModule bounds the size of one built module, in bytes.
-const maxModule = 1 << 30
-
 func (j *Job) target() tree.Target {
 	return tree.Target{Release: j.Kernel.Release, Arch: j.Kernel.Arch}
 }
@@ -113,7 +110,12 @@ func (j *Job) run(ctx context.Context) error {
 	defer func() {
 		if !done {
 			os.RemoveAll(tmp)
-			tree.RemoveEmpty(targetDir, j.Tree.PackageDir(j.ID))
+			if _, err := os.Stat(j.Tree.ModuleDir(j.ID, j.target())); err != nil {
+				// No build is left, so neither is what POST_BUILD wrote
+				// beside one.
+				os.RemoveAll(targetDir)
+				tree.RemoveEmpty(filepath.Dir(targetDir), j.Tree.PackageDir(j.ID))
+			}
 		}
 	}()
 	for _, m := range j.Conf.Modules {
@@ -184,7 +186,7 @@ func (j *Job) keepSymvers(dir, tmp string) error {
 		return fmt.Errorf("cannot keep Module.symvers: %w", err)
 	}
 	defer f.Close()
-	return writeFile(filepath.Join(tmp, "Module.symvers"), io.LimitReader(f, maxModule))
+	return writeFile(filepath.Join(tmp, "Module.symvers"), io.LimitReader(f, kmod.MaxSize))
 }
 
 // finish takes one module from the build folder dir to the folder tmp: checked,
@@ -203,9 +205,14 @@ func (j *Job) finish(ctx context.Context, log *os.File, m conf.Module, dir, tmp 
 		return fail(err)
 	}
 	defer f.Close()
+	if fi, err := f.Stat(); err != nil {
+		return fail(err)
+	} else if fi.Size() > kmod.MaxSize {
+		return fail(fmt.Errorf("it has %d bytes, a module may have %d at most", fi.Size(), kmod.MaxSize))
+	}
 	file := filepath.Join(tmp, m.DestName+".ko")
 	// From here on the build has no hand in the file any more.
-	if err := writeFile(file, io.LimitReader(f, maxModule)); err != nil {
+	if err := writeFile(file, io.LimitReader(f, kmod.MaxSize)); err != nil {
 		return err
 	}
 	module, err := os.ReadFile(file)

@@ -371,8 +371,8 @@ func CheckName(s string) error {
 		return fmt.Errorf("%q is not a name", s)
 	case strings.ContainsAny(s, "/\x00\n"):
 		return fmt.Errorf("%q contains a slash, a line break or a NUL", s)
-	case strings.HasPrefix(s, "-"):
-		return fmt.Errorf("%q begins with a dash", s)
+	case strings.HasPrefix(s, "-"), strings.HasPrefix(s, "."):
+		return fmt.Errorf("%q begins with a dash or a dot", s)
 	case len(s) > 255:
 		return fmt.Errorf("it is longer than 255 bytes: %.20q…", s)
 	}
@@ -421,7 +421,7 @@ func destination(p, override string) (string, error) {
 		return override, nil // whatever else p says
 	}
 	if slices.Contains(strings.Split(p, "/"), "..") {
-		return "", fmt.Errorf("%q contains ..", p)
+		return "", fmt.Errorf("%q leads upwards", p)
 	}
 	return filepath.Clean(p), nil
 }

@@ -173,6 +173,9 @@ func (s *Shell) ask(r request) (values, error) {
 		if err == nil && kind == "set" {
 			result, err = s.result()
 		}
+		if errors.Is(err, errTooMuch) {
+			return nil, deadShell{err}
+		}
 		if err != nil {
 			return nil, deadShell{fmt.Errorf("bash gave no full answer: %w", err)}
 		}

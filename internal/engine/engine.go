@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/distro"
@@ -36,6 +37,9 @@ type System struct {
 	// whose files win first; Modules is where they look for kernels.
 	KernelInstall []string
 	Modules       string
+	// ConfTimeout is how long reading one dkms.conf may take; zero is
+	// [conf.DefaultTimeout].
+	ConfTimeout time.Duration
 }
 
 // DefaultSystem is where every machine keeps these things.
@@ -95,7 +99,7 @@ func New(sys System, o Options, events Events) (*Engine, error) {
 	e := &Engine{
 		System: sys, Options: o, Events: events,
 		Distro:  distro.Read(sys.OSRelease),
-		shell:   &conf.Shell{},
+		shell:   &conf.Shell{Timeout: sys.ConfTimeout},
 		kernels: map[tree.Target]*kernel.Kernel{},
 		places:  map[tree.Target]*place.Kernel{},
 		signers: map[string]signer{},

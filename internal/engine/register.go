@@ -18,10 +18,8 @@ import (
 // Register makes the package id known; its source is in the source tree. The
 // conf is checked as it reads for kernel k. The caller holds the lock.
 func (e *Engine) Register(ctx context.Context, id tree.ID, k tree.Target) error {
-	for _, s := range []string{id.Name, id.Version} {
-		if err := conf.CheckName(s); err != nil {
-			return &failure.Failure{What: "cannot add " + id.String(), Why: err.Error(), Status: failure.StatusBadConf, Hint: "choose another name or version"}
-		}
+	if err := tree.CheckID(id); err != nil {
+		return &failure.Failure{What: "cannot add " + id.String(), Why: err.Error(), Status: failure.StatusBadConf, Hint: "choose another name or version"}
 	}
 	packages, err := e.Tree.Read()
 	if err != nil {

@@ -100,7 +100,7 @@ func (t Tree) ModuleDir(id ID, k Target) string {
 // OriginalDir returns the folder that keeps the modules which a module of the
 // package called name displaced.
 func (t Tree) OriginalDir(name string, k Target) string {
-	return filepath.Join(t.Dir, name, "original_module", k.Release, k.Arch)
+	return filepath.Join(t.Dir, name, originals, k.Release, k.Arch)
 }
 
 func (t Tree) installedLink(name string, k Target) string {
@@ -150,7 +150,7 @@ func (t Tree) readName(name string) ([]Package, error) {
 	var packages []Package
 	for _, e := range entries {
 		id := ID{name, e.Name()}
-		if !e.IsDir() || strings.HasPrefix(id.Version, ".") || id.Version == "original_module" {
+		if !e.IsDir() || strings.HasPrefix(id.Version, ".") || id.Version == originals {
 			continue
 		}
 		p, err := t.readPackage(id, installed)
@@ -271,12 +271,27 @@ func (t Tree) BuiltAgainst(id ID, k Target) map[string]string {
 	return versions
 }
 
-// Register makes id known, with its source in folder source.
-func (t Tree) Register(id ID, source string) error {
+// CheckID says whether id can be the name of a package in the tree.
+func CheckID(id ID) error {
 	for _, s := range []string{id.Name, id.Version} {
 		if err := conf.CheckName(s); err != nil {
 			return err
 		}
+	}
+	if id.Version == originals {
+		return fmt.Errorf("%q is the name of the archive in the tree", id.Version)
+	}
+	return nil
+}
+
+// originals is the folder, beside the versions of a package, that keeps modules
+// which the package's displaced.
+const originals = "original_module"
+
+// Register makes id known, with its source in folder source.
+func (t Tree) Register(id ID, source string) error {
+	if err := CheckID(id); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(t.PackageDir(id), 0o755); err != nil {
 		return err
