@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -30,6 +31,9 @@ type program struct {
 }
 
 func main() {
+	// Compressing makes much garbage; collecting it early costs little next to
+	// the compilers that run beside us.
+	debug.SetMemoryLimit(32 << 20)
 	p := program{engine.DefaultSystem(), os.Stdout, os.Stderr}
 	os.Exit(p.main(os.Args))
 }

@@ -48,6 +48,7 @@ func face() {
 			OSRelease: filepath.Join(root, "etc/os-release"),
 			Sysconfig: filepath.Join(root, "etc/sysconfig/module-init-tools"),
 			MakeConf:  filepath.Join(root, "etc/portage/make.conf"),
+			CacheDir:  filepath.Join(root, "var/cache/dkms-kernel-install"),
 			KernelInstall: []string{
 				filepath.Join(root, "etc/kernel/install.d"),
 				filepath.Join(root, "usr/lib/kernel/install.d"),

@@ -45,7 +45,8 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 	fail := func(err error) int {
 		f := failure.From(err, "dkms did not run", 0)
 		text.Failure(fmt.Sprintf("%s; modules for %s may be missing", f.What, release), f)
-		if required != nil || ctx.Err() != nil {
+		// A remove that fails would leave a boot entry without a kernel.
+		if verb == "add" && (required != nil || ctx.Err() != nil) {
 			return 1
 		}
 		return 0
@@ -69,7 +70,6 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 		if !isDir(e.Tree.Dir) {
 			return 0
 		}
-		required = nil // a kernel that goes needs no package
 		unlock, err := e.Lock(ctx)
 		if err != nil {
 			return fail(err)

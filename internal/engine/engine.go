@@ -33,6 +33,8 @@ type System struct {
 	Sysconfig string
 	// MakeConf is Gentoo's /etc/portage/make.conf.
 	MakeConf string
+	// CacheDir holds what may be deleted at any time; empty for no cache.
+	CacheDir string
 	// KernelInstall are the folders of kernel-install's plugins, the one
 	// whose files win first; Modules is where they look for kernels.
 	KernelInstall []string
@@ -49,6 +51,7 @@ func DefaultSystem() System {
 		OSRelease:     "/etc/os-release",
 		Sysconfig:     "/etc/sysconfig/module-init-tools",
 		MakeConf:      "/etc/portage/make.conf",
+		CacheDir:      "/var/cache/dkms-kernel-install",
 		KernelInstall: []string{"/etc/kernel/install.d", "/usr/lib/kernel/install.d"},
 		Modules:       "/lib/modules",
 	}
@@ -207,23 +210,46 @@ func (e *Engine) Conf(id tree.ID, k tree.Target) (conf.Conf, error) {
 	if fi, err := os.Stat(src.File); err != nil || !fi.Mode().IsRegular() {
 		return conf.Conf{Name: id.Name, Version: id.Version}, &conf.Error{File: src.File, Problems: []string{"there is no such file"}}
 	}
-	c, err := e.shell.Read(src, e.Settings)
-	if err == nil && (c.Name != id.Name || c.Version != id.Version) {
-		err = &conf.Error{File: src.File, Problems: []string{
-			fmt.Sprintf("it is for %s/%s, not for %s", c.Name, c.Version, id)}}
-	}
-	return c, err
+	// What it calls itself does not count: packages exist that leave a
+	// placeholder there.
+	return e.shell.Read(src, e.Settings)
 }
 
-// observe looks at packages from one kernel. Confs are read where read says so.
-func (e *Engine) observe(k tree.Target, packages []tree.Package, read func(tree.Package) bool) []plan.Package {
+// A reader returns the conf of a package for a kernel.
+type reader func(tree.ID, tree.Target) (conf.Conf, error)
+
+// errUnknown is why a plan made from the cache alone cannot be relied on.
+var errUnknown = errors.New("not in the cache")
+
+// fromCache returns a reader that knows what the cache knows.
+func (e *Engine) fromCache(c *conf.Cache) reader {
+	return func(id tree.ID, k tree.Target) (conf.Conf, error) {
+		found, ok := c.Get(e.source(id, k), e.Settings)
+		if !ok {
+			return found, errUnknown
+		}
+		return found, nil
+	}
+}
+
+// cache opens the cache of confs for a kernel.
+func (e *Engine) cache(k tree.Target) *conf.Cache {
+	if e.System.CacheDir == "" {
+		return conf.OpenCache("")
+	}
+	return conf.OpenCache(filepath.Join(e.System.CacheDir, "conf-"+k.Release+"-"+k.Arch+".json"))
+}
+
+// observe looks at packages from one kernel. The confs of those that read says so
+// of are read by conf.
+func (e *Engine) observe(k tree.Target, packages []tree.Package, read func(tree.Package) bool, conf reader) []plan.Package {
 	var seen []plan.Package
 	for _, p := range packages {
 		o := plan.Package{ID: p.ID, Source: p.Source}
 		b, built := p.Build(k)
 		o.Built, o.Modules, o.Installed = built, b.Modules, b.Installed
 		if p.Source != "" && (read(p) || o.Installed) {
-			o.Conf, o.ConfErr = e.Conf(p.ID, k)
+			o.Conf, o.ConfErr = conf(p.ID, k)
 		}
 		if o.Installed {
 			o.Current = e.placer(k).Current(e.placed(p.ID, k, packages, o))

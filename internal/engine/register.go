@@ -39,6 +39,9 @@ func (e *Engine) Register(ctx context.Context, id tree.ID, k tree.Target) error 
 	if err := e.Tree.Register(id, source); err != nil {
 		return failure.From(err, "cannot add "+id.String(), failure.StatusNoPerm)
 	}
+	if c.Name != id.Name || c.Version != id.Version {
+		e.Events.Note(fmt.Sprintf("%s: its dkms.conf calls it %s/%s", id, c.Name, c.Version))
+	}
 	for _, w := range c.Warnings {
 		e.Events.Note(id.String() + ": " + w)
 	}
@@ -64,9 +67,6 @@ func (e *Engine) readNew(source string, id tree.ID, k tree.Target) (conf.Conf, e
 		return conf.Conf{}, fail(failure.StatusNoConf, "it has no dkms.conf", "write one: see dkms(8)")
 	}
 	c, err := e.shell.Read(src, e.Settings)
-	if err == nil && id != (tree.ID{}) && (c.Name != id.Name || c.Version != id.Version) {
-		err = &conf.Error{File: src.File, Problems: []string{fmt.Sprintf("it is for %s/%s, not for %s", c.Name, c.Version, id)}}
-	}
 	if err != nil {
 		return c, fail(failure.StatusBadConf, err.Error(), "correct dkms.conf; nothing was added")
 	}

@@ -117,6 +117,7 @@ func (e *Engine) RemoveKernel(ctx context.Context, release string, depmodFollows
 	if err != nil {
 		return results, err
 	}
+	e.cache(e.Target(release)).Remove()
 	// Links whose build is gone already, and archives.
 	for _, id := range ids {
 		for _, k := range e.Tree.Links(id.Name) {

@@ -24,6 +24,8 @@ type Status struct {
 	// Originals says that displaced modules are archived, Differs that the
 	// kernel's folder does not hold what was built.
 	Originals, Differs bool
+	// KernelGone says that the kernel's folder does not exist.
+	KernelGone bool
 }
 
 // Status tells the state of every package and build for which match says so. A
@@ -51,9 +53,11 @@ func (e *Engine) Status(matchPackage func(tree.ID) bool, matchKernel func(tree.T
 			}
 			some = true
 			s := Status{ID: p.ID, Kernel: b.Target, State: StateBuilt}
+			s.Originals = b.Originals
+			s.KernelGone = !e.Kernel(b.Target).Exists()
 			if b.Installed {
-				s.State, s.Originals = StateInstalled, b.Originals
-				s.Differs = !e.current(p, b, packages)
+				s.State = StateInstalled
+				s.Differs = !s.KernelGone && !e.current(p, b, packages)
 			}
 			list = append(list, s)
 		}

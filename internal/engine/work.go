@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/build"
+	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/place"
@@ -49,8 +51,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 	var tasks []task
 	builds := 0
 	for _, k := range kernels {
-		seen := e.observe(k, packages, read)
-		items := plan.Make(seen, r)
+		seen, items := e.plan(k, packages, read, r)
 		e.checkHeaders(k, items)
 		first := len(results)
 		var placing sync.Mutex // one package at a time in the kernel's folder
@@ -87,6 +88,34 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 		}
 	}
 	return results, nil
+}
+
+// plan looks at the packages from kernel k and plans the work. For automatic work
+// it first asks the cache, and believes it when it says that nothing is to do.
+func (e *Engine) plan(k tree.Target, packages []tree.Package, read func(tree.Package) bool, r plan.Request) ([]plan.Package, []plan.Item) {
+	if r.Only != nil || r.Force {
+		seen := e.observe(k, packages, read, e.Conf)
+		return seen, plan.Make(seen, r)
+	}
+	cache := e.cache(k)
+	seen := e.observe(k, packages, read, e.fromCache(cache))
+	items := plan.Make(seen, r)
+	if !slices.ContainsFunc(items, func(i plan.Item) bool { return i.Verdict == plan.Do || i.Verdict == plan.Fail }) {
+		return seen, items
+	}
+	fresh := map[*conf.Source]conf.Conf{}
+	seen = e.observe(k, packages, read, func(id tree.ID, k tree.Target) (conf.Conf, error) {
+		c, err := e.Conf(id, k)
+		if err == nil {
+			src := e.source(id, k)
+			fresh[&src] = c
+		}
+		return c, err
+	})
+	if err := cache.Replace(fresh, e.Settings); err != nil {
+		e.Events.Note("cannot keep the cache of configurations: " + err.Error())
+	}
+	return seen, plan.Make(seen, r)
 }
 
 // jobsFor returns N of make -jN for each of workers builds at a time, on a

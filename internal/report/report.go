@@ -190,6 +190,9 @@ func StatusLine(s engine.Status) string {
 	if s.Originals {
 		line += " (Original modules exist)"
 	}
+	if s.KernelGone {
+		line += " (Built modules are missing in the kernel modules folder)"
+	}
 	if s.Differs {
 		line += " (Differences between built and installed modules)"
 	}
@@ -205,13 +208,14 @@ type statusJSON struct {
 	State           string `json:"state"`
 	OriginalsExist  bool   `json:"originals_exist"`
 	DiffersFromTree bool   `json:"differs"`
+	KernelGone      bool   `json:"kernel_gone"`
 }
 
 // StatusJSON writes the list as a JSON array of objects.
 func StatusJSON(w io.Writer, list []engine.Status) error {
 	out := make([]statusJSON, len(list))
 	for i, s := range list {
-		out[i] = statusJSON{s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, string(s.State), s.Originals, s.Differs}
+		out[i] = statusJSON{s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, string(s.State), s.Originals, s.Differs, s.KernelGone}
 	}
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")

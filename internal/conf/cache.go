@@ -1,0 +1,91 @@
+package conf
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
+
+	"github.com/google/renameio/v2"
+)
+
+// Cache remembers what confs said, so that a run which finds nothing to do need
+// not start bash to find out. What a conf reads besides its own files and the
+// kernel's configuration is not watched: so the cache may say that there is
+// nothing to do, and whatever is done goes by a fresh reading.
+type Cache struct {
+	file    string
+	entries map[string]cached
+}
+
+type cached struct {
+	Stamp string
+	Conf  Conf
+}
+
+// OpenCache reads the cache in file. A file that is missing or damaged is an
+// empty cache; an empty name is a cache that remembers nothing.
+func OpenCache(file string) *Cache {
+	c := &Cache{file: file}
+	if b, err := os.ReadFile(file); err != nil || json.Unmarshal(b, &c.entries) != nil || c.entries == nil {
+		c.entries = map[string]cached{}
+	}
+	return c
+}
+
+// Get returns what the conf of src said, if everything it was read from is as it
+// was then.
+func (c *Cache) Get(src Source, set Settings) (Conf, bool) {
+	e, ok := c.entries[src.key()]
+	if !ok || e.Stamp != src.stamp(set) {
+		return Conf{}, false
+	}
+	return e.Conf, true
+}
+
+// Replace makes the cache remember confs, by their sources, and nothing else.
+func (c *Cache) Replace(confs map[*Source]Conf, set Settings) error {
+	if c.file == "" {
+		return nil
+	}
+	fresh := map[string]cached{}
+	for src, conf := range confs {
+		fresh[src.key()] = cached{src.stamp(set), conf}
+	}
+	if reflect.DeepEqual(fresh, c.entries) {
+		return nil
+	}
+	c.entries = fresh
+	b, err := json.Marshal(fresh)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.MkdirAll(filepath.Dir(c.file), 0o755), renameio.WriteFile(c.file, b, 0o644))
+}
+
+// Remove removes the cache.
+func (c *Cache) Remove() { os.Remove(c.file) }
+
+func (s Source) key() string { return s.Module + "/" + s.Version }
+
+// rules counts the changes to what this package makes of a conf.
+const rules = 1
+
+// stamp changes with everything that a conf is read from.
+func (s Source) stamp(set Settings) string {
+	var b strings.Builder
+	fmt.Fprintln(&b, rules, set.AddonModulesDir, s.Vars(set), s.Directives)
+	for _, file := range append(s.Files(set.EtcDir), s.KernelConfigFile) {
+		var st syscall.Stat_t
+		err := syscall.Stat(file, &st)
+		fmt.Fprintln(&b, file, err, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim)
+	}
+	sum := sha256.Sum256([]byte(b.String()))
+	return hex.EncodeToString(sum[:])
+}
