@@ -224,7 +224,7 @@ func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 				if err != nil {
 					return err
 				}
-				line += " -> " + strings.Replace(to, root, "$WORK", 1)
+				line += " -> " + to
 			}
 			list = append(list, line)
 			return nil

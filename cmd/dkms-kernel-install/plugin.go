@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -67,7 +69,7 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 			text.Debug("one of several boot entries of " + release + " goes, its modules stay")
 			return 0
 		}
-		if !isDir(e.Tree.Dir) {
+		if _, err := os.Stat(e.Tree.Dir); errors.Is(err, fs.ErrNotExist) {
 			return 0
 		}
 		unlock, err := e.Lock(ctx)
@@ -87,7 +89,7 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 		text.Debug(filepath.Join(p.system.EtcDir, "no-autoinstall") + " exists: nothing is built automatically")
 		return 0
 	}
-	if !isDir(e.Tree.Dir) {
+	if _, err := os.Stat(e.Tree.Dir); errors.Is(err, fs.ErrNotExist) {
 		text.Debug("no packages are registered")
 		return 0
 	}

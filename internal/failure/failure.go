@@ -81,6 +81,8 @@ func hint(err error) string {
 		return "run it as root"
 	case errors.Is(err, unix.ENOTDIR):
 		return "a file stands where a folder should be: move it away, then run it again"
+	case errors.Is(err, unix.EISDIR), errors.Is(err, unix.EEXIST), errors.Is(err, unix.ENOTEMPTY):
+		return "something else stands where that file should be: move it away, then run it again"
 	case errors.Is(err, unix.ENAMETOOLONG):
 		return "the package's name is too long for the file system: shorten it"
 	}

@@ -387,7 +387,7 @@ func same(a, b string) bool {
 // copyTo makes to a durable copy of from, with mode 0644, in one step. Folders
 // on the way are made.
 func copyTo(from, to string) error {
-	dir, name := filepath.Split(to)
+	dir, name := filepath.Dir(to), filepath.Base(to)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -21,6 +22,11 @@ import (
 func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (unlock func(), err error) {
 	if err := os.MkdirAll(t.Dir, 0o755); err != nil {
 		return nil, err
+	}
+	// Whoever may read the folder could take its lock, and find out later
+	// that this was of no use.
+	if err := unix.Access(t.Dir, unix.W_OK); err != nil {
+		return nil, &fs.PathError{Op: "write to", Path: t.Dir, Err: err}
 	}
 	d, err := os.Open(t.Dir)
 	if err != nil {
@@ -41,7 +47,7 @@ func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (unlock fun
 		select {
 		case <-ctx.Done():
 			d.Close()
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
