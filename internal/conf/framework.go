@@ -157,7 +157,7 @@ func (s Settings) Required(name string) bool {
 var (
 	variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	// plain is an assignment that means the same without a shell.
-	plain = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"$` + "`" + `\\]*)"|'([^']*)'|([\w./:,@%+-]*))\s*(?:#.*)?$`)
+	plain = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"$` + "`" + `\\]*)"|'([^']*)'|([\w./:,@%+-]*))(?:[ \t]+#.*)?$`)
 )
 
 // readLiteral reads a shell file that holds nothing but comments and plain
@@ -171,7 +171,7 @@ func readLiteral(file string) (map[string]string, error) {
 	set := map[string]string{}
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	for lines.Scan() {
-		line := strings.TrimSpace(lines.Text())
+		line := strings.Trim(lines.Text(), " \t")
 		if line == "" || line[0] == '#' {
 			continue
 		}
