@@ -1,0 +1,103 @@
+package kernel
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dkms-kernel-install/internal/kmod"
+)
+
+// files writes files below a new folder, which is the install tree.
+func files(t *testing.T, texts map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range texts {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestList(t *testing.T) {
+	dir := files(t, map[string]string{"6.10/x": "", "6.9/x": "", "6.9-rt/x": "", "file": ""})
+	got, err := List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"6.9", "6.9-rt", "6.10"}, got); diff != "" {
+		t.Error(diff)
+	}
+	if got, err := List(filepath.Join(dir, "none")); got != nil || err != nil {
+		t.Errorf("a missing folder has %q, %v", got, err)
+	}
+}
+
+func TestConfig(t *testing.T) {
+	dir := files(t, map[string]string{
+		"6.9/build/include/config/auto.conf": "# comment\nCONFIG_A=y\nCONFIG_B=m\nCONFIG_MODULE_SIG_HASH=\"sha512\"\nCONFIG_N=12\n",
+	})
+	k := New(dir, "6.9", "x86_64", "", "")
+	for option, want := range map[string]bool{"CONFIG_A": true, "CONFIG_B": true, "CONFIG_N": false, "CONFIG_C": false} {
+		if got, err := k.Enabled(option); got != want || err != nil {
+			t.Errorf("%s: %v, %v", option, got, err)
+		}
+	}
+	if k.SignHash() != "sha512" || !k.HasHeaders() || !k.Exists() {
+		t.Errorf("hash %q, headers %v, exists %v", k.SignHash(), k.HasHeaders(), k.Exists())
+	}
+	gone := New(dir, "0.0-none", "x86_64", "", "")
+	if _, err := gone.Enabled("CONFIG_A"); err == nil || gone.HasHeaders() || gone.Exists() || gone.SignHash() != "" {
+		t.Errorf("a kernel that is not there has something: %v", err)
+	}
+}
+
+func TestCompression(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		files map[string]string
+		want  kmod.Compression
+	}{
+		{"nothing", nil, kmod.None},
+		{"plain", map[string]string{"6.9/kernel/a/x.ko": ""}, kmod.None},
+		{"xz", map[string]string{"6.9/kernel/a/readme": "", "6.9/kernel/a/x.ko.xz": ""}, kmod.XZ},
+		{"zst", map[string]string{"6.9/kernel/a/b/x.ko.zst": ""}, kmod.Zstd},
+		{"gz", map[string]string{"6.9/kernel/x.ko.gz": ""}, kmod.Gzip},
+		{"files beat the configuration", map[string]string{"6.9/kernel/x.ko": "", "6.9/build/include/config/auto.conf": "CONFIG_MODULE_COMPRESS_XZ=y\n"}, kmod.None},
+		{"configuration", map[string]string{"6.9/build/include/config/auto.conf": "CONFIG_MODULE_COMPRESS_ZSTD=y\n"}, kmod.Zstd},
+		{"not those of others", map[string]string{"6.9/updates/x.ko.gz": "", "6.9/kernel/x.ko.xz": ""}, kmod.XZ},
+	} {
+		if got := New(files(t, tt.files), "6.9", "x86_64", "", "").Compression(); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestCompiler(t *testing.T) {
+	bin := files(t, map[string]string{"gcc-12": "", "clang-17": ""})
+	t.Setenv("PATH", bin)
+	for _, tt := range []struct {
+		name, config string
+		want         Compiler
+	}{
+		{"none", "", Compiler{Strip: "strip"}},
+		{"gcc", `CONFIG_CC_VERSION_TEXT="gcc-12 (Debian 12.2.0) 12.2.0"`, Compiler{CC: "gcc-12", Strip: "strip"}},
+		{"gcc that is not here", `CONFIG_CC_VERSION_TEXT="x86_64-linux-gnu-gcc-14 (Debian) 14.2"`, Compiler{Strip: "strip"}},
+		{"clang", "CONFIG_CC_IS_CLANG=y\nCONFIG_LD_IS_LLD=y\n" + `CONFIG_CC_VERSION_TEXT="Debian clang version 17.0.6"`,
+			Compiler{CC: "clang-17", Strip: "llvm-strip-17", Args: []string{"LLVM=-17", "CC=clang-17", "LD=ld.lld-17"}}},
+		{"clang that is not here", "CONFIG_CC_IS_CLANG=y\n" + `CONFIG_CC_VERSION_TEXT="clang version 19.1"`,
+			Compiler{CC: "clang", Strip: "llvm-strip", Args: []string{"LLVM=1", "CC=clang"}}},
+	} {
+		dir := files(t, map[string]string{"6.9/build/include/config/auto.conf": tt.config + "\n"})
+		if diff := cmp.Diff(tt.want, New(dir, "6.9", "x86_64", "", "").Compiler()); diff != "" {
+			t.Errorf("%s: %s", tt.name, diff)
+		}
+	}
+}
