@@ -286,13 +286,7 @@ func (r *Root) InstallProgram() {
 	r.t.Helper()
 	makeLock.Lock()
 	defer makeLock.Unlock()
-	cmd := exec.Command("make", "-C", "..", "install", "DESTDIR="+r.Dir)
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { // of a make that runs these tests
-		return strings.HasPrefix(v, "MAKE") || strings.HasPrefix(v, "MFLAGS=")
-	})
-	if out, err := cmd.CombinedOutput(); err != nil {
-		r.t.Fatalf("make install: %v\n%s", err, out)
-	}
+	makeIn(r.t, "..", "install", "DESTDIR="+r.Dir)
 }
 
 // InstallPeer installs Debian's dkms, whole: the command, its kernel-install plugin and its kernel hooks.
