@@ -80,6 +80,20 @@ func stageInto(ctx context.Context, source, dir, sub string) error {
 	return err
 }
 
+// Cost tells how long the source may take to build, compared to others: the size
+// of what is compiled.
+func Cost(source string) (cost int64) {
+	filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() && filepath.Ext(path) == ".c" {
+			if fi, err := d.Info(); err == nil {
+				cost += fi.Size()
+			}
+		}
+		return nil
+	})
+	return cost
+}
+
 func copyFile(from string, root *os.Root, to string, fi fs.FileInfo) error {
 	in, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {

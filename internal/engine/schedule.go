@@ -6,11 +6,14 @@ type task struct {
 	needs []int
 	// key names what only one task at a time may use; empty for nothing.
 	key string
-	run func()
+	// cost tells how long the task may take, compared to others.
+	cost int64
+	run  func()
 }
 
-// schedule runs tasks, workers at a time, in their order where needs and keys
-// leave a choice. There must be no circle of needs.
+// schedule runs tasks, workers at a time. Where needs and keys leave a choice the
+// costly ones come first, so that in the end no worker is alone with a long one.
+// There must be no circle of needs.
 func schedule(tasks []task, workers int) {
 	waiting := make([]int, len(tasks)) // needs that have not ended
 	after := make([][]int, len(tasks))
@@ -24,20 +27,24 @@ func schedule(tasks []task, workers int) {
 	busy := map[string]bool{}
 	ended := make(chan int)
 	for running, left := 0, len(tasks); left > 0; {
-		for i := range tasks {
-			if running == workers {
+		for running < workers {
+			next := -1
+			for i, t := range tasks {
+				if !started[i] && waiting[i] == 0 && !busy[t.key] && (next < 0 || t.cost > tasks[next].cost) {
+					next = i
+				}
+			}
+			if next < 0 {
 				break
 			}
-			if key := tasks[i].key; started[i] || waiting[i] > 0 || busy[key] {
-				continue
-			} else if key != "" {
+			if key := tasks[next].key; key != "" {
 				busy[key] = true
 			}
-			started[i] = true
+			started[next] = true
 			running++
 			go func() {
-				tasks[i].run()
-				ended <- i
+				tasks[next].run()
+				ended <- next
 			}()
 		}
 		i := <-ended

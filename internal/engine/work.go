@@ -67,6 +67,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 				}
 				if item.Build {
 					builds++
+					t.cost = build.Cost(item.Source)
 				}
 			}
 			tasks = append(tasks, t)
