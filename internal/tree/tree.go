@@ -345,39 +345,63 @@ func (t Tree) Unregister(id ID) error {
 // removed, and a scratch folder that explains no failure for any kernel.
 func (t Tree) Heal(id ID) error {
 	dir := t.PackageDir(id)
-	dirs := []string{filepath.Dir(dir), dir}
-	releases, err := os.ReadDir(dir)
+	if _, err := removeTemps(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	releases, err := removeTemps(dir)
 	if err != nil {
 		return err
 	}
 	for _, r := range releases {
-		if r.IsDir() && r.Name() != "build" && !IsTemp(r.Name()) {
-			dirs = append(dirs, filepath.Join(dir, r.Name()))
-			arches, _ := os.ReadDir(filepath.Join(dir, r.Name()))
-			for _, a := range arches {
-				if a.IsDir() && !IsTemp(a.Name()) {
-					dirs = append(dirs, filepath.Join(dir, r.Name(), a.Name()), t.ModuleDir(id, Target{r.Name(), a.Name()}))
+		if !r.IsDir() || r.Name() == "build" {
+			continue
+		}
+		release := filepath.Join(dir, r.Name())
+		arches, err := removeTemps(release)
+		if err != nil {
+			return err
+		}
+		for _, a := range arches {
+			if !a.IsDir() {
+				continue
+			}
+			arch := filepath.Join(release, a.Name())
+			left, err := removeTemps(arch)
+			if err != nil {
+				return err
+			}
+			if len(left) == 0 {
+				RemoveEmpty(arch, dir)
+			}
+			for _, e := range left {
+				if e.IsDir() && e.Name() == "module" {
+					if _, err := removeTemps(filepath.Join(arch, "module")); err != nil {
+						return err
+					}
 				}
 			}
 		}
-	}
-	for _, dir := range dirs {
-		entries, _ := os.ReadDir(dir)
-		for _, e := range entries {
-			if IsTemp(e.Name()) {
-				if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-					return err
-				}
-			}
+		if len(arches) == 0 {
+			RemoveEmpty(release, dir)
 		}
-	}
-	for i := len(dirs) - 1; i >= 2; i-- {
-		RemoveEmpty(dirs[i], dir)
 	}
 	if !t.explainsFailure(id) {
 		return os.RemoveAll(t.BuildDir(id))
 	}
 	return nil
+}
+
+// removeTemps removes the temporaries in dir and returns what else is there.
+func removeTemps(dir string) (left []fs.DirEntry, err error) {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if !IsTemp(e.Name()) {
+			left = append(left, e)
+		} else if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return left, err
 }
 
 // explainsFailure says whether the scratch folder of id holds the log of a build
