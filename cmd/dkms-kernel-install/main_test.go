@@ -105,6 +105,8 @@ func setup(env *testscript.Env) error {
 		"TREE="+filepath.Join(env.WorkDir, "var/lib/dkms"),
 		"SRC="+filepath.Join(env.WorkDir, "usr/src"),
 		"MODULES="+filepath.Join(env.WorkDir, "lib/modules"),
+		// With -race, each command would take a second to end.
+		"GORACE=atexit_sleep_ms=0",
 	)
 	// Without try_sign_modules, signing would depend on whether the tests
 	// run in a chroot.
@@ -115,14 +117,15 @@ func setup(env *testscript.Env) error {
 // condition knows
 //
 //	[root]   the tests run as root
-//	[mount]  file systems can be mounted in a namespace of one's own
+//	[mount]  file systems can be mounted, and mounted again in another size, in a
+//	         namespace of one's own; an ordinary user can rarely do the latter
 //	[pidns]  processes can get a namespace of their own
 func condition(cond string) (bool, error) {
 	switch cond {
 	case "root":
 		return os.Geteuid() == 0, nil
 	case "mount":
-		return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil, nil
+		return exec.Command("unshare", "-rm", "sh", "-c", "mount -t tmpfs none /mnt && mount -o remount,size=1m /mnt").Run() == nil, nil
 	case "pidns":
 		return exec.Command("unshare", "-pf", "true").Run() == nil, nil
 	}
@@ -205,6 +208,7 @@ func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: files folder...")
 	}
+	out := ts.Stdout() // also when nothing is written: what was there goes
 	root := ts.Getenv("WORK")
 	var list []string
 	for _, dir := range args {
@@ -233,7 +237,7 @@ func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	slices.Sort(list)
 	for _, line := range list {
-		fmt.Fprintln(ts.Stdout(), line)
+		fmt.Fprintln(out, line)
 	}
 }
 
