@@ -321,7 +321,7 @@ func (r *Root) Snapshot() map[string]Entry {
 				return err
 			}
 			name := strings.TrimPrefix(file, r.Dir)
-			if index, _ := path.Match("/usr/lib/modules/*/modules.*", name); index {
+			if index, _ := path.Match("/usr/lib/modules/*/modules.*", name); index || name == "/var/lib/dkms/.lock" {
 				return nil
 			}
 			e := Entry{Mode: info.Mode().String()}

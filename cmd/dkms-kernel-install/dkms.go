@@ -284,15 +284,9 @@ func (c *classicRun) work(goal plan.Goal) error {
 	if err != nil {
 		return err
 	}
-	p, err := c.e.Find(packages, id)
-	if err != nil {
+	if _, err := c.e.Find(packages, id); err != nil {
 		// What is missing is added.
 		if err := c.register(id); err != nil {
-			return err
-		}
-	}
-	if !c.Force && !p.Broken() {
-		if err := already(p, ks, goal); err != nil {
 			return err
 		}
 	}
@@ -300,21 +294,15 @@ func (c *classicRun) work(goal plan.Goal) error {
 	if err != nil {
 		return err
 	}
-	return c.worst(results)
-}
-
-// already says that all that is wanted is done.
-func already(p tree.Package, ks []tree.Target, goal plan.Goal) error {
-	for _, k := range ks {
-		if b, ok := p.Build(k); !ok || goal == plan.Installed && !b.Installed {
-			return nil
+	for _, r := range results {
+		if r.Outcome != engine.Current {
+			return c.worst(results)
 		}
 	}
-	f := &failure.Failure{What: p.ID.String() + " is already built", Hint: "use --force to build it again", Status: failure.StatusAlready}
-	if goal == plan.Installed {
-		f.What, f.Hint, f.Status = p.ID.String()+" is already installed", "use --force to install it again", failure.StatusInstalled
+	if goal == plan.Built {
+		return &failure.Failure{What: id.String() + " is already built", Hint: "use --force to build it again", Status: failure.StatusAlready}
 	}
-	return f
+	return &failure.Failure{What: id.String() + " is already installed", Hint: "use --force to install it again", Status: failure.StatusInstalled}
 }
 
 // never says that nobody else will run depmod.

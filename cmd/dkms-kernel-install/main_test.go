@@ -213,7 +213,7 @@ func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	var list []string
 	for _, dir := range args {
 		err := filepath.WalkDir(ts.MkAbs(dir), func(path string, d os.DirEntry, err error) error {
-			if err != nil || path == ts.MkAbs(dir) {
+			if err != nil || path == ts.MkAbs(dir) || d.Name() == ".lock" {
 				return err
 			}
 			line, err := filepath.Rel(root, path)

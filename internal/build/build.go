@@ -99,6 +99,8 @@ func (j *Job) run(ctx context.Context) error {
 	}
 
 	targetDir := j.Tree.TargetDir(j.ID, j.target())
+	_, err = os.Lstat(targetDir)
+	first := errors.Is(err, os.ErrNotExist)
 	tmp := filepath.Join(targetDir, tree.TempName("module"))
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
@@ -108,15 +110,15 @@ func (j *Job) run(ctx context.Context) error {
 	}
 	done := false
 	defer func() {
-		if !done {
-			os.RemoveAll(tmp)
-			if _, err := os.Stat(j.Tree.ModuleDir(j.ID, j.target())); err != nil {
-				// No build is left, so neither is what POST_BUILD wrote
-				// beside one.
-				os.RemoveAll(targetDir)
-				tree.RemoveEmpty(filepath.Dir(targetDir), j.Tree.PackageDir(j.ID))
-			}
+		if done {
+			return
 		}
+		os.RemoveAll(tmp)
+		if first {
+			// With no build there, neither is what POST_BUILD wrote beside it.
+			os.RemoveAll(targetDir)
+		}
+		tree.RemoveEmpty(filepath.Dir(targetDir), j.Tree.PackageDir(j.ID))
 	}()
 	for _, m := range j.Conf.Modules {
 		if err := j.finish(ctx, log, m, dir, tmp); err != nil {

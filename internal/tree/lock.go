@@ -5,30 +5,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// lockName is the file whose lock is that of the tree. It is not the tree's folder
+// itself, which every user may open and so lock.
+const lockName = ".lock"
+
 // Lock takes the lock of the tree, which it makes if it is missing, and holds
 // it until unlock is called or the process ends. Where another run holds it,
 // waiting is called once with a description of that run, and Lock waits.
 //
-// The lock is flock(2) on the tree's folder itself: there is no lock file that
-// could be left behind.
+// The lock is flock(2): what is left of it after a run is an empty file, and no
+// claim.
 func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (unlock func(), err error) {
 	if err := os.MkdirAll(t.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	// Whoever may read the folder could take its lock, and find out later
-	// that this was of no use.
-	if err := unix.Access(t.Dir, unix.W_OK); err != nil {
-		return nil, &fs.PathError{Op: "write to", Path: t.Dir, Err: err}
-	}
-	d, err := os.Open(t.Dir)
+	d, err := os.OpenFile(filepath.Join(t.Dir, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
