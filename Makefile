@@ -46,7 +46,7 @@ test-all: lint
 	DKMS_TEST_ALL=1 DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -timeout 6h ./...
 
 fuzz:
-	@set -e; for pkg in version conf kmod; do \
+	@set -e; for pkg in version conf kmod build; do \
 	  for target in $$($(GO) test -list '^Fuzz' ./internal/$$pkg | grep ^Fuzz); do \
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime 30s ./internal/$$pkg; \
 	  done; \

@@ -138,6 +138,9 @@ func (c *classicRun) run() error {
 	}
 	defer e.Close()
 	c.e = e
+	if e.Settings.Verbose {
+		c.text.Verbose()
+	}
 	for _, d := range c.Directive {
 		if !directive.MatchString(d) {
 			return usage(failure.StatusNotFound, "--directive: %q is not NAME=VALUE", d)

@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -34,8 +35,21 @@ func main() {
 	// Compressing makes much garbage; collecting it early costs little next to
 	// the compilers that run beside us.
 	debug.SetMemoryLimit(32 << 20)
+	os.Setenv("PATH", path(os.Getenv("PATH")))
 	p := program{engine.DefaultSystem(), os.Stdout, os.Stderr}
 	os.Exit(p.main(os.Args))
+}
+
+// path returns the search path with the system's own folders at its end: callers
+// such as package managers and su leave out those that depmod is in.
+func path(value string) string {
+	dirs := filepath.SplitList(value)
+	for _, dir := range []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
+		if !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return strings.Join(dirs, string(filepath.ListSeparator))
 }
 
 // errSignal is why work ends that a signal cut short.

@@ -142,6 +142,7 @@ func (j *Job) shell(ctx context.Context, log *os.File, dir, what, command string
 // environ is what commands of the package see.
 func (j *Job) environ() []string {
 	env := conf.Environ(os.Environ(),
+		"LC_MESSAGES=C", // what decisive looks for is English
 		"kernelver="+j.Kernel.Release, "arch="+j.Kernel.Arch, "module="+j.Name, "module_version="+j.Version)
 	if cc := j.Kernel.Compiler().CC; cc != "" {
 		env = append(env, "CC="+cc, "KERNEL_CC="+cc)

@@ -27,7 +27,7 @@ type Settings struct {
 	Verbose      bool
 
 	// SignFile, MOKSigningKey and MOKCertificate may contain $kernelver;
-	// see [Settings.ForKernel].
+	// see [ForKernel].
 	SignFile, MOKSigningKey, MOKCertificate string
 	TrySignModules                          string // "true", "false" or ""
 

@@ -40,6 +40,9 @@ func NewText(w io.Writer, prefix string, verbose, quiet bool) *Text {
 	return &Text{log, prefix}
 }
 
+// Verbose makes t tell everything from now on.
+func (t *Text) Verbose() { t.log.SetLevel(logrus.DebugLevel) }
+
 // lineFormatter writes the message alone: time and level are noise in the output
 // of a package manager, which has its own log.
 type lineFormatter struct{}
