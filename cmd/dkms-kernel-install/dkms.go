@@ -234,31 +234,34 @@ func (c *classicRun) id(create bool) (tree.ID, error) {
 	return id, err
 }
 
-// lock takes the lock for a verb that changes the tree.
-func (c *classicRun) lock() (func(), error) { return c.e.Lock(c.ctx) }
+// begin takes the lock and returns what a verb that changes one package works on.
+func (c *classicRun) begin(create bool) (id tree.ID, ks []tree.Target, unlock func(), err error) {
+	if ks, err = c.kernels(); err != nil {
+		return
+	}
+	if unlock, err = c.e.Lock(c.ctx); err != nil {
+		return
+	}
+	if id, err = c.id(create); err != nil {
+		unlock()
+	}
+	return
+}
 
 func (c *classicRun) add() error {
 	if c.All {
 		return usage(failure.StatusNoAll, "add does not take --all")
 	}
-	unlock, err := c.lock()
+	id, ks, unlock, err := c.begin(true)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	id, err := c.id(true)
-	if err != nil {
-		return err
-	}
-	return c.register(id)
+	return c.register(id, ks[0])
 }
 
-func (c *classicRun) register(id tree.ID) error {
-	ks, err := c.kernels()
-	if err != nil {
-		return err
-	}
-	if err := c.e.Register(c.ctx, id, ks[0]); err != nil {
+func (c *classicRun) register(id tree.ID, k tree.Target) error {
+	if err := c.e.Register(c.ctx, id, k); err != nil {
 		return err
 	}
 	c.text.Note("added " + id.String())
@@ -270,26 +273,14 @@ func (c *classicRun) work(goal plan.Goal) error {
 	if c.All {
 		return usage(failure.StatusNoAll, "%s does not take --all", c.Action)
 	}
-	ks, err := c.kernels()
-	if err != nil {
-		return err
-	}
-	unlock, err := c.lock()
+	id, ks, unlock, err := c.begin(true)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	id, err := c.id(true)
-	if err != nil {
-		return err
-	}
-	packages, err := c.e.Tree.Read()
-	if err != nil {
-		return err
-	}
-	if _, err := c.e.Find(packages, id); err != nil {
+	if c.e.Registered(id) != nil {
 		// What is missing is added.
-		if err := c.register(id); err != nil {
+		if err := c.register(id, ks[0]); err != nil {
 			return err
 		}
 	}
@@ -341,24 +332,12 @@ func (c *classicRun) remove(d engine.Depth) error {
 	if c.All && len(c.Kernelver) > 0 {
 		return usage(failure.StatusNotFound, "--all and -k exclude each other")
 	}
-	ks, err := c.kernels()
-	if err != nil {
-		return err
-	}
-	unlock, err := c.lock()
+	id, ks, unlock, err := c.begin(false)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	id, err := c.id(false)
-	if err != nil {
-		return err
-	}
-	packages, err := c.e.Tree.Read()
-	if err != nil {
-		return err
-	}
-	if _, err := c.e.Find(packages, id); err != nil {
+	if err := c.e.Registered(id); err != nil {
 		return err
 	}
 	match := func(k tree.Target) bool { return c.All || slices.Contains(ks, k) }
@@ -412,7 +391,7 @@ func (c *classicRun) autoinstall() error {
 	if _, err := os.Stat(filepath.Join(c.p.system.EtcDir, "no-autoinstall")); err == nil {
 		return nil
 	}
-	unlock, err := c.lock()
+	unlock, err := c.e.Lock(c.ctx)
 	if err != nil {
 		return err
 	}

@@ -285,15 +285,19 @@ func (e *Engine) placed(id tree.ID, k tree.Target, packages []tree.Package, o pl
 	return p
 }
 
-// Find returns the registered package id from the tree. Where it is not
-// registered or broken, the error says so.
-func (e *Engine) Find(packages []tree.Package, id tree.ID) (tree.Package, error) {
+// Registered returns an error that says so where the package id is not in the
+// tree. A broken one is.
+func (e *Engine) Registered(id tree.ID) error {
+	packages, err := e.Tree.Read()
+	if err != nil {
+		return failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
+	}
 	i := slices.IndexFunc(packages, func(p tree.Package) bool { return p.ID == id })
-	if i < 0 || packages[i].Source == "" && len(packages[i].Builds) == 0 && !exists(e.Tree.SourceDir(id)) {
-		return tree.Package{}, &failure.Failure{What: id.String() + " is not in the DKMS tree", Status: failure.StatusAlready,
+	if i < 0 || packages[i].Broken() && len(packages[i].Builds) == 0 && !exists(e.Tree.SourceDir(id)) {
+		return &failure.Failure{What: id.String() + " is not in the DKMS tree", Status: failure.StatusAlready,
 			Hint: "run: dkms add " + id.String()}
 	}
-	return packages[i], nil
+	return nil
 }
 
 func exists(path string) bool {
