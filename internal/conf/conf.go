@@ -124,7 +124,10 @@ var confNames = strings.Fields(`PACKAGE_NAME PACKAGE_VERSION
 type Error struct {
 	File     string
 	Problems []string
+	Err      error // the cause, where it is one error
 }
+
+func (e *Error) Unwrap() error { return e.Err }
 
 func (e *Error) Error() string {
 	return e.File + ": " + strings.Join(e.Problems, "; ")
@@ -141,7 +144,7 @@ func (s *Shell) Read(src Source, set Settings) (Conf, error) {
 		names:  confNames,
 	})
 	if err != nil {
-		return Conf{Name: src.Module, Version: src.Version}, &Error{src.File, []string{err.Error()}}
+		return Conf{Name: src.Module, Version: src.Version}, &Error{src.File, []string{err.Error()}, err}
 	}
 	return fromValues(v, src, set)
 }
@@ -234,7 +237,7 @@ func fromValues(v values, src Source, set Settings) (Conf, error) {
 		}
 	}
 	if problems != nil {
-		return c, &Error{src.File, problems}
+		return c, &Error{File: src.File, Problems: problems}
 	}
 	return c, nil
 }

@@ -208,7 +208,7 @@ func (e *Engine) source(id tree.ID, k tree.Target) conf.Source {
 func (e *Engine) Conf(id tree.ID, k tree.Target) (conf.Conf, error) {
 	src := e.source(id, k)
 	if fi, err := os.Stat(src.File); err != nil || !fi.Mode().IsRegular() {
-		return conf.Conf{Name: id.Name, Version: id.Version}, &conf.Error{File: src.File, Problems: []string{"there is no such file"}}
+		return conf.Conf{Name: id.Name, Version: id.Version}, &conf.Error{File: src.File, Problems: []string{"there is no such file"}, Err: fs.ErrNotExist}
 	}
 	// What it calls itself does not count: packages exist that leave a
 	// placeholder there.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -239,7 +240,7 @@ func (w *work) do(ctx context.Context, items []Result) (r Result) {
 		if item.Failure != nil {
 			return fail(item.Failure)
 		}
-		return fail(&failure.Failure{What: what(item.Cause), Why: item.Why, Hint: item.Hint, Status: status(item.Cause)})
+		return fail(&failure.Failure{What: what(item.Cause), Why: item.Why, Hint: item.Hint, Status: status(item)})
 	}
 	for _, n := range item.Needs {
 		if need := items[n]; item.Build && need.Outcome == Failed && !w.e.Options.Force {
@@ -347,11 +348,14 @@ func what(c plan.Cause) string {
 	return "failed"
 }
 
-func status(c plan.Cause) int {
-	switch c {
+func status(item plan.Item) int {
+	switch item.Cause {
 	case plan.Broken:
 		return failure.StatusNoConf
 	case plan.BadConf:
+		if errors.Is(item.ConfErr, fs.ErrNotExist) {
+			return failure.StatusNoConf
+		}
 		return failure.StatusBadConf
 	case plan.Dependency:
 		return failure.StatusDepends
