@@ -67,13 +67,12 @@ const (
 type Cause int
 
 const (
-	NoCause     Cause = iota
-	Broken            // the source is gone
-	BadConf           // dkms.conf has errors
-	Dependency        // BUILD_DEPENDS cannot be met
-	Conflict          // another package owns a module of the same name
-	NotForIt          // BUILD_EXCLUSIVE
-	MissingPart       // a built module is gone, and no build was asked for
+	NoCause    Cause = iota
+	Broken           // the source is gone
+	BadConf          // dkms.conf has errors
+	Dependency       // BUILD_DEPENDS cannot be met
+	Conflict         // another package owns a module of the same name
+	NotForIt         // BUILD_EXCLUSIVE
 )
 
 // Item is the plan for one package.
