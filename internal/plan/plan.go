@@ -222,7 +222,7 @@ func (p *planner) decide(pkg Package) Item {
 	item := Item{Package: pkg}
 	switch {
 	case pkg.Source == "":
-		item.fail(Broken, "its source is gone: the link "+"source in the tree leads nowhere",
+		item.fail(Broken, "its source is gone: the link in the tree leads nowhere",
 			fmt.Sprintf("reinstall the package that brings %s, or remove it", pkg.ID))
 	case pkg.ConfErr != nil:
 		item.fail(BadConf, pkg.ConfErr.Error(), "correct it, or set the directive in /etc/dkms/"+pkg.Name+".conf")

@@ -105,7 +105,7 @@ func TestMake(t *testing.T) {
 		{"not automatic", []Package{pkg("a", "1", manual), pkg("b", "1")}, auto, "b/1 build place\n"},
 		{"not automatic, files gone", []Package{pkg("a", "1", manual, damaged)}, auto, "a/1 place\n"},
 		{"broken", []Package{pkg("a", "1", broken), pkg("b", "1")}, auto,
-			"a/1 fail: its source is gone: the link source in the tree leads nowhere\nb/1 build place\n"},
+			"a/1 fail: its source is gone: the link in the tree leads nowhere\nb/1 build place\n"},
 		{"bad conf", []Package{pkg("a", "1", badConf), pkg("b", "1")}, auto,
 			"a/1 fail: AUTOINSTALL must be yes or no\nb/1 build place\n"},
 		{"excluded", []Package{pkg("a", "1", excluded)}, auto, "a/1 skip: it is only for kernels up to 5\n"},
@@ -115,7 +115,7 @@ func TestMake(t *testing.T) {
 		{"newest not automatic", []Package{pkg("a", "1"), pkg("a", "2", manual)}, auto, ""},
 		{"newest not automatic, old one's files gone", []Package{pkg("a", "1", damaged), pkg("a", "2", manual)}, auto, "a/1 place\n"},
 		{"newest broken", []Package{pkg("a", "1", installed), pkg("a", "2", broken)}, auto,
-			"a/2 fail: its source is gone: the link source in the tree leads nowhere\n"},
+			"a/2 fail: its source is gone: the link in the tree leads nowhere\n"},
 
 		{"dependency", []Package{pkg("a", "1", needs("b")), pkg("b", "1")}, auto, "b/1 build place\na/1 build place after b\n"},
 		{"chain", []Package{pkg("a", "1", needs("b")), pkg("b", "1", needs("c")), pkg("c", "1")}, auto,
