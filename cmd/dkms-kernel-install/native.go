@@ -140,6 +140,9 @@ func (c *nativeStatus) Run(r *nativeRun) error {
 		if c.JSON {
 			return report.StatusJSON(r.p.stdout, list)
 		}
+		if len(list) == 0 {
+			r.text.Note("no packages are registered; to register one: dkms add NAME/VERSION")
+		}
 		for _, s := range list {
 			fmt.Fprintln(r.p.stdout, report.StatusLine(s))
 		}
