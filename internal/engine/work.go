@@ -37,17 +37,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 	if err := e.heal(packages, kernels); err != nil {
 		return nil, failure.From(err, "cannot clean up after a run that was killed", failure.StatusNoPerm)
 	}
-	read := func(p tree.Package) bool {
-		if r.Only == nil {
-			return true
-		}
-		for _, id := range r.Only {
-			if id == p.ID {
-				return true
-			}
-		}
-		return false
-	}
+	read := func(p tree.Package) bool { return r.Only == nil || slices.Contains(r.Only, p.ID) }
 	var results []Result
 	var tasks []task
 	builds := 0

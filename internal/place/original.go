@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/tree"
@@ -33,7 +34,7 @@ func (k *Kernel) archive(p Package, m Module, foreign []string) error {
 		}
 		file := filepath.Join(dir, filepath.Base(path))
 		// A module without its origin would be lost; the reverse is not.
-		if err := writeOrigin(file+originSuffix, path); err != nil {
+		if err := writeTo(file+originSuffix, strings.NewReader(path+"\n"), time.Now()); err != nil {
 			return err
 		}
 		if err := copyTo(path, file); err != nil {
@@ -44,25 +45,6 @@ func (k *Kernel) archive(p Package, m Module, foreign []string) error {
 }
 
 const originSuffix = ".origin"
-
-func writeOrigin(file, path string) error {
-	tmp := filepath.Join(filepath.Dir(file), tree.TempName(filepath.Base(file)))
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(path + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(tmp, file)
-	}
-	if err != nil {
-		os.Remove(tmp)
-	}
-	return err
-}
 
 // archived is one module in the archive.
 type archived struct {

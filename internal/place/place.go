@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/failure"
@@ -387,27 +388,37 @@ func same(a, b string) bool {
 // copyTo makes to a durable copy of from, with mode 0644, in one step. Folders
 // on the way are made.
 func copyTo(from, to string) error {
-	dir, name := filepath.Dir(to), filepath.Base(to)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
+	fi, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	// The archive keeps a module's age, as what is put back has it.
+	return writeTo(to, in, fi.ModTime())
+}
+
+// writeTo makes file with the content of r and the time modified, durable and in
+// one step.
+func writeTo(file string, r io.Reader, modified time.Time) error {
+	dir, name := filepath.Dir(file), filepath.Base(file)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	tmp := filepath.Join(dir, tree.TempName(name))
 	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(out, in)
-	if fi, e := in.Stat(); e == nil && err == nil {
-		// The archive keeps a module's age, as what is put back has it.
-		err = os.Chtimes(tmp, fi.ModTime(), fi.ModTime())
+	_, err = io.Copy(out, r)
+	if err == nil {
+		err = os.Chtimes(tmp, modified, modified)
 	}
 	if err = errors.Join(err, out.Chmod(0o644), out.Sync(), out.Close()); err == nil {
-		err = os.Rename(tmp, to)
+		err = os.Rename(tmp, file)
 	}
 	if err != nil {
 		os.Remove(tmp)
