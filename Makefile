@@ -12,7 +12,7 @@ export DKMS_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dkms-kernel-ins
 # The kernel's sign-file, to compare signatures with; nothing where there can be no such root.
 sign_file = $$(integration/mkroot >/dev/null && echo $(CURDIR)/integration/sign-file)
 
-.PHONY: build install uninstall test test-all lint fuzz demo bench clean
+.PHONY: build install uninstall test test-all lint fuzz demo bench tools clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/dkms-kernel-install
@@ -38,12 +38,19 @@ lint:
 	$(GO) tool staticcheck ./...
 	for arch in arm64 riscv64 ppc64le s390x; do GOARCH=$$arch $(GO) vet ./cmd/... ./internal/... || exit 1; done
 
-test: lint
+test: lint tools
 	DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -timeout 60m ./...
 
 # Everything that is too long for every day: all packages of the archive.
-test-all: lint
+test-all: lint tools
 	DKMS_TEST_ALL=1 DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -timeout 6h ./...
+
+# What the tests run on this machine itself; as root on Debian it is installed.
+tools:
+	@for p in gcc patch strip xz zstd; do command -v $$p >/dev/null || missing=$$p; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc patch binutils xz-utils zstd; \
+	fi
 
 fuzz:
 	@set -e; for pkg in version conf kmod build; do \

@@ -293,7 +293,7 @@ func TestPrograms(t *testing.T) {
 	} {
 		t.Run(strings.Join(tt.compress, " "), func(t *testing.T) {
 			if _, err := exec.LookPath(tt.compress[0]); err != nil {
-				t.Skip(err)
+				skip(t, err.Error())
 			}
 			for name, module := range contents() {
 				theirs := filter(t, module, tt.compress...)

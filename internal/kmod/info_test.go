@@ -229,7 +229,7 @@ func TestCheck(t *testing.T) {
 // TestCompiled reads what a compiler makes, and compares with the standard library.
 func TestCompiled(t *testing.T) {
 	if _, err := exec.LookPath("gcc"); err != nil {
-		t.Skip("needs gcc:", err)
+		skip(t, "needs gcc: "+err.Error())
 	}
 	dir := t.TempDir()
 	source := filepath.Join(dir, "foo.c")
