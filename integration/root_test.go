@@ -36,7 +36,12 @@ type Root struct {
 func NewRoot(t testing.TB) *Root { return newRoot(t, coreSet) }
 
 // NewFullRoot is NewRoot, and Unpack has every *-dkms package of the archive.
-func NewFullRoot(t testing.TB) *Root { return newRoot(t, fullSet) }
+func NewFullRoot(t testing.TB) *Root {
+	t.Helper()
+	r := newRoot(t, fullSet)
+	r.Timeout = 2 * time.Hour // the largest packages, on a small machine that does other things too
+	return r
+}
 
 func newRoot(t testing.TB, set func() made) *Root {
 	t.Helper()
