@@ -21,27 +21,43 @@ import (
 
 // classic is the command line of the dkms face, as dkms(8) describes it.
 type classic struct {
-	Action string   `arg:"" optional:"" help:"What to do: add, build, install, uninstall, unbuild, remove, status, autoinstall."`
-	Args   []string `arg:"" optional:"" name:"module/version" help:"The package, or a folder with a dkms.conf."`
+	Action string   `arg:"" optional:"" help:"What to do: add, build, install, uninstall, unbuild, remove, status, match, autoinstall, mktarball, ldtarball, generate_mok, kernel_preinst, kernel_postinst, kernel_prerm."`
+	Args   []string `arg:"" optional:"" name:"module/version" help:"The package; or a folder with a dkms.conf, a dkms.conf, or an archive."`
 
 	Module        string   `short:"m" help:"Name of the package, or NAME/VERSION."`
 	ModuleVersion string   `short:"v" name:"moduleversion" placeholder:"VERSION" help:"Its version."`
 	Kernelver     []string `short:"k" sep:"none" placeholder:"KERNEL[/ARCH]" help:"Kernel release; may be repeated. Default: the running kernel."`
 	Arch          []string `short:"a" sep:"none" help:"Architecture, in the order of -k. Default: this machine's."`
 	All           bool     `help:"All kernels that there is something for (uninstall, unbuild, remove)."`
-	Force         bool     `help:"Do it again though it is done; install modules that are not newer than the kernel's."`
+	Force         bool     `help:"Do it again though it is done; install modules that are not newer than the kernel's; overwrite (ldtarball)."`
 
-	Directive       []string `sep:"none" placeholder:"NAME=VALUE" help:"Set a directive of dkms.conf."`
+	ForceVersionOverride bool `help:"Install modules that are not newer than the kernel's."`
+	NoDepmod             bool `help:"Do not run depmod."`
+	ModprobeOnInstall    bool `help:"Load the modules once they are installed."`
+	SymlinkModules       bool `help:"Link to modules in the tree in place of copying them."`
+
+	Templatekernel string `placeholder:"KERNEL[/ARCH]" help:"match: the kernel whose packages are wanted."`
+	Archive        string `placeholder:"FILE" help:"mktarball, ldtarball: the archive."`
+	SourceOnly     bool   `help:"mktarball: leave builds out."`
+	BinariesOnly   bool   `help:"mktarball: leave the source out."`
+	RpmSafeUpgrade bool   `name:"rpm_safe_upgrade" help:"add, remove: called by an RPM package that replaces itself."`
+
+	Conf            string   `short:"c" placeholder:"FILE" help:"add: the dkms.conf, where it is not the source's own."`
+	Directive       []string `sep:"none" placeholder:"NAME=VALUE" help:"Set a directive of dkms.conf; may be repeated."`
 	Config          string   `placeholder:"FILE" help:"The kernel's configuration."`
 	Kernelsourcedir string   `placeholder:"DIR" help:"The kernel's headers."`
 	Dkmstree        string   `placeholder:"DIR" help:"Instead of /var/lib/dkms."`
 	Sourcetree      string   `placeholder:"DIR" help:"Instead of /usr/src."`
 	Installtree     string   `placeholder:"DIR" help:"Instead of /lib/modules."`
-	NoDepmod        bool     `help:"Do not run depmod."`
-	Jobs            int      `short:"j" placeholder:"N" help:"Number of jobs at a time."`
-	Quiet           bool     `short:"q" help:"Say only what failed."`
+	Jobs            int      `short:"j" placeholder:"N" help:"Number of jobs at a time; 0 means no limit."`
+	Quiet           bool     `short:"q" help:"Print nothing."`
 	Verbose         bool     `help:"Say more."`
 	Version         bool     `short:"V" help:"Print the version."`
+
+	NoInitrd        bool `hidden:""`
+	NoCleanKernel   bool `hidden:""`
+	NoPrepareKernel bool `hidden:""`
+	Debug           bool `hidden:""`
 }
 
 // verbs are the actions of the dkms face.
