@@ -23,6 +23,10 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
+// Rules counts the changes to what this program does to a module between its
+// source and the tree; a build by other rules is not current.
+const Rules = 1
+
 // Job is one build.
 type Job struct {
 	tree.ID
@@ -32,7 +36,7 @@ type Job struct {
 	Kernel   *kernel.Kernel
 	Settings conf.Settings
 	Tree     tree.Tree
-	// Jobs is N of make -jN.
+	// Jobs is N of make -jN; below 0, make -j without a limit.
 	Jobs int
 	// DependsOn holds the versions of the dependencies that are built
 	// against, by package name, where they are to be recorded.
@@ -40,6 +44,7 @@ type Job struct {
 	// Sign appends a signature to a module; nil where modules go unsigned.
 	Sign        func(ctx context.Context, module []byte) ([]byte, error)
 	Compression kmod.Compression
+	Compress    kmod.Options
 }
 
 func (j *Job) target() tree.Target {
@@ -246,7 +251,7 @@ func (j *Job) finish(ctx context.Context, log *os.File, m conf.Module, dir, tmp 
 		return err
 	}
 	defer out.Close()
-	if err := kmod.Compress(out, module, j.Compression, kmod.Options{}); err != nil {
+	if err := kmod.Compress(out, module, j.Compression, j.Compress); err != nil {
 		return err
 	}
 	if err := errors.Join(out.Chmod(0o644), out.Sync()); err != nil {

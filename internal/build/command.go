@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"dkms-kernel-install/internal/child"
@@ -38,7 +39,11 @@ func (j *Job) makeCommand() string {
 	if !bare || args != "" && !strings.ContainsAny(args[:1], " \t\n") {
 		return command
 	}
-	make := fmt.Sprintf("make -j%d KERNELRELEASE=%s", j.Jobs, quote(j.Kernel.Release))
+	jobs := ""
+	if j.Jobs >= 0 {
+		jobs = strconv.Itoa(j.Jobs)
+	}
+	make := fmt.Sprintf("make -j%s KERNELRELEASE=%s", jobs, quote(j.Kernel.Release))
 	for _, a := range j.Kernel.Compiler().Args {
 		make += " " + a
 	}

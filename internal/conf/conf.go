@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"dkms-kernel-install/internal/version"
@@ -75,6 +76,10 @@ type Source struct {
 
 // Vars returns the shell variables that a conf and its commands may read.
 func (s Source) Vars(set Settings) []string {
+	jobs := ""
+	if set.ParallelJobs != NoLimit {
+		jobs = strconv.Itoa(set.ParallelJobs)
+	}
 	return []string{
 		"kernelver=" + s.Release,
 		"arch=" + s.Arch,
@@ -85,7 +90,7 @@ func (s Source) Vars(set Settings) []string {
 		"install_tree=" + set.InstallTree,
 		"module=" + s.Module,
 		"module_version=" + s.Version,
-		fmt.Sprintf("parallel_jobs=%d", set.ParallelJobs),
+		"parallel_jobs=" + jobs,
 	}
 }
 

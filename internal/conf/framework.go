@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"dkms-kernel-install/internal/kmod"
 )
 
 // Settings is what framework.conf says, with the defaults filled in.
@@ -23,8 +26,23 @@ type Settings struct {
 	SourceTree   string // where packages put their sources
 	DkmsTree     string // the tree of what is registered and built
 	InstallTree  string // the modules of all kernels
-	ParallelJobs int    // N of make -jN
+	ParallelJobs int    // builds at a time and N of make -jN, or NoLimit
 	Verbose      bool
+	TmpLocation  string // for files that are soon gone; "" is the system's usual place
+
+	// SymlinkModules links to modules in the tree in place of copying them.
+	SymlinkModules bool
+	// ModprobeOnInstall loads modules once they are installed for the running
+	// kernel.
+	ModprobeOnInstall bool
+	// AutoinstallAllKernels takes all kernels, where a package that is
+	// installed otherwise takes the running and the newest one.
+	AutoinstallAllKernels bool
+	// PostTransaction is a shell command for after changes to a kernel's
+	// modules; it may contain $kernelver.
+	PostTransaction string
+	// CompressOptions are those meant for the programs gzip, xz and zstd.
+	CompressOptions map[kmod.Compression]string
 
 	// SignFile, MOKSigningKey and MOKCertificate may contain $kernelver;
 	// see [ForKernel].
@@ -42,9 +60,13 @@ type Settings struct {
 	AddonModulesDir string
 }
 
+// NoLimit is the number of jobs that means as many as there are.
+const NoLimit = math.MaxInt32
+
 var frameworkNames = strings.Fields(`source_tree dkms_tree install_tree verbose
 	parallel_jobs build_environment sign_file mok_signing_key mok_certificate try_sign_modules
-	required_packages`)
+	required_packages tmp_location symlink_modules autoinstall_all_kernels modprobe_on_install
+	post_transaction continue_on_error compress_gzip_opts compress_xz_opts compress_zstd_opts`)
 
 // ReadSettings evaluates framework.conf and framework.conf.d/*.conf below etc.
 func (s *Shell) ReadSettings(etc string) (Settings, error) {
@@ -94,6 +116,15 @@ func settings(v values, etc string) (Settings, error) {
 		MOKSigningKey:  v.get("mok_signing_key"),
 		MOKCertificate: v.get("mok_certificate"),
 		TrySignModules: v.get("try_sign_modules"),
+		TmpLocation:    v.get("tmp_location"),
+		// These are on whatever their value is.
+		SymlinkModules:        v.get("symlink_modules") != "",
+		ModprobeOnInstall:     v.get("modprobe_on_install") != "",
+		AutoinstallAllKernels: v.get("autoinstall_all_kernels") != "",
+		PostTransaction:       v.get("post_transaction"),
+		CompressOptions: map[kmod.Compression]string{
+			kmod.Gzip: v.get("compress_gzip_opts"), kmod.XZ: v.get("compress_xz_opts"), kmod.Zstd: v.get("compress_zstd_opts"),
+		},
 	}
 	for _, p := range []struct {
 		name string
@@ -115,9 +146,10 @@ func settings(v values, etc string) (Settings, error) {
 		if err != nil || n < 0 {
 			return set, fmt.Errorf("framework.conf: parallel_jobs: %q is not a number of jobs", jobs)
 		}
-		if n > 0 {
-			set.ParallelJobs = n
+		if n == 0 {
+			n = NoLimit
 		}
+		set.ParallelJobs = n
 	}
 	for _, i := range indices(v["required_packages"]) {
 		set.RequiredPackages = append(set.RequiredPackages, strings.Fields(v["required_packages"][i])...)

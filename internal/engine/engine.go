@@ -18,7 +18,9 @@ import (
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/distro"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/kernel"
+	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/place"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/tree"
@@ -62,9 +64,15 @@ type Options struct {
 	SourceTree, DkmsTree, InstallTree string // replace framework.conf's
 	KernelSourceDir, KernelConfig     string // replace the kernel's usual places
 	Directives                        []string
-	Jobs                              int // 0: as framework.conf says
-	Force                             bool
-	NoDepmod                          bool
+	Conf                              string // replaces the dkms.conf of a source that is added
+	Jobs                              int    // 0: as framework.conf says; may be [conf.NoLimit]
+	// Force takes failures of PRE_INSTALL and of dependencies for none, and
+	// implies ForceVersion: modules go in whatever the kernel's own are.
+	Force, ForceVersion bool
+	NoDepmod            bool
+	Modprobe            bool // load what was installed for the running kernel
+	SymlinkModules      bool
+	DryRun              bool // change nothing
 }
 
 // Engine is one run of the program. Close it.
@@ -80,11 +88,14 @@ type Engine struct {
 
 	shell   *conf.Shell
 	jobs    int        // N of make -jN
-	eventMu sync.Mutex // guards the calls of Events
+	eventMu sync.Mutex // guards the calls of Events, and ignored
+	ignored map[kmod.Compression]bool
 	mu      sync.Mutex // guards what follows
 	kernels map[tree.Target]*kernel.Kernel
 	places  map[tree.Target]*place.Kernel
 	signers map[string]signer
+	hashes  *fingerprint.Cache
+	changed []tree.Target // kernels whose modules this run changed
 }
 
 // Events hears of the work as it goes on. Its methods are called one at a time.
@@ -106,6 +117,11 @@ func New(sys System, o Options, events Events) (*Engine, error) {
 		kernels: map[tree.Target]*kernel.Kernel{},
 		places:  map[tree.Target]*place.Kernel{},
 		signers: map[string]signer{},
+		ignored: map[kmod.Compression]bool{},
+		hashes:  fingerprint.OpenCache(""),
+	}
+	if sys.CacheDir != "" {
+		e.hashes = fingerprint.OpenCache(filepath.Join(sys.CacheDir, "hashes.json"))
 	}
 	set, err := e.shell.ReadSettings(sys.EtcDir)
 	if err != nil {
@@ -124,7 +140,7 @@ func New(sys System, o Options, events Events) (*Engine, error) {
 			return nil, err
 		}
 	}
-	if o.Jobs > 0 {
+	if o.Jobs != 0 {
 		set.ParallelJobs = o.Jobs
 	}
 	set.AddonModulesDir = e.Distro.AddonModulesDir()
@@ -168,7 +184,10 @@ func (e *Engine) placer(k tree.Target) *place.Kernel {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.places[k] == nil {
-		e.places[k] = &place.Kernel{Tree: e.Tree, Target: k, Dir: filepath.Join(e.Settings.InstallTree, k.Release)}
+		e.places[k] = &place.Kernel{
+			Tree: e.Tree, Target: k, Dir: filepath.Join(e.Settings.InstallTree, k.Release),
+			Symlink: e.Options.SymlinkModules || e.Settings.SymlinkModules,
+		}
 	}
 	return e.places[k]
 }
@@ -241,8 +260,8 @@ func (e *Engine) cache(k tree.Target) *conf.Cache {
 }
 
 // observe looks at packages from one kernel. The confs of those that read says so
-// of are read by conf.
-func (e *Engine) observe(k tree.Target, packages []tree.Package, read func(tree.Package) bool, conf reader) []plan.Package {
+// of are read by conf. renew asks which builds are stale.
+func (e *Engine) observe(ctx context.Context, k tree.Target, packages []tree.Package, read func(tree.Package) bool, conf reader, renew bool) []plan.Package {
 	var seen []plan.Package
 	for _, p := range packages {
 		o := plan.Package{ID: p.ID, Source: p.Source}
@@ -257,6 +276,9 @@ func (e *Engine) observe(k tree.Target, packages []tree.Package, read func(tree.
 		if built && o.Conf.BuildDependsRebuild {
 			o.BuiltAgainst = e.Tree.BuiltAgainst(p.ID, k)
 		}
+		if renew && built && p.Source != "" && o.ConfErr == nil {
+			o.Stale = e.stale(ctx, p, k, o.Conf)
+		}
 		seen = append(seen, o)
 	}
 	return seen
@@ -265,7 +287,7 @@ func (e *Engine) observe(k tree.Target, packages []tree.Package, read func(tree.
 // placed returns what place must know of a package: its modules in the tree, and
 // where its conf sends them.
 func (e *Engine) placed(id tree.ID, k tree.Target, packages []tree.Package, o plan.Package) place.Package {
-	p := place.Package{ID: id, Installed: o.Installed, Force: e.Options.Force}
+	p := place.Package{ID: id, Installed: o.Installed, Force: e.Options.Force || e.Options.ForceVersion}
 	for _, other := range packages {
 		if other.Name == id.Name {
 			p.Versions = append(p.Versions, other.Version)

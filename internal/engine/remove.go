@@ -29,7 +29,6 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 		return nil, failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
 	}
 	var results []Result
-	changed := []tree.Target{}
 	for _, p := range packages {
 		if !slices.Contains(ids, p.ID) {
 			continue
@@ -47,9 +46,6 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 			}
 			e.done(r)
 			results = append(results, r)
-			if len(r.Removed) > 0 && !slices.Contains(changed, b.Target) {
-				changed = append(changed, b.Target)
-			}
 			if ctx.Err() != nil {
 				return results, nil
 			}
@@ -60,17 +56,7 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 			}
 		}
 	}
-	if e.Options.NoDepmod {
-		return results, nil
-	}
-	for _, k := range changed {
-		if !depmodFollows(k) {
-			if res, ok := e.depmod(ctx, k); !ok {
-				results = append(results, res)
-			}
-		}
-	}
-	return results, nil
+	return append(results, e.settle(ctx, results, depmodFollows)...), nil
 }
 
 func (e *Engine) removeBuild(ctx context.Context, p tree.Package, b tree.Build, packages []tree.Package, d Depth) (Result, error) {

@@ -17,10 +17,11 @@ const (
 	Skipped                // the package does not want this kernel, or the kernel's module is newer
 	Failed
 	Removed
+	Planned // would be done
 )
 
 func (o Outcome) String() string {
-	return [...]string{"done", "current", "skipped", "failed", "removed"}[o]
+	return [...]string{"done", "current", "skipped", "failed", "removed", "planned"}[o]
 }
 
 // Result is what became of one package for one kernel. ID is empty in a result
@@ -37,7 +38,7 @@ type Result struct {
 	Removed       []string // paths of modules taken out
 	Took          time.Duration
 
-	// Why explains Skipped, Failure explains Failed.
+	// Why explains Skipped and Planned, Failure explains Failed.
 	Why     string
 	Failure *failure.Failure
 	// Warnings tell of scripts that failed after the work was done.

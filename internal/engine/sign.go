@@ -67,7 +67,7 @@ func (e *Engine) signFile(k *kernel.Kernel, key, cert, hash string) signer {
 		if program == "" {
 			return nil, fmt.Errorf("a pkcs11: key needs the kernel's program sign-file, which is not in %s/scripts", k.SourceDir)
 		}
-		dir, err := os.MkdirTemp("", "dkms-kernel-install-")
+		dir, err := os.MkdirTemp(e.Settings.TmpLocation, "dkms-kernel-install-")
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,8 +19,9 @@ import (
 	"dkms-kernel-install/internal/build"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/kernel"
-	"dkms-kernel-install/internal/place"
+	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/tree"
 )
@@ -34,15 +36,17 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 	if err != nil {
 		return nil, failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
 	}
-	if err := e.heal(packages, kernels); err != nil {
-		return nil, failure.From(err, "cannot clean up after a run that was killed", failure.StatusNoPerm)
+	if !e.Options.DryRun {
+		if err := e.heal(packages, kernels); err != nil {
+			return nil, failure.From(err, "cannot clean up after a run that was killed", failure.StatusNoPerm)
+		}
 	}
-	read := func(p tree.Package) bool { return r.Only == nil || slices.Contains(r.Only, p.ID) }
+	read := func(p tree.Package) bool { return e.concerns(p, kernels, r) }
 	var results []Result
 	var tasks []task
 	builds := 0
 	for _, k := range kernels {
-		seen, items := e.plan(k, packages, read, r)
+		seen, items := e.plan(ctx, k, packages, read, r)
 		e.checkHeaders(k, items)
 		first := len(results)
 		var placing sync.Mutex // one package at a time in the kernel's folder
@@ -65,47 +69,66 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 		}
 	}
 	workers := max(1, min(e.Settings.ParallelJobs, builds))
-	e.jobs = jobsFor(e.Settings.ParallelJobs, workers)
+	e.jobs = -1
+	if e.Settings.ParallelJobs != conf.NoLimit {
+		e.jobs = jobsFor(e.Settings.ParallelJobs, workers)
+	}
 	schedule(tasks, workers)
-
-	for _, k := range kernels {
-		changed := false
-		for _, res := range results {
-			changed = changed || res.Kernel == k && (len(res.Placed) > 0 || len(res.Removed) > 0)
-		}
-		if changed && !e.Options.NoDepmod && !depmodFollows(k) {
-			if res, ok := e.depmod(ctx, k); !ok {
-				results = append(results, res)
-			}
-		}
+	results = append(results, e.settle(ctx, results, depmodFollows)...)
+	if err := e.hashes.Save(); err != nil && !errors.Is(err, fs.ErrPermission) {
+		e.Events.Note("cannot keep the cache of hashes: " + err.Error())
 	}
 	return results, nil
 }
 
+// concerns says whether the conf of p is needed to plan r.
+func (e *Engine) concerns(p tree.Package, kernels []tree.Target, r plan.Request) bool {
+	if r.Only == nil || slices.Contains(r.Only, p.ID) {
+		return true
+	}
+	if !r.Dependents {
+		return false
+	}
+	// Installed packages that recorded a dependency on one of them.
+	return slices.ContainsFunc(kernels, func(k tree.Target) bool {
+		b, _ := p.Build(k)
+		if !b.Installed {
+			return false
+		}
+		on := e.Tree.BuiltAgainst(p.ID, k)
+		if was, ok := fingerprint.Read(e.Tree.TargetDir(p.ID, k)); ok {
+			maps.Copy(on, was.Depends)
+		}
+		return slices.ContainsFunc(r.Only, func(id tree.ID) bool { return on[id.Name] != "" })
+	})
+}
+
 // plan looks at the packages from kernel k and plans the work. For automatic work
 // it first asks the cache, and believes it when it says that nothing is to do.
-func (e *Engine) plan(k tree.Target, packages []tree.Package, read func(tree.Package) bool, r plan.Request) ([]plan.Package, []plan.Item) {
+func (e *Engine) plan(ctx context.Context, k tree.Target, packages []tree.Package, read func(tree.Package) bool, r plan.Request) ([]plan.Package, []plan.Item) {
 	if r.Only != nil || r.Force {
-		seen := e.observe(k, packages, read, e.Conf)
+		seen := e.observe(ctx, k, packages, read, e.Conf, r.Renew)
 		return seen, plan.Make(seen, r)
 	}
 	cache := e.cache(k)
-	seen := e.observe(k, packages, read, e.fromCache(cache))
+	seen := e.observe(ctx, k, packages, read, e.fromCache(cache), r.Renew)
 	items := plan.Make(seen, r)
 	if !slices.ContainsFunc(items, func(i plan.Item) bool { return i.Verdict == plan.Do || i.Verdict == plan.Fail }) {
 		return seen, items
 	}
 	fresh := map[*conf.Source]conf.Conf{}
-	seen = e.observe(k, packages, read, func(id tree.ID, k tree.Target) (conf.Conf, error) {
+	seen = e.observe(ctx, k, packages, read, func(id tree.ID, k tree.Target) (conf.Conf, error) {
 		c, err := e.Conf(id, k)
 		if err == nil {
 			src := e.source(id, k)
 			fresh[&src] = c
 		}
 		return c, err
-	})
-	if err := cache.Replace(fresh, e.Settings); err != nil {
-		e.Events.Note("cannot keep the cache of configurations: " + err.Error())
+	}, r.Renew)
+	if !e.Options.DryRun {
+		if err := cache.Replace(fresh, e.Settings); err != nil && !errors.Is(err, fs.ErrPermission) {
+			e.Events.Note("cannot keep the cache of configurations: " + err.Error())
+		}
 	}
 	return seen, plan.Make(seen, r)
 }
@@ -181,16 +204,6 @@ func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) error {
 	return nil
 }
 
-func (e *Engine) depmod(ctx context.Context, k tree.Target) (Result, bool) {
-	if err := place.Depmod(ctx, filepath.Join(e.Settings.InstallTree, k.Release)); err != nil {
-		f := failure.From(err, "depmod failed", failure.StatusInstall)
-		res := Result{Kernel: k, Outcome: Failed, Failure: f}
-		e.done(res)
-		return res, false
-	}
-	return Result{}, true
-}
-
 func (e *Engine) done(r Result) {
 	e.eventMu.Lock()
 	defer e.eventMu.Unlock()
@@ -241,17 +254,29 @@ func (w *work) do(ctx context.Context, items []Result) (r Result) {
 	if ctx.Err() != nil {
 		return fail(failure.From(context.Cause(ctx), "not started", failure.StatusMake))
 	}
+	if w.e.Options.DryRun {
+		r.Outcome, r.Why, r.Built = Planned, item.Why, item.Build
+		return r
+	}
 	w.e.eventMu.Lock()
 	w.e.Events.Start(item.ID, w.k, item.Build)
 	w.e.eventMu.Unlock()
 
 	job := w.e.job(item.ID, w.k, item.Source, item.Package)
 	job.DependsOn = w.dependsOn
+	job.Compress = w.e.compressOptions(job.Compression)
 	if item.Build {
 		sign := w.e.signer(w.kern)
 		job.Sign = sign
+		made, errMade := w.e.fingerprint(ctx, item.ID, w.k, item.Source, item.Conf)
 		if err := job.Run(ctx); err != nil {
 			return fail(failure.From(err, "build failed", failure.StatusMake))
+		}
+		if errMade == nil {
+			errMade = fingerprint.Write(w.e.Tree.TargetDir(item.ID, w.k), made)
+		}
+		if errMade != nil {
+			r.Warnings = append(r.Warnings, "cannot record what it was built from: "+errMade.Error())
 		}
 		r.Built, r.Signed, r.Compression = true, sign != nil, job.Compression
 	}
@@ -269,7 +294,9 @@ func (w *work) place(ctx context.Context, job *build.Job, r *Result) *failure.Fa
 	w.placing.Lock()
 	defer w.placing.Unlock()
 	e, item := w.e, w.item
-	if err := e.runScript(ctx, job, "PRE_INSTALL", item.Conf.PreInstall); err != nil {
+	if err := e.runScript(ctx, job, "PRE_INSTALL", item.Conf.PreInstall); err != nil && e.Options.Force {
+		r.Warnings = append(r.Warnings, err.Error())
+	} else if err != nil {
 		return failure.From(err, "PRE_INSTALL failed", failure.StatusPreInstall)
 	}
 	// What the build made is only now in the tree.
@@ -299,7 +326,7 @@ func (e *Engine) job(id tree.ID, k tree.Target, source string, p plan.Package) *
 	vars := append(e.source(id, k).Vars(e.Settings), "PACKAGE_NAME="+id.Name, "PACKAGE_VERSION="+id.Version)
 	return &build.Job{
 		ID: id, Source: source, Conf: p.Conf, Vars: vars, Kernel: kern,
-		Settings: e.Settings, Tree: e.Tree, Jobs: cmp.Or(e.jobs, 1), Compression: kern.Compression(),
+		Settings: e.Settings, Tree: e.Tree, Jobs: e.jobs, Compression: kern.Compression(),
 	}
 }
 
@@ -322,6 +349,19 @@ func (e *Engine) runScript(ctx context.Context, job *build.Job, directive, value
 		f.Hint = cmp.Or(f.Hint, "run the script by hand")
 	}
 	return err
+}
+
+// compressOptions returns the options for compression c, and says once which of
+// those in framework.conf have no meaning here.
+func (e *Engine) compressOptions(c kmod.Compression) kmod.Options {
+	options, ignored := kmod.ParseOptions(c, e.Settings.CompressOptions[c])
+	e.eventMu.Lock()
+	defer e.eventMu.Unlock()
+	if len(ignored) > 0 && !e.ignored[c] {
+		e.ignored[c] = true
+		e.Events.Note(fmt.Sprintf("compress_%s_opts: %s has no meaning here: modules are compressed without the program", c, strings.Join(ignored, " ")))
+	}
+	return options
 }
 
 func what(c plan.Cause) string {

@@ -36,6 +36,8 @@ type Kernel struct {
 	Tree   tree.Tree
 	Target tree.Target
 	Dir    string // /lib/modules/K
+	// Symlink places links to the modules in the tree, not copies.
+	Symlink bool
 
 	index map[string][]string // paths below Dir by module name; nil: not read
 }
@@ -112,7 +114,7 @@ func (k *Kernel) Install(p Package) (Result, error) {
 			return r, fmt.Errorf("cannot archive the module that was there before: %w", err)
 		}
 		dest := k.dest(m)
-		if err := copyTo(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File), dest); err != nil {
+		if err := k.put(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File), dest); err != nil {
 			return r, fmt.Errorf("cannot place %s: %w", dest, err)
 		}
 		for _, path := range append(foreign, stale...) {
@@ -132,6 +134,17 @@ func (k *Kernel) Install(p Package) (Result, error) {
 		return r, err
 	}
 	return r, k.Tree.SetInstalled(p.ID, k.Target)
+}
+
+// put makes dest what is at from.
+func (k *Kernel) put(from, dest string) error {
+	if !k.Symlink {
+		return copyTo(from, dest)
+	}
+	if err := os.MkdirAll(filepath.Dir(dest), 0o755); err != nil {
+		return err
+	}
+	return tree.ReplaceLink(from, dest)
 }
 
 // removeOthers removes modules that another version of p placed and p no longer
@@ -274,6 +287,9 @@ func compare(ours, theirs kmod.Info) string {
 // own says whether the file at path is what some version of p built: then it is
 // ours, even when no link says so because a run was killed before making it.
 func (k *Kernel) own(p Package, path string) bool {
+	if to, err := os.Readlink(path); err == nil {
+		return strings.HasPrefix(to, filepath.Join(k.Tree.Dir, p.Name)+"/")
+	}
 	base := filepath.Base(path)
 	for _, v := range p.Versions {
 		if same(path, filepath.Join(k.Tree.ModuleDir(tree.ID{Name: p.Name, Version: v}, k.Target), base)) {
@@ -303,7 +319,7 @@ func (k *Kernel) read() error {
 			}
 			return err
 		}
-		if !d.Type().IsRegular() {
+		if !d.Type().IsRegular() && !k.linked(path, d) {
 			return nil
 		}
 		if tree.IsTemp(d.Name()) {
@@ -321,6 +337,16 @@ func (k *Kernel) read() error {
 	}
 	k.index = index
 	return nil
+}
+
+// linked says whether the file at path is a link into the tree, by which modules
+// are placed where symlink_modules is set. Other links are none of ours.
+func (k *Kernel) linked(path string, d fs.DirEntry) bool {
+	if d.Type() != fs.ModeSymlink {
+		return false
+	}
+	to, err := os.Readlink(path)
+	return err == nil && strings.HasPrefix(to, k.Tree.Dir+"/")
 }
 
 func (k *Kernel) note(path string) {
@@ -351,8 +377,13 @@ func moduleName(file string) string {
 // underscores are the same to the kernel.
 func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
-// same says whether two regular files have the same content.
+// same says whether a is a link to b, or both are regular files with the same
+// content.
 func same(a, b string) bool {
+	if to, err := os.Readlink(a); err == nil {
+		_, err := os.Stat(b)
+		return to == b && err == nil
+	}
 	fa, err := os.Lstat(a)
 	if err != nil || !fa.Mode().IsRegular() {
 		return false

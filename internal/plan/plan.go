@@ -32,6 +32,9 @@ type Package struct {
 	// BuiltAgainst holds the versions of the dependencies at build time, by
 	// package name, where the build recorded them.
 	BuiltAgainst map[string]string
+	// Stale says why the build is not what would be built now; empty where it
+	// is, or where nobody knows.
+	Stale string
 }
 
 // Goal is how far a package is to be taken.
@@ -48,6 +51,12 @@ type Request struct {
 	// the newest version of each package that has AUTOINSTALL set.
 	Only []tree.ID
 	Goal Goal
+	// Match, where not nil, narrows automatic work to the packages whose names
+	// it accepts, and to those that depend on them or that they depend on.
+	Match func(name string) bool
+	// Renew builds again what is stale. Dependents also takes the installed
+	// packages that depend on one in Only.
+	Renew, Dependents bool
 	// Force takes packages whose work is already done, and those whose
 	// dependencies or conflicts speak against it.
 	Force bool
@@ -83,7 +92,8 @@ type Item struct {
 	Build, Place bool
 	// Needs are the items, by index in the plan, that must succeed first.
 	Needs []int
-	// Cause and Why explain Skip and Fail; Hint says what to do about it.
+	// Why explains the verdict, but for Current. Cause is of Skip and Fail;
+	// Hint says what to do about it.
 	Cause     Cause
 	Why, Hint string
 	// Failure, where not nil, explains Fail in place of Cause, Why and Hint.
@@ -100,7 +110,9 @@ func Make(packages []Package, r Request) []Item {
 		}
 	}
 	for _, pkg := range p.chosen {
-		p.visit(pkg.Name, nil)
+		if p.matches(pkg, nil) {
+			p.visit(pkg.Name, nil)
+		}
 	}
 	p.conflicts()
 	p.dependents()
@@ -121,7 +133,8 @@ const visiting = -1
 // wanted says whether the request is about pkg.
 func (p *planner) wanted(pkg Package) bool {
 	if p.request.Only != nil {
-		return slices.Contains(p.request.Only, pkg.ID)
+		return slices.Contains(p.request.Only, pkg.ID) || p.request.Dependents && pkg.Installed && pkg.ConfErr == nil &&
+			slices.ContainsFunc(p.request.Only, func(id tree.ID) bool { return slices.Contains(pkg.Conf.BuildDepends, id.Name) })
 	}
 	for _, other := range p.all {
 		if other.Name == pkg.Name && version.Compare(other.Version, pkg.Version) > 0 {
@@ -131,6 +144,22 @@ func (p *planner) wanted(pkg Package) bool {
 	// A conf that cannot be read does not say whether it wants automatic
 	// work; being silent about it would hide the error.
 	return pkg.Conf.Autoinstall || pkg.Source == "" || pkg.ConfErr != nil || pkg.repair()
+}
+
+// matches says whether the request's Match takes pkg: by its own name, or by one
+// that it depends on. path is the chain of dependencies that led here.
+func (p *planner) matches(pkg Package, path []string) bool {
+	if p.request.Match == nil || p.request.Match(pkg.Name) {
+		return true
+	}
+	if !pkg.Built || slices.Contains(path, pkg.Name) {
+		return false
+	}
+	path = append(path, pkg.Name)
+	return slices.ContainsFunc(pkg.Conf.BuildDepends, func(dep string) bool {
+		i := p.pick(dep)
+		return i >= 0 && p.matches(p.chosen[i], path)
+	})
 }
 
 // repair says that the tree calls the package installed, yet its files are not
@@ -188,9 +217,12 @@ func (p *planner) depend(item *Item, dep string) {
 		if on.Verdict == Do || on.Verdict == Fail || on.Verdict == Skip {
 			item.Needs = append(item.Needs, n-1)
 		}
+		if p.request.Renew && item.Built && on.Verdict == Do && on.Build {
+			item.do(true, p.request.Goal == Installed, dep+" is built again")
+		}
 		if item.Conf.BuildDependsRebuild && item.Built {
 			if was, ok := item.BuiltAgainst[dep]; ok && was != on.Version {
-				item.do(true, true)
+				item.do(true, true, fmt.Sprintf("it was built against %s/%s", dep, was))
 			}
 		}
 		return
@@ -230,9 +262,23 @@ func (p *planner) decide(pkg Package) Item {
 		item.Verdict, item.Cause, item.Why = Skip, NotForIt, pkg.Conf.Excluded
 		item.Hint = "nothing: the package says itself which kernels it is for (BUILD_EXCLUSIVE)"
 	default:
-		complete := pkg.Built && pkg.complete()
-		item.do(!complete || p.request.Force && p.request.Goal == Built,
-			p.request.Goal == Installed && (!pkg.Installed || !pkg.Current || !complete || p.request.Force))
+		why := ""
+		switch {
+		case !pkg.Built || !pkg.complete():
+			why = "not built"
+		case p.request.Renew && pkg.Stale != "":
+			why = pkg.Stale
+		case p.request.Force && p.request.Goal == Built:
+			why = "it is to be built anyway"
+		}
+		build := why != ""
+		place := p.request.Goal == Installed && (!pkg.Installed || !pkg.Current || build || p.request.Force)
+		if why == "" && !pkg.Installed {
+			why = "not installed"
+		} else if why == "" && !pkg.Current {
+			why = "the kernel's folder does not hold what was built"
+		}
+		item.do(build, place, why)
 	}
 	return item
 }
@@ -250,11 +296,11 @@ func (p Package) complete() bool {
 	return true
 }
 
-func (i *Item) do(build, place bool) {
+func (i *Item) do(build, place bool, why string) {
 	i.Build, i.Place = build, place
-	i.Verdict = Do
+	i.Verdict, i.Why = Do, why
 	if !build && !place {
-		i.Verdict = Current
+		i.Verdict, i.Why = Current, ""
 	}
 }
 

@@ -235,6 +235,17 @@ func (t Tree) Modules(id ID, k Target) ([]string, error) {
 	return modules, nil
 }
 
+// InstalledVersion returns the version of the package called name that is
+// installed for k; "" where none is.
+func (t Tree) InstalledVersion(name string, k Target) string {
+	to, err := os.Readlink(t.installedLink(name, k))
+	if err != nil {
+		return ""
+	}
+	version, _, _ := strings.Cut(t.relative(name, to), "/")
+	return version
+}
+
 // Links returns the kernels for which some version of the package counts as
 // installed, whether or not the build is still there.
 func (t Tree) Links(name string) []Target {

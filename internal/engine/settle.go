@@ -1,0 +1,110 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"dkms-kernel-install/internal/child"
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/place"
+	"dkms-kernel-install/internal/tree"
+)
+
+// settle makes the kernels whose modules changed know their modules again. It
+// returns what failed.
+func (e *Engine) settle(ctx context.Context, results []Result, depmodFollows func(tree.Target) bool) []Result {
+	var failed []Result
+	placed := map[tree.Target][]string{}
+	for _, r := range results {
+		if len(r.Placed) == 0 && len(r.Removed) == 0 {
+			continue
+		}
+		placed[r.Kernel] = append(placed[r.Kernel], r.Placed...)
+		if !slices.Contains(e.changed, r.Kernel) {
+			e.changed = append(e.changed, r.Kernel)
+		}
+	}
+	for _, k := range e.changed {
+		paths, changed := placed[k]
+		if !changed || e.Options.NoDepmod || depmodFollows(k) && e.Settings.PostTransaction == "" {
+			continue
+		}
+		if err := place.Depmod(ctx, filepath.Join(e.Settings.InstallTree, k.Release)); err != nil {
+			failed = append(failed, e.failedKernel(k, failure.From(err, "depmod failed", failure.StatusInstall)))
+			continue
+		}
+		if k.Release == e.Running && len(paths) > 0 && (e.Options.Modprobe || e.Settings.ModprobeOnInstall) {
+			if err := modprobe(ctx, paths); err != nil {
+				e.Events.Note("warning: " + err.Error())
+			}
+		}
+	}
+	return failed
+}
+
+// failedKernel tells that something failed that concerns kernel k as a whole.
+func (e *Engine) failedKernel(k tree.Target, f *failure.Failure) Result {
+	r := Result{Kernel: k, Outcome: Failed, Failure: f}
+	e.done(r)
+	return r
+}
+
+// modprobe loads the modules in the files called paths, but for those that the
+// administrator has blacklisted.
+func modprobe(ctx context.Context, paths []string) error {
+	cmd := exec.Command("modprobe", "--all", "--use-blacklist", "--")
+	for _, path := range paths {
+		name, _, _ := kmod.SplitName(filepath.Base(path))
+		cmd.Args = append(cmd.Args, name)
+	}
+	out := new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := child.Run(ctx, cmd); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, firstLine(out.String()))
+	}
+	return nil
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	return line
+}
+
+// Finish runs what framework.conf wants run after a transaction that changed a
+// kernel's modules: once, or, where the command is about $kernelver, once for
+// each kernel. The caller does not hold the lock: the command may need it.
+func (e *Engine) Finish(ctx context.Context) error {
+	command := e.Settings.PostTransaction
+	if command == "" || len(e.changed) == 0 {
+		return nil
+	}
+	kernels := e.changed
+	e.changed = nil
+	if conf.ForKernel(command, "") == command {
+		kernels = kernels[:1]
+	}
+	file := filepath.Join(e.Tree.Dir, "post_transaction.log")
+	log, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_RDWR|os.O_APPEND, 0o644)
+	if err != nil {
+		return failure.From(err, "cannot keep the output of post_transaction", failure.StatusNoPerm)
+	}
+	defer log.Close()
+	for _, k := range kernels {
+		fmt.Fprintf(log, "# kernel: %s\n# command: %s\n", k.Release, command)
+		cmd := exec.CommandContext(ctx, "bash", "-c", `eval "$1"`, "dkms", command)
+		cmd.Env = append(os.Environ(), "kernelver="+k.Release, "arch="+k.Arch)
+		cmd.Stdout, cmd.Stderr = log, log
+		if err := cmd.Run(); err != nil {
+			e.Events.Note(fmt.Sprintf("warning: post_transaction failed for %s: %v (log: %s)", k.Release, err, file))
+		}
+	}
+	return nil
+}

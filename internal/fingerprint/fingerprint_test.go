@@ -1,0 +1,239 @@
+package fingerprint
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func write(t *testing.T, file, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSource(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	c := OpenCache("")
+	get := func(paths ...string) string {
+		t.Helper()
+		h, err := c.Source(paths...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	for _, d := range []string{a, b} {
+		write(t, d+"/Makefile", "all:\n")
+		write(t, d+"/src/toy.c", "int toy;\n")
+		if err := os.Symlink("src/toy.c", d+"/link"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := get(a)
+	if get(b) != first {
+		t.Error("the same content in another folder has another hash")
+	}
+	old := time.Unix(1, 0)
+	if err := os.Chtimes(a+"/Makefile", old, old); err != nil {
+		t.Fatal(err)
+	}
+	write(t, a+"/.git/index", "x")
+	if get(a) != first || get(a, filepath.Join(dir, "none")) == get(a, b) {
+		t.Error("times and version control do not count, further folders do")
+	}
+	for name, change := range map[string]func() error{
+		"content":  func() error { return os.WriteFile(b+"/Makefile", []byte("any:\n"), 0o644) },
+		"mode":     func() error { return os.Chmod(b+"/Makefile", 0o755) },
+		"new file": func() error { return os.WriteFile(b+"/new", nil, 0o644) },
+		"renamed":  func() error { return os.Rename(b+"/new", b+"/newer") },
+		"link": func() error {
+			return os.Rename(b+"/newer", b+"/link")
+		},
+		"gone": func() error { return os.Remove(b + "/src/toy.c") },
+	} {
+		// Each change is made to a copy of the same content.
+		if err := os.RemoveAll(b); err != nil {
+			t.Fatal(err)
+		}
+		write(t, b+"/Makefile", "all:\n")
+		write(t, b+"/src/toy.c", "int toy;\n")
+		if err := os.Symlink("src/toy.c", b+"/link"); err != nil {
+			t.Fatal(err)
+		}
+		if get(b) != first {
+			t.Fatal("not the same content")
+		}
+		if name == "renamed" || name == "link" {
+			write(t, b+"/new", "")
+			write(t, b+"/newer", "")
+			first2 := get(b)
+			if err := change(); err != nil {
+				t.Fatal(err)
+			}
+			if get(b) == first2 {
+				t.Errorf("%s: the same hash", name)
+			}
+			continue
+		}
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if get(b) == first {
+			t.Errorf("%s: the same hash", name)
+		}
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	dir := t.TempDir()
+	build, common := dir+"/build", dir+"/common"
+	write(t, build+"/include/config/auto.conf", "CONFIG_X=y\n")
+	write(t, build+"/Makefile", "include "+common+"/Makefile\n")
+	write(t, common+"/include/linux/module.h", "#define X\n")
+	write(t, common+"/drivers/a.h", "not read by modules\n")
+	write(t, dir+"/kbuild/scripts/mod/modpost", "1\n")
+	if err := os.Symlink(dir+"/kbuild/scripts", build+"/scripts"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("build", dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	get := func() string {
+		t.Helper()
+		h, err := OpenCache("").Headers(dir+"/link", common, build, dir+"/none")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	was := get()
+	for _, file := range []string{build + "/include/config/auto.conf", common + "/include/linux/module.h", dir + "/kbuild/scripts/mod/modpost"} {
+		write(t, file, "other\n")
+		now := get()
+		if now == was {
+			t.Errorf("%s changed, the hash did not", file)
+		}
+		was = now
+	}
+	write(t, common+"/drivers/a.h", "other\n")
+	write(t, common+"/arch/x86/a.o", "other\n")
+	if get() != was {
+		t.Error("the hash changed with files that builds of modules do not read")
+	}
+	if h, err := OpenCache("").Headers(dir + "/none"); h != "" || err != nil {
+		t.Errorf("no headers have hash %q, error %v", h, err)
+	}
+}
+
+// What is in the cache is not read again while it looks the same.
+func TestCache(t *testing.T) {
+	dir := t.TempDir()
+	src, file := dir+"/src", dir+"/cache/hashes.json"
+	write(t, src+"/a", "1")
+	c := OpenCache(file)
+	h, err := c.Source(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Save(); err != nil {
+		t.Fatal(err)
+	}
+	c = OpenCache(file)
+	for key, e := range c.entries {
+		e.Value = "remembered"
+		c.entries[key] = e
+	}
+	if got, err := c.Source(src); got != "remembered" || err != nil {
+		t.Errorf("%q, %v: read again", got, err)
+	}
+	write(t, src+"/a", "22")
+	write(t, src+"/a", "1")
+	if got, err := c.Source(src); got != h || err != nil {
+		t.Errorf("%q, %v after a change and back; want %q", got, err, h)
+	}
+	if err := os.RemoveAll(src); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Save(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(OpenCache(file).entries); n != 0 {
+		t.Errorf("%d entries are left of a folder that is gone", n)
+	}
+	write(t, file, "{{{")
+	if got := OpenCache(file); len(got.entries) != 0 {
+		t.Error("a damaged cache is not empty")
+	}
+}
+
+func TestCompiler(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	c := OpenCache("")
+	for _, version := range []string{"toycc 1.0", "toycc 1.1"} {
+		write(t, dir+"/toycc.new", "#!/bin/sh\necho "+version+"\necho more\n")
+		if err := os.Chmod(dir+"/toycc.new", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(dir+"/toycc.new", dir+"/toycc"); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if got, err := c.Compiler(t.Context(), "toycc"); got != version || err != nil {
+				t.Errorf("%q, %v; want %q", got, err, version)
+			}
+		}
+	}
+	if got, err := c.Compiler(t.Context(), "no-such-compiler"); got != "" || err != nil {
+		t.Errorf("%q, %v for a compiler that is not there", got, err)
+	}
+}
+
+func TestRecord(t *testing.T) {
+	dir := t.TempDir()
+	if _, ok := Read(dir); ok {
+		t.Error("a record where there is none")
+	}
+	write(t, dir+"/module/toy.ko", "toy")
+	b := Build{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}}
+	if err := Write(dir, b); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := Read(dir); !ok || got.String() != b.String() {
+		t.Errorf("%v, %v; want %v", got, ok, b)
+	}
+	write(t, dir+"/module/toy.ko", "toys")
+	if _, ok := Read(dir); ok {
+		t.Error("the record of other modules counts")
+	}
+	write(t, dir+"/"+file, "no json")
+	if _, ok := Read(dir); ok {
+		t.Error("a damaged record counts")
+	}
+}
+
+func TestDiffers(t *testing.T) {
+	b := Build{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}}
+	for _, tt := range []struct {
+		now  Build
+		want string
+	}{
+		{b, ""},
+		{Build{1, "t", "c", "h", "gcc 14", b.Depends}, "its source changed since it was built"},
+		{Build{1, "s", "c", "i", "gcc 15", b.Depends}, "the kernel's headers and the compiler changed since it was built"},
+		{Build{2, "s", "d", "h", "gcc 14", b.Depends}, "its settings and this program changed since it was built"},
+		{Build{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.1"}}, "dep changed since it was built"},
+		{Build{1, "s", "c", "h", "gcc 14", nil}, ""},
+	} {
+		if got := b.Differs(tt.now); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.now, got, tt.want)
+		}
+	}
+}
