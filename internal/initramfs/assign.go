@@ -1,0 +1,126 @@
+package initramfs
+
+import "strings"
+
+// assignments reads the first of these files that is there. all is false where something in it is more than an
+// assignment of plain words: the shell would have to say what it means.
+func (f *finder) assignments(names ...string) (values map[string][]string, all bool) {
+	for _, name := range names {
+		if f.file(name) {
+			return parseAssignments(string(f.read(name)))
+		}
+	}
+	return nil, true
+}
+
+// last returns the last of a list; "" where there is none.
+func last(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[len(list)-1]
+}
+
+// parseAssignments reads the plain assignments in a text of the shell's: NAME=WORD, and NAME=(WORD…) over one line or
+// more. Other lines are passed over, and all is false.
+func parseAssignments(text string) (values map[string][]string, all bool) {
+	if strings.Contains(text, "\x00") {
+		return nil, false // the shell drops these, anywhere
+	}
+	values, all = map[string][]string{}, true
+	for text != "" {
+		var line string
+		line, text, _ = strings.Cut(text, "\n")
+		line = strings.Trim(line, " \t")
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		name, rest, ok := strings.Cut(line, "=")
+		if !ok || !isName(name) {
+			all = false
+			continue
+		}
+		if inside, isList := strings.CutPrefix(rest, "("); isList {
+			// The rest of the text is the list's, as long as it does not end.
+			words, after, ok := parseWords(inside+"\n"+text, ')', false)
+			if ok {
+				values[name] = words
+				line, text, _ = strings.Cut(after, "\n")
+				ok = line == "" || line[0] != '#' && isNothing(line)
+			} else {
+				delete(values, name)
+			}
+			all = all && ok
+			continue
+		}
+		// With a second word it is a command.
+		if words, _, ok := parseWords(rest+"\n", '\n', true); ok && len(words) == 1 {
+			values[name] = words
+		} else {
+			delete(values, name)
+			all = false
+		}
+	}
+	return values, all
+}
+
+func isName(s string) bool {
+	for i, c := range s {
+		if c != '_' && (c|0x20 < 'a' || c|0x20 > 'z') && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isNothing says whether a line has no more than a comment.
+func isNothing(line string) bool {
+	line = strings.Trim(line, " \t")
+	return line == "" || line[0] == '#'
+}
+
+// parseWords reads words up to end, and returns what is after it; in says whether text begins in the first word. ok is
+// false where a word is not plain, or end is missing.
+func parseWords(text string, end byte, in bool) (words []string, after string, ok bool) {
+	var word strings.Builder
+	flush := func() {
+		if in {
+			words = append(words, word.String())
+			word.Reset()
+			in = false
+		}
+	}
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == end:
+			flush()
+			return words, text[i+1:], true
+		case c == ' ' || c == '\t' || c == '\n':
+			flush()
+		case c == '#' && !in:
+			n := strings.IndexByte(text[i:], '\n')
+			if n < 0 {
+				return nil, "", false
+			}
+			i += n - 1 // the newline comes next
+		case c == '\'' || c == '"':
+			n := strings.IndexByte(text[i+1:], c)
+			if n < 0 {
+				return nil, "", false
+			}
+			quoted := text[i+1 : i+1+n]
+			if c == '"' && strings.ContainsAny(quoted, "$`\\") {
+				return nil, "", false
+			}
+			word.WriteString(quoted)
+			in = true
+			i += n + 1
+		case strings.IndexByte("$`\\|&;<>(){}*?[]!~\r", c) >= 0:
+			return nil, "", false
+		default:
+			word.WriteByte(c)
+			in = true
+		}
+	}
+	return nil, "", false
+}

@@ -1,0 +1,157 @@
+// Package initramfs finds how a kernel's initramfs is made on this system, says which modules the images that are
+// there carry, and which commands make them anew. It knows nothing of where modules come from.
+//
+// Images are root's, and still untrusted here: whatever is in one, reading it ends, in bounded memory.
+package initramfs
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"dkms-kernel-install/internal/kmod"
+)
+
+// Generator is a program that makes images.
+type Generator int
+
+const (
+	KernelInstall Generator = iota + 1
+	UpdateInitramfs
+	Dracut
+	Mkinitcpio
+	Booster
+)
+
+// String is the name of the generator's program.
+func (g Generator) String() string {
+	switch g {
+	case KernelInstall:
+		return "kernel-install"
+	case UpdateInitramfs:
+		return "update-initramfs"
+	case Dracut:
+		return "dracut"
+	case Mkinitcpio:
+		return "mkinitcpio"
+	case Booster:
+		return "booster"
+	}
+	return fmt.Sprintf("Generator(%d)", int(g))
+}
+
+// Initramfs is what a kernel starts with: the images, and how they are made. [System.Find] makes one.
+type Initramfs struct {
+	// Release is the kernel's, as uname -r has it.
+	Release string
+	// Images are the files that hold it, as the system sees them, each once. A generator may make several of
+	// one kernel, and some hold no modules: processor microcode, for example.
+	Images []string
+	// Generator is the program that makes the images from the modules. Where Commands says more than one
+	// command, others only pass on what it made.
+	Generator Generator
+
+	root     string
+	commands [][]string
+	hidden   error // why there may be images that are not in Images; nil where there are none
+}
+
+// Commands returns what makes the images anew: programs, looked up in PATH, with their arguments. They are to be run
+// in this order, and none of them after one that failed.
+func (i Initramfs) Commands() [][]string {
+	var list [][]string
+	for _, c := range i.commands {
+		list = append(list, slices.Clone(c))
+	}
+	return list
+}
+
+// Carries says whether one of the images holds one of the modules. A module's name may be written with dashes or
+// underscores; whether and how the file in the image is compressed does not matter. Modules of other kernels do not
+// count.
+//
+// With an error, which says what could not be read and why, the answer is not known: an image may hold one of them.
+func (i Initramfs) Carries(modules []string) (bool, error) {
+	if len(modules) == 0 {
+		return false, nil
+	}
+	wanted := map[string]bool{}
+	for _, m := range modules {
+		wanted[normal(m)] = true
+	}
+	found := false
+	err := i.each(func(_, module string) bool {
+		found = wanted[module]
+		return !found
+	})
+	if found {
+		return true, nil
+	}
+	return false, err
+}
+
+// Modules lists the kernel's modules in the images: the paths of the files as they are in there, without a slash at
+// the beginning, sorted, each once. With an error, which is that of Carries, the list may lack some.
+func (i Initramfs) Modules() ([]string, error) {
+	var list []string
+	err := i.each(func(file, _ string) bool {
+		list = append(list, file)
+		return true
+	})
+	slices.Sort(list)
+	return slices.Compact(list), err
+}
+
+// each calls visit for each module file of the kernel in the images, with its path and the module's name, until
+// visit returns false. An image that cannot be read does not keep it from the others.
+func (i Initramfs) each(visit func(file, module string) bool) error {
+	errs := []error{i.hidden}
+	for _, image := range i.Images {
+		more, opaque := true, ""
+		err := readImage(filepath.Join(i.root, image), func(file string) bool {
+			if module, ok := moduleIn(file, i.Release); ok {
+				more = visit(file, module)
+			} else if slices.Contains(inner, file) {
+				opaque = file
+			}
+			return more
+		})
+		if !more {
+			return nil
+		}
+		if err == nil && opaque != "" {
+			err = fmt.Errorf("its files are in a file system image of their own, %s", opaque)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot look into the initramfs %s: %w", image, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// inner are the file system images that dracut's squash modules put everything but the beginning into, modules too.
+var inner = []string{"squash-root.img", "squashfs-root.img", "erofs-root.img", "squash/root.img"}
+
+// moduleIn returns the normal name of the module that a file of an image is; ok is false if it is none, or another
+// kernel's.
+func moduleIn(file, release string) (module string, ok bool) {
+	rest, ok := strings.CutPrefix(strings.TrimPrefix(file, "usr/"), "lib/modules/")
+	if !ok {
+		return "", false
+	}
+	// Booster puts modules into that very folder: its images are of one kernel, and do not say its release in a
+	// path.
+	if of, below, ok := strings.Cut(rest, "/"); ok {
+		if of != release {
+			return "", false
+		}
+		rest = below[strings.LastIndexByte(below, '/')+1:]
+	}
+	name, _, ok := kmod.SplitName(rest)
+	return normal(name), ok
+}
+
+// normal is a module's name as the kernel has it.
+func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
