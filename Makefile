@@ -53,7 +53,7 @@ tools:
 	fi
 
 fuzz:
-	@set -e; for pkg in version conf kmod build; do \
+	@set -e; for pkg in version conf kmod build archive; do \
 	  for target in $$($(GO) test -list '^Fuzz' ./internal/$$pkg | grep ^Fuzz); do \
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime 30s ./internal/$$pkg; \
 	  done; \

@@ -70,6 +70,8 @@ var verbs = map[string]func(*classicRun) error{
 	"remove":      func(c *classicRun) error { return c.remove(engine.Unregister) },
 	"status":      (*classicRun).status,
 	"autoinstall": (*classicRun).autoinstall,
+	"mktarball":   (*classicRun).mktarball,
+	"ldtarball":   (*classicRun).ldtarball,
 }
 
 // classicRun is one call of the dkms face.
@@ -79,6 +81,8 @@ type classicRun struct {
 	ctx  context.Context
 	e    *engine.Engine
 	text *report.Text
+	// loaded says that something came from an archive that was named.
+	loaded bool
 }
 
 // usage is an error in the command line, with its exit status.
@@ -219,10 +223,17 @@ func (c *classicRun) name() (tree.ID, error) {
 }
 
 // id returns the package that the command line names completely. A folder with
-// a dkms.conf stands for the package in it, and is imported where create is set.
+// a dkms.conf stands for the package in it, and is imported where create is set;
+// so is an archive.
 func (c *classicRun) id(create bool) (tree.ID, error) {
+	if create && c.Archive != "" && c.Module == "" && len(c.Args) == 0 {
+		return c.load(c.Archive)
+	}
 	if len(c.Args) == 1 && c.Module == "" {
 		path := c.Args[0]
+		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && filepath.Base(path) == "dkms.conf" {
+			path = filepath.Dir(path)
+		}
 		if fi, err := os.Stat(path); err == nil {
 			// A name like toy/1.0 may also be a folder below this one.
 			_, err := os.Stat(filepath.Join(path, "dkms.conf"))
@@ -237,7 +248,10 @@ func (c *classicRun) id(create bool) (tree.ID, error) {
 				}
 				return c.e.Import(c.ctx, path, ks[0])
 			case fi.Mode().IsRegular():
-				return tree.ID{}, usage(failure.StatusNotFound, "%s: loading an archive is not supported yet: unpack it and name the folder", path)
+				if !create {
+					return tree.ID{}, usage(failure.StatusUsage, "%s needs NAME/VERSION, not an archive", c.Action)
+				}
+				return c.load(path)
 			}
 		} else if filepath.IsAbs(path) {
 			return tree.ID{}, usage(failure.StatusNotFound, "%s: there is no such folder", path)
@@ -273,6 +287,9 @@ func (c *classicRun) add() error {
 		return err
 	}
 	defer unlock()
+	if c.loaded {
+		return nil
+	}
 	return c.register(id, ks[0])
 }
 
@@ -308,6 +325,9 @@ func (c *classicRun) work(goal plan.Goal) error {
 		if r.Outcome != engine.Current {
 			return c.worst(results)
 		}
+	}
+	if goal == plan.Built && c.loaded {
+		return nil // it came with the archive
 	}
 	if goal == plan.Built {
 		return &failure.Failure{What: id.String() + " is already built", Hint: "use --force to build it again", Status: failure.StatusAlready}

@@ -78,6 +78,7 @@ func TestScript(t *testing.T) {
 			"waitfor": cmdWaitFor,
 			"files":   cmdFiles,
 			"running": cmdRunning,
+			"tarball": cmdTarball,
 		},
 	})
 }

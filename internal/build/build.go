@@ -164,23 +164,7 @@ func (j *Job) keep(log *os.File, tmp, targetDir string) error {
 	if err := tree.SyncDir(tmp); err != nil {
 		return err
 	}
-	final := filepath.Join(targetDir, "module")
-	err := os.Rename(tmp, final)
-	if errors.Is(err, os.ErrExist) {
-		// A rebuild: the old folder takes the temporary's name.
-		if err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, final, unix.RENAME_EXCHANGE); err != nil {
-			err = os.RemoveAll(final)
-			if err == nil {
-				err = os.Rename(tmp, final)
-			}
-		} else {
-			err = os.RemoveAll(tmp)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	return tree.SyncDir(targetDir)
+	return tree.ReplaceDir(tmp, filepath.Join(targetDir, "module"))
 }
 
 // keepSymvers keeps Module.symvers, which builds that depend on this one read.

@@ -51,6 +51,9 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 			}
 		}
 		if d == Unregister && left == 0 {
+			if exists(e.Tree.TarballDir(p.ID)) {
+				e.Events.Note(fmt.Sprintf("%s: its archives go with it: %s", p.ID, e.Tree.TarballDir(p.ID)))
+			}
 			if err := e.Tree.Unregister(p.ID); err != nil {
 				return results, failure.From(err, "cannot forget "+p.ID.String(), failure.StatusNoPerm)
 			}

@@ -182,6 +182,9 @@ func dependencies(item plan.Item, items []plan.Item, seen []plan.Package) map[st
 
 // heal mends what killed runs left of packages.
 func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) error {
+	if err := e.Tree.HealTop(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	for _, p := range packages {
 		if err := e.Tree.Heal(p.ID); err != nil {
 			return err

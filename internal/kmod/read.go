@@ -54,13 +54,16 @@ func probe(f *os.File) (size int64, c Compression, err error) {
 	if !st.Mode().IsRegular() {
 		return 0, None, errors.New("not a regular file")
 	}
-	var magic [6]byte
+	var magic [maxMagic]byte
 	n, err := f.ReadAt(magic[:], 0)
 	if err != nil && err != io.EOF {
 		return 0, None, err
 	}
 	return st.Size(), detect(magic[:n]), nil
 }
+
+// maxMagic is the length of the longest of what detect looks for.
+const maxMagic = 6
 
 // detect tells how a file that begins with head is compressed.
 func detect(head []byte) Compression {
@@ -79,51 +82,67 @@ func detect(head []byte) Compression {
 
 // decompress returns what the size bytes of r hold, limit bytes at most.
 func decompress(r io.ReaderAt, size int64, c Compression, limit int64) ([]byte, error) {
+	zr, hint, err := open(r, size, c)
+	if err != nil {
+		return nil, err
+	}
+	defer zr.Close()
+	return readAll(zr, hint, limit)
+}
+
+// NewReader returns a reader of what the size bytes of r hold, uncompressed. How they are compressed is told by their
+// content; what is not compressed is read as it is. A file that would make its decoder allocate more than a sane one
+// is an error.
+func NewReader(r io.ReaderAt, size int64) (io.ReadCloser, error) {
+	head, err := readRange(r, size, 0, uint64(min(size, maxMagic)))
+	if err != nil {
+		return nil, err
+	}
+	zr, _, err := open(r, size, detect(head))
+	return zr, err
+}
+
+// open returns a reader of what the size bytes of r hold, and of how many bytes that is expected to be.
+func open(r io.ReaderAt, size int64, c Compression) (zr io.ReadCloser, hint int64, err error) {
 	data := io.NewSectionReader(r, 0, size)
 	switch c {
 	case Gzip:
-		hint := int64(0)
 		if tail, err := readRange(r, size, uint64(size-4), 4); err == nil {
 			hint = int64(binary.LittleEndian.Uint32(tail)) // RFC 1952, 2.3.1, ISIZE
 		}
-		zr, err := gzip.NewReader(data)
-		if err != nil {
-			return nil, err
-		}
-		return readAll(zr, min(hint, size*maxTrustedRatio), limit)
+		zr, err = gzip.NewReader(data)
 	case XZ:
-		hint, err := scanXZ(r, size)
-		if err != nil {
-			return nil, fmt.Errorf("xz: %w", err)
+		if hint, err = scanXZ(r, size); err != nil {
+			return nil, 0, fmt.Errorf("xz: %w", err)
 		}
+		var xr *xz.Reader
 		// The library reads single bytes.
-		zr, err := xz.ReaderConfig{SingleStream: true}.NewReader(bufio.NewReader(data))
-		if err != nil {
-			return nil, err
-		}
-		return readAll(zr, min(hint, size*maxTrustedRatio), limit)
+		xr, err = xz.ReaderConfig{SingleStream: true}.NewReader(bufio.NewReader(data))
+		zr = io.NopCloser(xr)
 	case Zstd:
 		head, err := readRange(r, size, 0, uint64(min(size, zstd.HeaderMaxSize)))
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		var h zstd.Header
 		if err := h.Decode(head); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		zr, err := zstd.NewReader(data,
+		d, err := zstd.NewReader(data,
 			zstd.WithDecoderConcurrency(1),
 			zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(maxDictSize))
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		defer zr.Close()
-		hint := int64(min(h.FrameContentSize, MaxSize))
-		return readAll(zr, min(hint, size*maxTrustedRatio), limit)
+		return d.IOReadCloser(), min(int64(min(h.FrameContentSize, MaxSize)), size*maxTrustedRatio), nil
 	default:
-		return readAll(data, size, limit)
+		return io.NopCloser(data), size, nil
 	}
+	if err != nil {
+		return nil, 0, err
+	}
+	return zr, min(hint, size*maxTrustedRatio), nil
 }
 
 // readAll reads r to its end, which is expected after hint bytes and an error after more than limit.

@@ -8,6 +8,7 @@
 //	M/V/K/A/module/          a build: the finished modules
 //	M/V/K/A/log/make.log     its log
 //	M/kernel-K-A          -> V/K/A: installed
+//	M/V/tarball/             archives that were made of the package
 //	M/original_module/K/A/   what an installed module displaced
 //
 // Every change is one rename, symlink or removal that is complete or has not
@@ -23,6 +24,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/kmod"
@@ -91,6 +94,9 @@ func (t Tree) BuildDir(id ID) string { return filepath.Join(t.PackageDir(id), "b
 func (t Tree) TargetDir(id ID, k Target) string {
 	return filepath.Join(t.PackageDir(id), k.Release, k.Arch)
 }
+
+// TarballDir returns the folder of archives that were made of a package.
+func (t Tree) TarballDir(id ID) string { return filepath.Join(t.PackageDir(id), tarballs) }
 
 // ModuleDir returns the folder of the finished modules of a build.
 func (t Tree) ModuleDir(id ID, k Target) string {
@@ -187,7 +193,7 @@ func (t Tree) readPackage(id ID, installed map[string]bool) (Package, error) {
 		return p, err
 	}
 	for _, r := range releases {
-		if !r.IsDir() || r.Name() == "build" || strings.HasPrefix(r.Name(), ".") {
+		if !r.IsDir() || slices.Contains(reserved, r.Name()) || strings.HasPrefix(r.Name(), ".") {
 			continue
 		}
 		arches, err := os.ReadDir(filepath.Join(t.PackageDir(id), r.Name()))
@@ -295,6 +301,25 @@ func CheckID(id ID) error {
 	return nil
 }
 
+// CheckTarget says whether k can be the name of a kernel in the tree.
+func CheckTarget(k Target) error {
+	for _, s := range []string{k.Release, k.Arch} {
+		if err := conf.CheckName(s); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(reserved, k.Release) {
+		return fmt.Errorf("%q is no kernel release, but the name of a folder in the tree", k.Release)
+	}
+	return nil
+}
+
+// tarballs is the folder, beside the builds of a package, of archives of it.
+const tarballs = "tarball"
+
+// reserved are names in the folder of a package that are no kernel's.
+var reserved = []string{"source", "build", tarballs}
+
 // originals is the folder, beside the versions of a package, that keeps modules
 // which the package's displaced.
 const originals = "original_module"
@@ -340,8 +365,12 @@ func (t Tree) RemoveBuild(id ID, k Target) error {
 	return nil
 }
 
-// Unregister forgets a package that has no builds left.
+// Unregister forgets a package that has no builds left, and removes its archives:
+// a folder that only has those would be one of a broken package.
 func (t Tree) Unregister(id ID) error {
+	if err := os.RemoveAll(t.TarballDir(id)); err != nil {
+		return err
+	}
 	if err := removeIfThere(t.SourceDir(id)); err != nil {
 		return err
 	}
@@ -400,6 +429,12 @@ func (t Tree) Heal(id ID) error {
 		return os.RemoveAll(t.BuildDir(id))
 	}
 	return nil
+}
+
+// HealTop removes what a killed run left beside the folders of packages.
+func (t Tree) HealTop() error {
+	_, err := removeTemps(t.Dir)
+	return err
 }
 
 // removeTemps removes the temporaries in dir and returns what else is there.
@@ -463,6 +498,27 @@ func ReplaceLink(target, link string) error {
 		return err
 	}
 	return SyncDir(dir)
+}
+
+// ReplaceDir makes the folder tmp the one called dir, in one step where the file
+// system can, and removes what was there.
+func ReplaceDir(tmp, dir string) error {
+	err := os.Rename(tmp, dir)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTDIR) {
+		// The old one takes the temporary's name.
+		if err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
+			err = os.RemoveAll(dir)
+			if err == nil {
+				err = os.Rename(tmp, dir)
+			}
+		} else {
+			err = os.RemoveAll(tmp)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(dir))
 }
 
 // RemoveEmpty removes dir and then its parents while they are empty, up to but

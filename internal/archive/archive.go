@@ -1,0 +1,87 @@
+// Package archive reads and writes the archives that packages travel in: tar
+// files, mostly compressed, of this layout:
+//
+//	dkms_main_tree/K/A/                  builds: the folder of each, for kernel K, architecture A
+//	dkms_source_tree/                    the source, with its dkms.conf; or else
+//	dkms_binaries_only/dkms.conf         what there is without the source
+//	dkms_binaries_only/PACKAGE_NAME      a line
+//	dkms_binaries_only/PACKAGE_VERSION   a line
+//
+// Without dkms_main_tree, an archive is the source of a package, at its top or
+// in one folder of any name.
+//
+// Archives that are read are trusted to be neither whole nor honest.
+package archive
+
+import (
+	"fmt"
+	"path"
+	"strings"
+)
+
+// The names that the format has.
+const (
+	mainTree     = "dkms_main_tree"
+	sourceTree   = "dkms_source_tree"
+	binariesOnly = "dkms_binaries_only"
+	nameFile     = "PACKAGE_NAME"
+	versionFile  = "PACKAGE_VERSION"
+	confFile     = "dkms.conf"
+)
+
+// Compression is how an archive is compressed.
+type Compression int
+
+// The compressions that archives are written in. Those in bzip2 are read, too.
+const (
+	None Compression = iota
+	Gzip
+	XZ
+	Zstd
+)
+
+// suffixes are what the names of archives end in, as for tar's option -a.
+var suffixes = map[string]Compression{
+	".tar": None,
+	".gz":  Gzip, ".tgz": Gzip, ".taz": Gzip,
+	".xz": XZ, ".txz": XZ,
+	".zst": Zstd, ".tzst": Zstd,
+}
+
+// unwritable are suffixes of compressions that archives are not written in.
+var unwritable = []string{".bz2", ".tbz", ".tbz2", ".tz2", ".lz", ".tlz", ".lzma", ".lzo", ".Z", ".taZ"}
+
+// ForName returns the compression that the name of a file asks for: one that
+// ends in nothing known asks for none.
+func ForName(file string) (Compression, error) {
+	for _, s := range unwritable {
+		if strings.HasSuffix(file, s) {
+			return 0, fmt.Errorf("archives cannot be compressed as %s", s)
+		}
+	}
+	return suffixes[path.Ext(file)], nil
+}
+
+// leadsOut says whether a symbolic link called name, a clean path relative to
+// some folder, may lead out of that folder. What leads upwards does so at its
+// begin: ".." behind a name would be another folder where that name is a link.
+func leadsOut(name, target string) bool {
+	if target == "" || strings.HasPrefix(target, "/") {
+		return true
+	}
+	depth := strings.Count(name, "/")
+	down := false
+	for part := range strings.SplitSeq(target, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			depth--
+			if down || depth < 0 {
+				return true
+			}
+		default:
+			down = true
+		}
+	}
+	return false
+}

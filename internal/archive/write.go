@@ -1,0 +1,222 @@
+package archive
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+	"golang.org/x/sys/unix"
+)
+
+// Package is what goes into an archive.
+type Package struct {
+	Name, Version string
+	// Source is the folder of the source; without SourceFiles, only its
+	// dkms.conf is archived.
+	Source      string
+	SourceFiles bool
+	// Builds, whose Dir is any path here, come in the order given.
+	Builds []Build
+}
+
+// Write writes the archive of p to w. The same files with the same times give
+// the same bytes. Symbolic links in the source that lead out of it, and whatever
+// is no file, folder or symbolic link, are left out; so are all links in builds.
+// Write returns their paths in the archive.
+func Write(ctx context.Context, w io.Writer, c Compression, p Package) (left []string, err error) {
+	// The xz library loses an error that it gets while it closes.
+	out := &stickyWriter{w: w}
+	z, err := compressor(out, c)
+	if err != nil {
+		return nil, err
+	}
+	a := writer{ctx: ctx, tar: tar.NewWriter(z)}
+	err = a.contents(p)
+	if err == nil {
+		err = a.tar.Close()
+	}
+	if err == nil {
+		err = z.Close()
+	}
+	if err == nil {
+		err = out.err
+	}
+	return a.left, err
+}
+
+type stickyWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (s *stickyWriter) Write(p []byte) (n int, err error) {
+	if s.err == nil {
+		n, s.err = s.w.Write(p)
+	}
+	return n, s.err
+}
+
+// compressor returns a writer that compresses to w. Its Close leaves w open.
+func compressor(w io.Writer, c Compression) (io.WriteCloser, error) {
+	switch c {
+	case Gzip:
+		return gzip.NewWriter(w), nil // with no time in it
+	case XZ:
+		return xz.NewWriter(w)
+	case Zstd:
+		// One thread: with more, the bytes could depend on the machine.
+		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
+	}
+	return nopCloser{w}, nil
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
+
+type writer struct {
+	ctx  context.Context
+	tar  *tar.Writer
+	time time.Time // of what the archive has and no folder has
+	left []string
+}
+
+func (a *writer) contents(p Package) error {
+	fi, err := os.Stat(filepath.Join(p.Source, confFile))
+	if err != nil {
+		return err
+	}
+	a.time = fi.ModTime()
+	// This folder is what an archive of a package is known by, with builds in
+	// it or without.
+	if err := a.folder(mainTree); err != nil {
+		return err
+	}
+	made := map[string]bool{}
+	for _, b := range p.Builds {
+		dir := path.Join(mainTree, b.Release)
+		if !made[dir] {
+			made[dir] = true
+			if err := a.folder(dir); err != nil {
+				return err
+			}
+		}
+		if err := a.tree(b.Dir, path.Join(dir, b.Arch), false); err != nil {
+			return err
+		}
+	}
+	if p.SourceFiles {
+		return a.tree(p.Source, sourceTree, true)
+	}
+	if err := a.folder(binariesOnly); err != nil {
+		return err
+	}
+	for _, f := range []struct{ name, value string }{{nameFile, p.Name}, {versionFile, p.Version}} {
+		text := f.value + "\n"
+		h := &tar.Header{Name: path.Join(binariesOnly, f.name), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text)), ModTime: a.time}
+		if err := a.header(h); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(a.tar, text); err != nil {
+			return err
+		}
+	}
+	root, err := os.OpenRoot(p.Source)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return a.file(root, confFile, path.Join(binariesOnly, confFile))
+}
+
+// header writes a header that tells of nobody's account and of the time with
+// all its digits: by these, a build is known to be the one that a record of it
+// speaks of.
+func (a *writer) header(h *tar.Header) error {
+	h.Format = tar.FormatPAX
+	return a.tar.WriteHeader(h)
+}
+
+// folder writes a folder of the format's own.
+func (a *writer) folder(name string) error {
+	return a.header(&tar.Header{Name: name + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: a.time})
+}
+
+// tree writes the folder dir, whose name in the archive is top.
+func (a *writer) tree(dir, top string, links bool) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	// In order of names.
+	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = context.Cause(a.ctx)
+		}
+		if err != nil {
+			return err
+		}
+		to := path.Join(top, name)
+		switch d.Type() {
+		case fs.ModeDir:
+			fi, err := d.Info()
+			if err != nil {
+				return err
+			}
+			return a.header(&tar.Header{Name: to + "/", Typeflag: tar.TypeDir, Mode: int64(fi.Mode().Perm()), ModTime: fi.ModTime()})
+		case fs.ModeSymlink:
+			target, err := root.Readlink(name)
+			if err != nil {
+				return err
+			}
+			if links && !leadsOut(name, target) {
+				fi, err := d.Info()
+				if err != nil {
+					return err
+				}
+				return a.header(&tar.Header{Name: to, Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777, ModTime: fi.ModTime()})
+			}
+		case 0:
+			return a.file(root, name, to)
+		}
+		a.left = append(a.left, to)
+		return nil
+	})
+}
+
+// file writes the file called name in root.
+func (a *writer) file(root *os.Root, name, to string) error {
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !fi.Mode().IsRegular() {
+		return fmt.Errorf("%s: it is no regular file", f.Name())
+	}
+	h := &tar.Header{Name: to, Typeflag: tar.TypeReg, Mode: int64(fi.Mode().Perm()), Size: fi.Size(), ModTime: fi.ModTime()}
+	if err := a.header(h); err != nil {
+		return err
+	}
+	if _, err := io.CopyN(a.tar, f, fi.Size()); errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: it became shorter while it was read", f.Name())
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
