@@ -271,8 +271,9 @@ func (e *Engine) cache(k tree.Target) *conf.Cache {
 // of are read by conf. renew asks which builds are stale.
 func (e *Engine) observe(ctx context.Context, k tree.Target, packages []tree.Package, read func(tree.Package) bool, conf reader, renew bool) []plan.Package {
 	var seen []plan.Package
+	weak := e.weak(k.Release, packages)
 	for _, p := range packages {
-		o := plan.Package{ID: p.ID, Source: p.Source}
+		o := plan.Package{ID: p.ID, Source: p.Source, WeakFrom: weak[p.ID].Release}
 		b, built := p.Build(k)
 		o.Built, o.Modules, o.Installed = built, b.Modules, b.Installed
 		if p.Source != "" && (read(p) || o.Installed) {

@@ -5,14 +5,18 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/place"
+	"dkms-kernel-install/internal/tree"
 )
 
 // Weak modules: where the kernels of a distribution keep one binary interface
@@ -120,4 +124,76 @@ func (t *tail) lastLine() string {
 		last = strings.ToValidUTF8(last[:200], "") + "…"
 	}
 	return last
+}
+
+// weak returns the packages whose modules the kernel called release shares, all
+// of them, with the kernel that each is installed for. As in the classic
+// command, the links decide, whoever made them.
+func (e *Engine) weak(release string, packages []tree.Package) map[tree.ID]tree.Target {
+	if e.weakCommand(weakAdd, release) == nil {
+		return nil
+	}
+	links := map[string][]string{} // where they lead, by the name of the file
+	// What cannot be read is no link; there may be no such folder at all.
+	_ = filepath.WalkDir(filepath.Join(e.Settings.InstallTree, release, "weak-updates"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type() != fs.ModeSymlink {
+			return nil
+		}
+		if to, err := filepath.EvalSymlinks(path); err == nil && filepath.Base(to) == d.Name() {
+			links[d.Name()] = append(links[d.Name()], to)
+		}
+		return nil
+	})
+	if len(links) == 0 {
+		return nil
+	}
+	found := map[tree.ID]tree.Target{}
+	for _, p := range packages {
+		for _, b := range p.Builds {
+			if b.Installed && b.Release != release && len(b.Modules) > 0 && e.sharedBy(links, p.ID, b) {
+				found[p.ID] = b.Target
+			}
+		}
+	}
+	return found
+}
+
+// sharedBy says whether links lead to all modules of b, a build of id: to where
+// they are installed, or, where those are links themselves, into the tree.
+func (e *Engine) sharedBy(links map[string][]string, id tree.ID, b tree.Build) bool {
+	var in []string
+	for _, dir := range []string{filepath.Join(e.Settings.InstallTree, b.Release), e.Tree.ModuleDir(id, b.Target)} {
+		if dir, err := filepath.EvalSymlinks(dir); err == nil {
+			in = append(in, dir+"/")
+		}
+	}
+	for _, file := range b.Modules {
+		if !slices.ContainsFunc(links[file], func(to string) bool {
+			return slices.ContainsFunc(in, func(dir string) bool { return strings.HasPrefix(to, dir) }) &&
+				e.placer(b.Target).Holds(id, to)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// weakStatus tells of the packages for which [Engine.weak] says something.
+func (e *Engine) weakStatus(packages []tree.Package, matchPackage func(tree.ID) bool, matchKernel func(tree.Target) bool) []Status {
+	if e.weakCommand(weakAdd, "") == nil {
+		return nil
+	}
+	var list []Status
+	kernels, _ := os.ReadDir(e.Settings.InstallTree) // no folder, no links
+	for _, kernel := range kernels {
+		weak := e.weak(kernel.Name(), packages)
+		for _, p := range packages {
+			from, ok := weak[p.ID]
+			k := tree.Target{Release: kernel.Name(), Arch: from.Arch}
+			if ok && matchPackage(p.ID) && matchKernel(k) {
+				list = append(list, Status{ID: p.ID, Kernel: k, State: StateWeak, WeakFrom: from.Release})
+			}
+		}
+	}
+	return list
 }
