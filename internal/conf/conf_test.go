@@ -47,6 +47,20 @@ DEST_MODULE_LOCATION=/extra
 
 var toy = Module{BuiltName: "toy", BuiltLocation: ".", DestName: "toy", DestLocation: "/extra", Strip: true}
 
+// Directives of the environment are no directives: STRIP or MAKE may have other
+// meanings there, and NO_WEAK_MODULES other values.
+func TestEnvironment(t *testing.T) {
+	for _, name := range confNames {
+		t.Setenv(name, "1")
+	}
+	sh := &Shell{}
+	defer sh.Close()
+	c, err := read(t, sh, minimal)
+	if diff := cmp.Diff(Conf{Name: "toy", Version: "1.0", Modules: []Module{toy}}, c); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+}
+
 func TestRead(t *testing.T) {
 	sh := &Shell{}
 	defer sh.Close()

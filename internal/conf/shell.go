@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -90,7 +91,11 @@ func (s *Shell) start() error {
 	s.nonce = rand.Text()
 	// -p: functions and BASH_ENV of the caller's environment stay outside.
 	cmd := exec.Command("bash", "--norc", "--noprofile", "-p", "-s", s.nonce)
-	cmd.Env = Environ(os.Environ(), "LC_MESSAGES=C")
+	// What a conf does not set is not set, whatever the environment has.
+	cmd.Env = slices.DeleteFunc(Environ(os.Environ(), "LC_MESSAGES=C"), func(e string) bool {
+		name, _, _ := strings.Cut(e, "=")
+		return slices.Contains(confNames, name)
+	})
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{w}
 	stdin, err := cmd.StdinPipe()

@@ -41,6 +41,11 @@ type System struct {
 	// whose files win first; Modules is where they look for kernels.
 	KernelInstall []string
 	Modules       string
+	// WeakModules and WeakModules2 are the scripts of Red Hat's and of SUSE's
+	// distributions that share modules between kernels. WeakTimeout is how
+	// long one call may take; zero is 10 minutes.
+	WeakModules, WeakModules2 string
+	WeakTimeout               time.Duration
 	// ConfTimeout is how long reading one dkms.conf may take; zero is
 	// [conf.DefaultTimeout].
 	ConfTimeout time.Duration
@@ -56,6 +61,8 @@ func DefaultSystem() System {
 		CacheDir:      "/var/cache/dkms-kernel-install",
 		KernelInstall: []string{"/etc/kernel/install.d", "/usr/lib/kernel/install.d"},
 		Modules:       "/lib/modules",
+		WeakModules:   "/usr/sbin/weak-modules",
+		WeakModules2:  "/usr/lib/module-init-tools/weak-modules2",
 	}
 }
 
@@ -90,6 +97,7 @@ type Engine struct {
 	jobs    int        // N of make -jN
 	eventMu sync.Mutex // guards the calls of Events, and ignored
 	ignored map[kmod.Compression]bool
+	weakMu  sync.Mutex // one script at a time: each works on all kernels
 	mu      sync.Mutex // guards what follows
 	kernels map[tree.Target]*kernel.Kernel
 	places  map[tree.Target]*place.Kernel
@@ -263,8 +271,9 @@ func (e *Engine) cache(k tree.Target) *conf.Cache {
 // of are read by conf. renew asks which builds are stale.
 func (e *Engine) observe(ctx context.Context, k tree.Target, packages []tree.Package, read func(tree.Package) bool, conf reader, renew bool) []plan.Package {
 	var seen []plan.Package
+	weak := e.weak(k.Release, packages)
 	for _, p := range packages {
-		o := plan.Package{ID: p.ID, Source: p.Source}
+		o := plan.Package{ID: p.ID, Source: p.Source, WeakFrom: weak[p.ID].Release}
 		b, built := p.Build(k)
 		o.Built, o.Modules, o.Installed = built, b.Modules, b.Installed
 		if p.Source != "" && (read(p) || o.Installed) {

@@ -71,7 +71,9 @@ func (e *Engine) removeBuild(ctx context.Context, p tree.Package, b tree.Build, 
 			// A conf with errors says less, but does not stand in the way.
 			seen.Conf, seen.ConfErr = e.Conf(p.ID, k)
 		}
-		removed, err := e.placer(k).Uninstall(e.placed(p.ID, k, packages, seen))
+		placed := e.placed(p.ID, k, packages, seen)
+		e.weakLeaving(ctx, seen.Conf, placed, &r)
+		removed, err := e.placer(k).Uninstall(placed)
 		r.Removed = removed
 		if err != nil {
 			return r, err

@@ -14,6 +14,7 @@ const (
 	StateBroken    State = "broken"
 	StateBuilt     State = "built"
 	StateInstalled State = "installed"
+	StateWeak      State = "installed-weak" // shares the modules of another kernel by links
 )
 
 // Status is one line of status: a package without a build has no kernel.
@@ -26,6 +27,9 @@ type Status struct {
 	Originals, Differs bool
 	// KernelGone says that the kernel's folder does not exist.
 	KernelGone bool
+	// WeakFrom is, of [StateWeak], the release of the kernel whose modules
+	// they are.
+	WeakFrom string
 }
 
 // Status tells the state of every package and build for which match says so. A
@@ -65,7 +69,7 @@ func (e *Engine) Status(matchPackage func(tree.ID) bool, matchKernel func(tree.T
 			list = append(list, s)
 		}
 	}
-	return list, nil
+	return append(list, e.weakStatus(packages, matchPackage, matchKernel)...), nil
 }
 
 // current says whether the kernel's folder holds what was built. The conf is

@@ -310,6 +310,7 @@ func (w *work) place(ctx context.Context, job *build.Job, r *Result) *failure.Fa
 	item.Modules = modules
 	res, err := e.placer(w.k).Install(e.placed(item.ID, w.k, w.packages, item.Package))
 	r.Placed, r.Kept = res.Placed, res.Kept
+	e.weakPlaced(ctx, item.Conf, res, r)
 	if err != nil {
 		return failure.From(err, "install failed", failure.StatusInstall)
 	}

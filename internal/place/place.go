@@ -66,6 +66,9 @@ type Result struct {
 	// Kept says of each module that was not placed why the kernel's own one
 	// was kept.
 	Kept []string
+	// Removed are paths of modules of the package that the kernel's folder no
+	// longer has: they stood elsewhere, or only another version had them.
+	Removed []string
 }
 
 func (k *Kernel) dest(m Module) string { return filepath.Join(k.Dir, m.Location, m.File) }
@@ -122,6 +125,9 @@ func (k *Kernel) Install(p Package) (Result, error) {
 				if err := k.remove(path); err != nil {
 					return r, err
 				}
+				if slices.Contains(stale, path) {
+					r.Removed = append(r.Removed, path)
+				}
 			}
 		}
 		k.note(dest)
@@ -130,7 +136,9 @@ func (k *Kernel) Install(p Package) (Result, error) {
 	if len(r.Placed) == 0 && len(r.Kept) > 0 {
 		return r, nil
 	}
-	if err := k.removeOthers(p); err != nil {
+	others, err := k.removeOthers(p)
+	r.Removed = append(r.Removed, others...)
+	if err != nil {
 		return r, err
 	}
 	return r, k.Tree.SetInstalled(p.ID, k.Target)
@@ -148,8 +156,8 @@ func (k *Kernel) put(from, dest string) error {
 }
 
 // removeOthers removes modules that another version of p placed and p no longer
-// has.
-func (k *Kernel) removeOthers(p Package) error {
+// has. It returns the paths that went.
+func (k *Kernel) removeOthers(p Package) (removed []string, err error) {
 	mine := map[string]bool{}
 	for _, m := range p.Modules {
 		mine[moduleName(m.File)] = true
@@ -167,13 +175,37 @@ func (k *Kernel) removeOthers(p Package) error {
 			for _, path := range slices.Clone(k.index[normal(name)]) {
 				if k.own(p, path) {
 					if err := k.remove(path); err != nil {
-						return err
+						return removed, err
 					}
+					removed = append(removed, path)
 				}
 			}
 		}
 	}
-	return nil
+	return removed, nil
+}
+
+// Files returns the paths of the modules of p in the kernel's folder.
+func (k *Kernel) Files(p Package) ([]string, error) {
+	if err := k.read(); err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, m := range p.Modules {
+		for _, path := range k.index[moduleName(m.File)] {
+			// What stands at the destination of an installed package is
+			// the package's, even when somebody has changed it since.
+			if k.own(p, path) || p.Installed && k.atDest(m, path) {
+				files = append(files, path)
+			}
+		}
+	}
+	return files, nil
+}
+
+// Holds says whether the file at path is a module as the build of id made it.
+func (k *Kernel) Holds(id tree.ID, path string) bool {
+	return same(path, filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path)))
 }
 
 // Uninstall takes the modules of p out of the kernel's folder, puts back what
@@ -186,20 +218,18 @@ func (k *Kernel) Uninstall(p Package) (removed []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot put back the module that was there before: %w", err)
 	}
-	for _, m := range p.Modules {
-		for _, path := range slices.Clone(k.index[moduleName(m.File)]) {
-			if restored[path] {
-				continue
-			}
-			// What stands at the destination of an installed package is
-			// the package's, even when somebody has changed it since.
-			if k.own(p, path) || p.Installed && k.atDest(m, path) {
-				if err := k.remove(path); err != nil {
-					return removed, err
-				}
-				removed = append(removed, path)
-			}
+	files, err := k.Files(p)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range files {
+		if restored[path] {
+			continue
 		}
+		if err := k.remove(path); err != nil {
+			return removed, err
+		}
+		removed = append(removed, path)
 	}
 	if err := k.Tree.ClearInstalled(p.Name, k.Target); err != nil {
 		return removed, err

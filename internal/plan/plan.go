@@ -35,6 +35,9 @@ type Package struct {
 	// Stale says why the build is not what would be built now; empty where it
 	// is, or where nobody knows.
 	Stale string
+	// WeakFrom is the release of the kernel whose modules of this version
+	// the kernel shares by links (weak modules); empty where it does not.
+	WeakFrom string
 }
 
 // Goal is how far a package is to be taken.
@@ -109,6 +112,7 @@ func Make(packages []Package, r Request) []Item {
 			p.chosen = append(p.chosen, pkg)
 		}
 	}
+	p.share()
 	for _, pkg := range p.chosen {
 		if p.matches(pkg, nil) {
 			p.visit(pkg.Name, nil)
@@ -122,7 +126,8 @@ func Make(packages []Package, r Request) []Item {
 type planner struct {
 	request Request
 	all     []Package
-	chosen  []Package // one for each name
+	chosen  []Package        // one for each name
+	shared  map[tree.ID]bool // see share
 	items   []Item
 	// state is, by package name, 1 + the index of its item, or visiting.
 	state map[string]int
@@ -144,6 +149,35 @@ func (p *planner) wanted(pkg Package) bool {
 	// A conf that cannot be read does not say whether it wants automatic
 	// work; being silent about it would hide the error.
 	return pkg.Conf.Autoinstall || pkg.Source == "" || pkg.ConfErr != nil || pkg.repair()
+}
+
+// share finds the packages for which automatic work has nothing to do because
+// the kernel shares the modules of another one. A package that does not want
+// that, or that another one needs in order to be built, is built.
+func (p *planner) share() {
+	p.shared = map[tree.ID]bool{}
+	if p.request.Only != nil || p.request.Force {
+		return
+	}
+	for _, pkg := range p.chosen {
+		p.shared[pkg.ID] = pkg.WeakFrom != "" && !pkg.Conf.NoWeakModules && !slices.ContainsFunc(p.all, func(other Package) bool {
+			return other.Name == pkg.Name && other.Installed // modprobe prefers that one
+		})
+	}
+	for again := true; again; {
+		again = false
+		for _, pkg := range p.chosen {
+			if item := p.decide(pkg); !item.Build {
+				continue
+			}
+			for _, dep := range p.chosen {
+				if p.shared[dep.ID] && slices.Contains(pkg.Conf.BuildDepends, dep.Name) {
+					p.shared[dep.ID] = false
+					again = true
+				}
+			}
+		}
+	}
 }
 
 // matches says whether the request's Match takes pkg: by its own name, or by one
@@ -261,6 +295,8 @@ func (p *planner) decide(pkg Package) Item {
 	case pkg.Conf.Excluded != "":
 		item.Verdict, item.Cause, item.Why = Skip, NotForIt, pkg.Conf.Excluded
 		item.Hint = "nothing: the package says itself which kernels it is for (BUILD_EXCLUSIVE)"
+	case p.shared[pkg.ID]:
+		item.Verdict = Current
 	default:
 		why := ""
 		switch {

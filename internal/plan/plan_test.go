@@ -37,6 +37,8 @@ func excluded(p *Package)  { p.Conf.Excluded = "it is only for kernels up to 5" 
 func needs(names ...string) func(*Package) {
 	return func(p *Package) { p.Conf.BuildDepends = names }
 }
+func weak(p *Package)     { p.WeakFrom = "6.1" }
+func stubborn(p *Package) { p.Conf.NoWeakModules = true }
 func modules(names ...string) func(*Package) {
 	return func(p *Package) {
 		p.Conf.Modules = nil
@@ -151,6 +153,18 @@ func TestMake(t *testing.T) {
 		{"dependency changed, no matter", []Package{pkg("a", "1", installed, needs("b"), func(p *Package) {
 			p.BuiltAgainst = map[string]string{"b": "1"}
 		}), pkg("b", "2", installed)}, auto, "b/2 current\na/1 current\n"},
+
+		{"shared", []Package{pkg("a", "1", weak), pkg("b", "1")}, auto, "a/1 current\nb/1 build place\n"},
+		{"shared and built", []Package{pkg("a", "1", weak, built)}, auto, "a/1 current\n"},
+		{"shared, and does not want it", []Package{pkg("a", "1", weak, stubborn)}, auto, "a/1 build place\n"},
+		{"shared and excluded", []Package{pkg("a", "1", weak, excluded)}, auto, "a/1 skip: it is only for kernels up to 5\n"},
+		{"shared, older version", []Package{pkg("a", "1", weak), pkg("a", "2")}, auto, "a/2 build place\n"},
+		{"shared, older version installed", []Package{pkg("a", "1", installed), pkg("a", "2", weak)}, auto, "a/2 build place\n"},
+		{"shared, asked", []Package{pkg("a", "1", weak)}, only("a/1"), "a/1 build place\n"},
+		{"shared, forced", []Package{pkg("a", "1", weak)}, force(auto), "a/1 build place\n"},
+		{"shared, and a dependency", []Package{pkg("a", "1", needs("b")), pkg("b", "1", weak, needs("c")), pkg("c", "1", weak), pkg("d", "1", weak)}, auto,
+			"c/1 build place\nb/1 build place after c\na/1 build place after b\nd/1 current\n"},
+		{"shared with its dependency", []Package{pkg("a", "1", weak, needs("b")), pkg("b", "1", weak)}, auto, "b/1 current\na/1 current\n"},
 
 		{"conflict", []Package{pkg("a", "1", modules("x")), pkg("b", "1", modules("y", "x"))}, auto,
 			"a/1 build place\nb/1 fail: its module x.ko belongs to a/1 for this kernel\n"},

@@ -185,6 +185,10 @@ func (t *Text) Failure(what string, f *failure.Failure) {
 
 // StatusLine returns a line of status in the form that scripts parse.
 func StatusLine(s engine.Status) string {
+	if s.State == engine.StateWeak {
+		// It keeps a form that all lines had once.
+		return fmt.Sprintf("%s, %s, %s, %s: %s from %s", s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, s.State, s.WeakFrom)
+	}
 	line := s.ID.String()
 	if s.Kernel.Release != "" {
 		line += ", " + s.Kernel.Release + ", " + s.Kernel.Arch
@@ -212,13 +216,14 @@ type statusJSON struct {
 	OriginalsExist  bool   `json:"originals_exist"`
 	DiffersFromTree bool   `json:"differs"`
 	KernelGone      bool   `json:"kernel_gone"`
+	WeakFrom        string `json:"weak_from,omitempty"`
 }
 
 // StatusJSON writes the list as a JSON array of objects.
 func StatusJSON(w io.Writer, list []engine.Status) error {
 	out := make([]statusJSON, len(list))
 	for i, s := range list {
-		out[i] = statusJSON{s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, string(s.State), s.Originals, s.Differs, s.KernelGone}
+		out[i] = statusJSON{s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, string(s.State), s.Originals, s.Differs, s.KernelGone, s.WeakFrom}
 	}
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
