@@ -2,7 +2,10 @@
 
 PREFIX   = /usr
 SYSCONF  = /etc
+SBINDIR  = $(PREFIX)/sbin
+ZSHDIR   = $(PREFIX)/share/zsh/site-functions
 DESTDIR  =
+DIST     = $(CURDIR)/dist
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 GO       = go
 BIN      = dkms-kernel-install
@@ -12,7 +15,15 @@ export DKMS_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dkms-kernel-ins
 # The kernel's sign-file, to compare signatures with; nothing where there can be no such root.
 sign_file = $$(integration/mkroot >/dev/null && echo $(CURDIR)/integration/sign-file)
 
-.PHONY: build install uninstall test test-all lint fuzz demo bench tools clean
+# What packages are made of: the version of this checkout, the architecture that
+# is built for, and the time of the last commit.
+MAINTAINER = dkms-kernel-install maintainers <root@localhost>
+package_env = PACKAGE_VERSION="$$(tools/package-version '$(VERSION)' "$$(git rev-list --count HEAD 2>/dev/null || echo 0)")" \
+	PACKAGE_ARCH="$$($(GO) env GOARCH)" SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}" \
+	MAINTAINER='$(MAINTAINER)'
+
+.PHONY: build install install-debian install-redhat install-arch install-gentoo uninstall deb rpm \
+	docs test test-all lint fuzz demo bench tools clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/dkms-kernel-install
@@ -21,16 +32,91 @@ build:
 # is there is the administrator's.
 install: build
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/lib/kernel/install.d/40-dkms.install
-	install -d $(DESTDIR)$(PREFIX)/sbin
-	ln -sf ../lib/kernel/install.d/40-dkms.install $(DESTDIR)$(PREFIX)/sbin/dkms
-	ln -sf ../lib/kernel/install.d/40-dkms.install $(DESTDIR)$(PREFIX)/sbin/dkms-kernel-install
+	install -d $(DESTDIR)$(SBINDIR)
+	ln -sf ../lib/kernel/install.d/40-dkms.install $(DESTDIR)$(SBINDIR)/dkms
+	ln -sf ../lib/kernel/install.d/40-dkms.install $(DESTDIR)$(SBINDIR)/dkms-kernel-install
 	install -d $(DESTDIR)$(SYSCONF)/dkms/framework.conf.d $(DESTDIR)/var/lib/dkms
 	test -e $(DESTDIR)$(SYSCONF)/dkms/framework.conf || install -m 644 install.d/framework.conf $(DESTDIR)$(SYSCONF)/dkms/framework.conf
+	install -D -m 644 install.d/framework.conf $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install/framework.conf
+	for page in dkms-kernel-install.8 dkms.8 dkms.conf.5 framework.conf.5; do \
+	  install -D -m 644 install.d/man/$$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page || exit 1; done
+	for name in dkms dkms-kernel-install; do \
+	  install -D -m 644 install.d/completions/$$name.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$name && \
+	  install -D -m 644 install.d/completions/$$name.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$name.fish && \
+	  install -D -m 644 install.d/completions/_$$name $(DESTDIR)$(ZSHDIR)/_$$name || exit 1; done
+
+# What the packages of modules call, and the unit that works at boot.
+common = install -D -m 755 install.d/common.postinst $(DESTDIR)$(PREFIX)/lib/dkms/common.postinst && \
+	install -D -m 755 install.d/dkms_autoinstaller $(DESTDIR)$(PREFIX)/lib/dkms/dkms_autoinstaller
+unit = install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
+	sed 's|/usr/sbin/|$(SBINDIR)/|' install.d/systemd/dkms.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service && \
+	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service
+
+# Debian's kernel packages run hooks of their own; its dkms builds for all kernels.
+install-debian: ZSHDIR = $(PREFIX)/share/zsh/vendor-completions
+install-debian: install
+	$(common)
+	$(unit)
+	for hook in preinst postinst prerm header_postinst; do \
+	  install -D -m 755 install.d/debian/$$hook $(DESTDIR)$(SYSCONF)/kernel/$$hook.d/dkms || exit 1; done
+	file=$(DESTDIR)$(SYSCONF)/dkms/framework.conf.d/autoinstall_all_kernels.conf; \
+	test -e $$file || install -m 644 install.d/debian/autoinstall_all_kernels.conf $$file
+
+# Kernels of Red Hat's and SUSE's call kernel-install, which calls the plugin.
+install-redhat: install
+	$(common)
+	$(unit)
+
+# Arch has no /usr/sbin but a link, which a package must not hold.
+install-arch: SBINDIR = $(PREFIX)/bin
+install-arch: install
+	$(unit)
+	for hook in 70-dkms-install 71-dkms-remove; do \
+	  install -D -m 644 install.d/arch/$$hook.hook $(DESTDIR)$(PREFIX)/share/libalpm/hooks/$$hook.hook || exit 1; done
+	install -D -m 755 install.d/arch/dkms $(DESTDIR)$(PREFIX)/share/libalpm/scripts/dkms
+
+# dkms.eclass calls dkms itself; what is left is the boot, with either init.
+install-gentoo: install
+	$(unit)
+	install -d $(DESTDIR)$(SYSCONF)/init.d
+	sed 's|/usr/sbin/|$(SBINDIR)/|' install.d/openrc/dkms >$(DESTDIR)$(SYSCONF)/init.d/dkms
+	chmod 755 $(DESTDIR)$(SYSCONF)/init.d/dkms
 
 # The tree and the settings stay: they hold keys, builds and decisions.
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/sbin/dkms $(DESTDIR)$(PREFIX)/sbin/dkms-kernel-install
+	for name in dkms dkms-kernel-install; do \
+	  rm -f $(DESTDIR)$(PREFIX)/sbin/$$name $(DESTDIR)$(PREFIX)/bin/$$name $(DESTDIR)$(SBINDIR)/$$name \
+	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$name \
+	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$name.fish \
+	    $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_$$name $(DESTDIR)$(ZSHDIR)/_$$name; done
 	rm -f $(DESTDIR)$(PREFIX)/lib/kernel/install.d/40-dkms.install
+	rm -f $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install/framework.conf
+	test ! -d $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install
+	for page in dkms-kernel-install.8 dkms.8 dkms.conf.5 framework.conf.5; do \
+	  rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page; done
+	rm -f $(DESTDIR)$(PREFIX)/lib/dkms/common.postinst $(DESTDIR)$(PREFIX)/lib/dkms/dkms_autoinstaller
+	test ! -d $(DESTDIR)$(PREFIX)/lib/dkms || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/dkms
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service $(DESTDIR)$(SYSCONF)/init.d/dkms
+	for hook in preinst postinst prerm header_postinst; do rm -f $(DESTDIR)$(SYSCONF)/kernel/$$hook.d/dkms; done
+	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/hooks/70-dkms-install.hook $(DESTDIR)$(PREFIX)/share/libalpm/hooks/71-dkms-remove.hook
+	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/scripts/dkms
+
+# Packages, for GOARCH, in dist/. What they hold is laid out beside them.
+deb rpm: stage = $(DIST)/$@
+deb:
+	rm -rf $(stage)
+	$(MAKE) install-debian DESTDIR=$(stage)
+	$(package_env) tools/package deb $(stage)
+
+rpm:
+	rm -rf $(stage)
+	$(MAKE) install-redhat DESTDIR=$(stage)
+	$(package_env) tools/package rpm $(stage)
+
+# Completions, and what manual pages say of options, come from the program's own
+# description of its command lines.
+docs:
+	$(GO) test -count=1 -run '^TestDocs$$' ./cmd/dkms-kernel-install -update
 
 lint:
 	@files=$$(gofmt -l cmd internal integration); test -z "$$files" || { echo "not gofmt-clean: $$files"; exit 1; }
@@ -47,9 +133,9 @@ test-all: lint tools
 
 # What the tests run on this machine itself; as root on Debian it is installed.
 tools:
-	@for p in gcc patch strip xz zstd; do command -v $$p >/dev/null || missing=$$p; done; \
+	@for p in gcc patch strip xz zstd man mandoc zsh fish rpm; do command -v $$p >/dev/null || missing=$$p; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc patch binutils xz-utils zstd; \
+	  apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc patch binutils xz-utils zstd man-db mandoc zsh fish rpm; \
 	fi
 
 fuzz:
@@ -67,3 +153,4 @@ bench: build
 
 clean:
 	rm -f $(BIN)
+	rm -rf dist

@@ -1,0 +1,40 @@
+# fish completion for dkms-kernel-install
+# Made by "make docs" from the program's own description of its command line; do not edit.
+
+function __dkms_kernel_install_list --argument-names kind
+    switch $kind
+        case kernel
+            for path in /lib/modules/*/
+                path basename $path
+            end
+        case package source name version
+            for path in /var/lib/dkms/*/*/source
+                set -l parts (string split / $path)
+                switch $kind
+                    case name
+                        echo $parts[-3]
+                    case version
+                        echo $parts[-2]
+                    case '*'
+                        echo $parts[-3]/$parts[-2]
+                end
+            end
+        case arch
+            uname -m
+    end
+end
+
+complete -c dkms-kernel-install -f
+complete -c dkms-kernel-install -s h -l help -d 'Show context-sensitive help.'
+complete -c dkms-kernel-install -s v -l verbose -d 'Also say what is current, and which files are touched.'
+complete -c dkms-kernel-install -l version -d 'Print the version.'
+complete -c dkms-kernel-install -n 'not __fish_seen_subcommand_from add add-all remove status' -a add -d 'Install packages for kernels, building what is missing.'
+complete -c dkms-kernel-install -n 'not __fish_seen_subcommand_from add add-all remove status' -a add-all -d 'Do so for every kernel whose headers are installed.'
+complete -c dkms-kernel-install -n 'not __fish_seen_subcommand_from add add-all remove status' -a remove -d 'Take all that was built for a kernel out of its folder and out of the tree.'
+complete -c dkms-kernel-install -n 'not __fish_seen_subcommand_from add add-all remove status' -a status -d 'Show what is registered, built and installed.'
+complete -c dkms-kernel-install -n '__fish_seen_subcommand_from add' -l force -d 'Install modules even when the kernel\'s own are as new.'
+complete -c dkms-kernel-install -n '__fish_seen_subcommand_from add' -a '(__dkms_kernel_install_list kernel)'
+complete -c dkms-kernel-install -n '__fish_seen_subcommand_from add-all' -l force -d 'Install modules even when the kernel\'s own are as new.'
+complete -c dkms-kernel-install -n '__fish_seen_subcommand_from remove' -a '(__dkms_kernel_install_list kernel)'
+complete -c dkms-kernel-install -n '__fish_seen_subcommand_from status' -l json -d 'Write a JSON array, for programs.'
+complete -c dkms-kernel-install -n '__fish_seen_subcommand_from status' -a '(__dkms_kernel_install_list kernel)'

@@ -1,0 +1,457 @@
+package integration
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// need skips a test that needs a program of this machine; in CI that is a failure.
+func need(t testing.TB, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err == nil {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatalf("%s is not installed, and in CI that is a failure", program)
+	}
+	t.Skipf("%s is not installed", program)
+}
+
+func TestPackageVersion(t *testing.T) {
+	for _, c := range []struct{ description, want string }{
+		{"v1.2.3", "1.2.3"},
+		{"1.2.3", "1.2.3"},
+		{"v1.2.3-4-gabc1234", "1.2.3+4.gabc1234"},
+		{"v1.2.3-rc1", "1.2.3~rc1"},
+		{"v1.2.3-rc1-4-gabc1234", "1.2.3~rc1+4.gabc1234"},
+		{"v1.2.3-dirty", "1.2.3.dirty"},
+		{"v1.2.3-4-gabc1234-dirty", "1.2.3+4.gabc1234.dirty"},
+		{"abc1234", "0+77.gabc1234"},
+		{"123e456", "0+77.g123e456"},
+		{"abc1234-dirty", "0+77.gabc1234.dirty"},
+		{"devel", "0+77.gdevel"},
+		{"release/x_1-4-gabc1234", "0+77.grelease.x.1+4.gabc1234"},
+	} {
+		got := strings.TrimSpace(commandOutput(t, "../tools/package-version", c.description, "77"))
+		if got != c.want {
+			t.Errorf("%s: %s, want %s", c.description, got, c.want)
+		}
+		if _, err := exec.LookPath("dpkg"); err == nil {
+			commandOutput(t, "dpkg", "--validate-version", got)
+		}
+	}
+	if _, err := exec.LookPath("dpkg"); err != nil {
+		return
+	}
+	growing := []string{"abc1234", "v1.2.3-rc1", "v1.2.3-rc1-4-gabc1234", "v1.2.3", "v1.2.3-4-gabc1234", "v1.2.4"}
+	for i := range growing[1:] {
+		low, high := strings.TrimSpace(commandOutput(t, "../tools/package-version", growing[i], "77")), strings.TrimSpace(commandOutput(t, "../tools/package-version", growing[i+1], "77"))
+		commandOutput(t, "dpkg", "--compare-versions", low, "lt", high)
+	}
+}
+
+// makePackage makes a deb or an rpm of the program, and returns its path.
+func makePackage(t testing.TB, kind string, args ...string) string {
+	t.Helper()
+	makeLock.Lock()
+	defer makeLock.Unlock()
+	dir := t.TempDir()
+	makeIn(t, "..", append([]string{kind, "DIST=" + dir}, args...)...)
+	list, err := filepath.Glob(filepath.Join(dir, "*."+kind))
+	if err != nil || len(list) != 1 {
+		t.Fatalf("make %s made %q, %v", kind, list, err)
+	}
+	return list[0]
+}
+
+// packed is a layout as it is in a package: manual pages are compressed.
+func packed(l map[string]string) map[string]string {
+	files := map[string]string{}
+	for file, entry := range l {
+		if strings.Contains(file, "/man/") {
+			file += ".gz"
+		}
+		files[file] = entry
+	}
+	return files
+}
+
+func TestDeb(t *testing.T) {
+	need(t, "dpkg-deb")
+	deb := makePackage(t, "deb", "VERSION=v1.2.3-4-gabc1234")
+	fields := map[string]string{}
+	for _, field := range []string{"Package", "Version", "Architecture", "Section", "Multi-Arch", "Provides", "Conflicts", "Replaces", "Depends"} {
+		fields[field] = strings.TrimSpace(commandOutput(t, "dpkg-deb", "--field", deb, field))
+	}
+	if diff := cmp.Diff(map[string]string{
+		"Package": "dkms-kernel-install", "Version": "1.2.3+4.gabc1234", "Section": "kernel", "Multi-Arch": "foreign",
+		"Architecture": strings.TrimSpace(commandOutput(t, "dpkg", "--print-architecture")),
+		"Provides":     "dkms (= 3.2.2-1)", "Conflicts": "dkms", "Replaces": "dkms",
+		"Depends": "bash, binutils, gcc | c-compiler, kmod, make | build-essential, patch",
+	}, fields); diff != "" {
+		t.Errorf("the control file says (+) something else than it should (-): %s", diff)
+	}
+	dir := t.TempDir()
+	commandOutput(t, "dpkg-deb", "--raw-extract", deb, dir)
+	want := packed(debianLayout)
+	// A conffile of ours would have dpkg ask about Debian's.
+	delete(want, "/etc/dkms/framework.conf")
+	conffiles := ""
+	for _, file := range slices.Sorted(maps.Keys(want)) {
+		if strings.HasPrefix(file, "/etc/") {
+			conffiles += file + "\n"
+		}
+	}
+	for _, script := range []string{"postinst", "postrm"} {
+		want["/DEBIAN/"+script] = "-rwxr-xr-x"
+	}
+	for _, file := range []string{"control", "conffiles", "md5sums"} {
+		want["/DEBIAN/"+file] = "-rw-r--r--"
+	}
+	if diff := cmp.Diff(want, files(t, dir)); diff != "" {
+		t.Errorf("it holds (+) something else than it should (-): %s", diff)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "DEBIAN/conffiles")); err != nil || string(text) != conffiles {
+		t.Errorf("conffiles: %s, want %s; %v", text, conffiles, err)
+	}
+	for line := range strings.Lines(commandOutput(t, "dpkg-deb", "--contents", deb)) {
+		if !strings.Contains(line, " root/root ") {
+			t.Errorf("not root's: %s", line)
+		}
+	}
+	// The same source gives the same package.
+	again := makePackage(t, "deb", "VERSION=v1.2.3-4-gabc1234")
+	commandOutput(t, "cmp", deb, again)
+}
+
+// TestPackageArchitecture makes packages for other machines, of next to nothing.
+func TestPackageArchitecture(t *testing.T) {
+	dir := t.TempDir()
+	for goarch, names := range map[string][2]string{"amd64": {"amd64", "x86_64"}, "arm64": {"arm64", "aarch64"}, "riscv64": {"riscv64", "riscv64"}, "ppc64le": {"ppc64el", "ppc64le"}, "s390x": {"s390x", "s390x"}} {
+		for i, kind := range []string{"deb", "rpm"} {
+			stage := filepath.Join(dir, goarch, kind)
+			for _, file := range []string{"etc/dkms/framework.conf", "usr/share/man/man8/dkms.8"} {
+				if err := os.MkdirAll(filepath.Join(stage, path.Dir(file)), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(stage, file), []byte("x\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.Command("tools/package", kind, stage)
+			cmd.Dir = ".."
+			cmd.Env = append(os.Environ(), "PACKAGE_VERSION=1", "PACKAGE_ARCH="+goarch, "GOARCH="+goarch, "MAINTAINER=x <x@localhost>", "SOURCE_DATE_EPOCH=1000000000")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%s for %s: %v\n%s", kind, goarch, err, out)
+			}
+			name := filepath.Join(dir, goarch, []string{"dkms-kernel-install_1_" + names[i] + ".deb", "dkms-kernel-install-1-1." + names[i] + ".rpm"}[i])
+			if _, err := os.Stat(name); err != nil {
+				t.Errorf("%s for %s: %v", kind, goarch, err)
+			}
+		}
+	}
+}
+
+// debianPackages downloads packages of Debian's to the cache, once, and returns the folder.
+func debianPackages(t testing.TB, r *Root, names ...string) string {
+	t.Helper()
+	dir := filepath.Join(r.made.dir, "deb")
+	r.check(os.MkdirAll(dir, 0o755))
+	for _, name := range names {
+		if list, _ := filepath.Glob(filepath.Join(dir, name+"_*.deb")); len(list) > 0 {
+			continue
+		}
+		tmp, err := os.MkdirTemp(dir, "tmp.")
+		r.check(err)
+		defer os.RemoveAll(tmp)
+		apt := filepath.Join(r.made.dir, "apt")
+		cmd := exec.Command("apt-get", "-q", "-o", "APT::Sandbox::User=root",
+			"-o", "Dir::Etc::SourceList="+filepath.Join(r.made.dir, "root/etc/apt/sources.list"), "-o", "Dir::Etc::SourceParts=/dev/null",
+			"-o", "Dir::State="+apt, "-o", "Dir::Cache="+apt, "-o", "Dir::State::Status="+filepath.Join(r.made.dir, "root/var/lib/dpkg/status"),
+			"download", name)
+		cmd.Dir = tmp
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("cannot download %s: %v\n%s", name, err, out)
+		}
+		list, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
+		r.check(err)
+		for _, file := range list {
+			r.check(os.Rename(file, filepath.Join(dir, filepath.Base(file))))
+		}
+	}
+	return dir
+}
+
+// TestDebReplacesDkms moves a machine from Debian's dkms package to ours and back, by dpkg. In front of it are a
+// tree, keys, settings that an administrator changed, and a package that depends on dkms.
+func TestDebReplacesDkms(t *testing.T) {
+	need(t, "dpkg-deb")
+	for _, apt := range []bool{false, true} {
+		t.Run(fmt.Sprintf("apt=%v", apt), func(t *testing.T) {
+			r := NewRoot(t)
+			r.Env = append(r.Env, "DEBIAN_FRONTEND=noninteractive")
+			copyIn := func(file, to string) string {
+				text, err := os.ReadFile(file)
+				r.check(err)
+				r.Write(to, string(text), 0o644)
+				return to
+			}
+			list, err := filepath.Glob(filepath.Join(debianPackages(t, r, "dkms"), "dkms_*.deb"))
+			r.check(err)
+			theirs := copyIn(list[len(list)-1], "/opt/dkms.deb")
+			ours := copyIn(makePackage(t, "deb"), "/opt/ours.deb")
+
+			install := func(deb string) {
+				t.Helper()
+				if apt {
+					r.MustRun("apt-get", "install", "-y", "--no-install-recommends", deb)
+					return
+				}
+				if deb == theirs && r.Exists("/usr/sbin/dkms-kernel-install") {
+					// It knows nothing of ours: dpkg alone does not see that it takes our place.
+					r.MustRun("dpkg", "--remove", "--force-depends", "dkms-kernel-install")
+				}
+				r.MustRun("dpkg", "--install", "--auto-deconfigure", deb)
+			}
+			r.MustRun("dpkg", "--install", theirs)
+			r.Write("/opt/pkg/DEBIAN/control", "Package: toy-dkms\nVersion: 1\nArchitecture: all\nMaintainer: x <x@localhost>\nDepends: dkms (>= 3.0.11)\nDescription: x\n", 0o644)
+			r.MustRun("dpkg-deb", "--build", "/opt/pkg", "/opt/toy-dkms.deb")
+			r.MustRun("dpkg", "--install", "/opt/toy-dkms.deb")
+
+			m, v := r.Unpack("vhba-dkms")
+			k := r.Kernels()[0]
+			r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=true\n", 0o644)
+			r.MustRun("dkms", "install", m+"/"+v, "-k", k)
+			r.Sh("echo '# of the administrator' >>/etc/dkms/framework.conf")
+			keep := []string{"/etc/dkms/framework.conf", "/etc/dkms/framework.conf.d/autoinstall_all_kernels.conf", "/etc/dkms/framework.conf.d/test.conf",
+				"/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub", "/etc/modprobe.d/dkms.conf"}
+			content := func() map[string]string {
+				all := map[string]string{}
+				for _, file := range keep {
+					all[file] = r.Read(file)
+				}
+				return all
+			}
+			was, built, lines := r.Snapshot(), builds(r), r.MustRun("dkms", "status")
+			settings := content()
+			same := func(when string) {
+				t.Helper()
+				if diff := cmp.Diff(was, r.Snapshot()); diff != "" {
+					t.Errorf("%s: the tree or the modules changed: %s", when, diff)
+				}
+				if diff := cmp.Diff(built, builds(r)); diff != "" {
+					t.Errorf("%s: built again: %s", when, diff)
+				}
+				if diff := cmp.Diff(settings, content()); diff != "" {
+					t.Errorf("%s: keys or settings changed: %s", when, diff)
+				}
+				if got := r.MustRun("dkms", "status"); got != lines {
+					t.Errorf("%s: status is %s, and was %s", when, got, lines)
+				}
+				if out := r.MustRun("dpkg", "--audit"); out != "" {
+					t.Errorf("%s: dpkg is not content: %s", when, out)
+				}
+				if state := r.MustRun("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", "toy-dkms"); state != "ii " {
+					t.Errorf("%s: the package that depends on dkms is %q", when, state)
+				}
+				if apt {
+					r.MustRun("apt-get", "check")
+				}
+			}
+			hook := func() string { return r.Read("/etc/kernel/header_postinst.d/dkms") }
+			theirHook := hook()
+
+			install(ours)
+			same("with our package")
+			if link := r.MustRun("readlink", "/usr/sbin/dkms"); link != "../lib/kernel/install.d/40-dkms.install\n" {
+				t.Errorf("dkms is %s", link)
+			}
+			if !strings.Contains(hook(), "dkms-kernel-install sync") {
+				t.Errorf("the hook is still Debian's: %s", hook())
+			}
+			if !r.Exists("/etc/systemd/system/multi-user.target.wants/dkms.service") {
+				t.Error("the unit is not enabled")
+			}
+
+			r.MustRun("dkms-kernel-install", "add", k)
+			if diff := cmp.Diff(built, builds(r)); diff != "" {
+				t.Errorf("ours built again what Debian's had built: %s", diff)
+			}
+			was = r.Snapshot() // what a build was made from is now recorded beside it
+
+			install(ours)
+			same("installed a second time")
+
+			install(theirs)
+			same("back at Debian's")
+			if hook() != theirHook {
+				t.Errorf("the hook is not Debian's again: %s", hook())
+			}
+			if r.Exists("/usr/sbin/dkms-kernel-install") || r.Exists("/usr/lib/systemd/system/dkms.service") {
+				t.Error("the program or its unit is still there")
+			}
+
+			// Purging what is left of ours takes nothing that is Debian's now.
+			r.MustRun("dpkg", "--purge", "dkms-kernel-install")
+			same("with ours purged")
+			if hook() != theirHook {
+				t.Errorf("the purge took Debian's hook: %s", hook())
+			}
+			if r.Exists("/etc/systemd/system/multi-user.target.wants/dkms.service") {
+				t.Error("the purge left the unit's link")
+			}
+		})
+	}
+}
+
+// TestDebAlone installs our package where no dkms was, and purges it.
+func TestDebAlone(t *testing.T) {
+	need(t, "dpkg-deb")
+	r := NewRoot(t)
+	before := r.Sh("find /etc /usr /var/lib/dkms -path /usr/lib/modules -prune -o -print 2>/dev/null | LC_ALL=C sort")
+	text, err := os.ReadFile(makePackage(t, "deb"))
+	r.check(err)
+	r.Write("/opt/ours.deb", string(text), 0o644)
+	r.MustRun("apt-get", "install", "-y", "/opt/ours.deb")
+	if out := r.MustRun("dkms", "status"); out != "" {
+		t.Errorf("status: %s", out)
+	}
+	if got := r.MustRun("dpkg", "--verify", "dkms-kernel-install"); got != "" {
+		t.Errorf("files differ from the package's: %s", got)
+	}
+	// Settings of Debian's come and go in silence: there are none of ours.
+	if r.Exists("/etc/dkms/framework.conf") {
+		t.Error("there is a framework.conf")
+	}
+	r.MustRun("systemctl", "disable", "dkms.service")
+	r.MustRun("dpkg", "--install", "/opt/ours.deb")
+	if r.Exists("/etc/systemd/system/multi-user.target.wants/dkms.service") {
+		t.Error("an administrator switched the unit off, and an upgrade switched it on")
+	}
+	r.MustRun("apt-get", "purge", "-y", "dkms-kernel-install")
+	if diff := cmp.Diff(before, r.Sh("find /etc /usr /var/lib/dkms -path /usr/lib/modules -prune -o -print 2>/dev/null | LC_ALL=C sort")); diff != "" {
+		t.Errorf("the purge left (+) or took (-): %s", diff)
+	}
+}
+
+func TestRpm(t *testing.T) {
+	need(t, "rpm")
+	file := makePackage(t, "rpm", "VERSION=v1.2.3-4-gabc1234")
+	query := func(args ...string) string {
+		t.Helper()
+		return commandOutput(t, append([]string{"rpm", "-q", "--package", file}, args...)...)
+	}
+	if got := query("--queryformat", "%{NAME} %{VERSION} %{RELEASE} %{BUILDHOST}"); got != "dkms-kernel-install 1.2.3+4.gabc1234 1 localhost" {
+		t.Errorf("it is %s", got)
+	}
+	for option, want := range map[string]string{"--provides": "dkms = 3.2.2", "--conflicts": "dkms", "--obsoletes": "dkms", "--recommends": "kernel-devel"} {
+		if !slices.Contains(strings.Split(query(option), "\n"), want) {
+			t.Errorf("%s: %q", option, query(option))
+		}
+	}
+	for _, want := range []string{"bash", "binutils", "gcc", "kmod", "make", "patch"} {
+		if !slices.Contains(strings.Fields(query("--requires")), want) {
+			t.Errorf("it does not require %s", want)
+		}
+	}
+	got := map[string]string{}
+	for line := range strings.Lines(query("--queryformat", "[%{FILEMODES:perms} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILENAMES} %{FILEFLAGS:fflags} %{FILELINKTOS}\n]")) {
+		part := strings.Split(strings.TrimSuffix(line, "\n"), " ")
+		if part[1] != "root:root" {
+			t.Errorf("not root's: %s", line)
+		}
+		if config := strings.HasPrefix(part[2], "/etc/") && part[0][0] == '-'; config != (part[3] == "cn") {
+			t.Errorf("flags: %s", line)
+		}
+		switch part[0][0] {
+		case 'd':
+			// Folders that are somebody else's are not ours: one may be a link there.
+			if !strings.Contains(part[2], "dkms") {
+				t.Errorf("it holds the folder %s", part[2])
+			}
+		case 'l':
+			got[part[2]] = "-> " + part[4]
+		default:
+			got[part[2]] = part[0]
+		}
+	}
+	if diff := cmp.Diff(packed(redhatLayout), got); diff != "" {
+		t.Errorf("it holds (+) something else than it should (-): %s", diff)
+	}
+}
+
+// TestRpmReplacesDkms has rpm put our package in the place of one that is called dkms, in a root of its own.
+func TestRpmReplacesDkms(t *testing.T) {
+	need(t, "rpm")
+	ours := makePackage(t, "rpm")
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		t.Helper()
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return err.Error()
+		}
+		return string(text)
+	}
+	conf := write("framework.conf", "# theirs\n")
+	program := write("dkms", "#!/bin/bash\n")
+	config := write("nfpm.yaml", fmt.Sprintf("name: dkms\narch: amd64\nversion: 3.2.2\nmaintainer: x <x@localhost>\ncontents:\n- {src: %s, dst: /etc/dkms/framework.conf, type: config|noreplace}\n- {src: %s, dst: /usr/sbin/dkms}\n", conf, program))
+	theirs := filepath.Join(dir, "dkms.rpm")
+	cmd := exec.Command("go", "tool", "-modfile=tools/go.mod", "nfpm", "package", "--config", config, "--target", theirs)
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+
+	// What they depend on, and a shell for their scripts, is not there.
+	rpm := func(args ...string) {
+		t.Helper()
+		all := append([]string{"--root", filepath.Join(dir, "root"), "--nodeps", "--noscripts", "--ignorearch"}, args...)
+		if out, err := exec.Command("rpm", all...).CombinedOutput(); err != nil {
+			t.Fatalf("rpm %q: %v\n%s", all, err, out)
+		}
+	}
+	rpm("--install", theirs)
+	const settings = "# theirs\n# of the administrator\n"
+	write("root/etc/dkms/framework.conf", settings)
+	write("root/var/lib/dkms/mok.key", "key\n")
+	keeps := func(when string) {
+		t.Helper()
+		if got := read("root/etc/dkms/framework.conf"); got != settings {
+			t.Errorf("%s, framework.conf is %s", when, got)
+		}
+		if got := read("root/var/lib/dkms/mok.key"); got != "key\n" {
+			t.Errorf("%s, the key is %s", when, got)
+		}
+	}
+	packages := func() string {
+		return commandOutput(t, "rpm", "--root", filepath.Join(dir, "root"), "-qa", "--queryformat", "%{NAME} ")
+	}
+	rpm("--upgrade", ours)
+	keeps("with our package")
+	if got := packages(); got != "dkms-kernel-install " {
+		t.Errorf("installed: %s", got)
+	}
+	if link, err := os.Readlink(filepath.Join(dir, "root/usr/sbin/dkms")); err != nil || link != "../lib/kernel/install.d/40-dkms.install" {
+		t.Errorf("dkms is %s, %v", link, err)
+	}
+}
