@@ -22,9 +22,6 @@ func (c *classicRun) mktarball() error {
 	if err := c.onlyOne(); err != nil {
 		return err
 	}
-	if c.All && len(c.Kernelver) > 0 {
-		return usage(failure.StatusNotFound, "--all and -k exclude each other")
-	}
 	o := engine.ArchiveOptions{File: c.Archive, SourceOnly: c.SourceOnly, BinariesOnly: c.BinariesOnly}
 	id, ks, unlock, err := c.begin(false)
 	if errors.Is(err, fs.ErrPermission) && !o.InTree() {

@@ -49,8 +49,8 @@ type classic struct {
 	Dkmstree        string   `placeholder:"DIR" help:"Instead of /var/lib/dkms."`
 	Sourcetree      string   `placeholder:"DIR" help:"Instead of /usr/src."`
 	Installtree     string   `placeholder:"DIR" help:"Instead of /lib/modules."`
-	Jobs            int      `short:"j" placeholder:"N" help:"Number of jobs at a time; 0 means no limit."`
-	Quiet           bool     `short:"q" help:"Print nothing."`
+	Jobs            *int     `short:"j" placeholder:"N" help:"Number of jobs at a time; 0 means no limit."`
+	Quiet           bool     `short:"q" help:"Say only what failed."`
 	Verbose         bool     `help:"Say more."`
 	Version         bool     `short:"V" help:"Print the version."`
 
@@ -72,6 +72,12 @@ var verbs = map[string]func(*classicRun) error{
 	"autoinstall": (*classicRun).autoinstall,
 	"mktarball":   (*classicRun).mktarball,
 	"ldtarball":   (*classicRun).ldtarball,
+	"match":       (*classicRun).match,
+
+	"generate_mok":    (*classicRun).generateMOK,
+	"kernel_preinst":  (*classicRun).kernelPreinst,
+	"kernel_postinst": (*classicRun).kernelPostinst,
+	"kernel_prerm":    (*classicRun).kernelPrerm,
 }
 
 // classicRun is one call of the dkms face.
@@ -141,17 +147,45 @@ func (p *program) exit(err error) int {
 }
 
 func (c *classicRun) run() error {
-	if c.Action == "" {
-		return usage(failure.StatusUsage, "no action given")
+	if err := c.action(); err != nil {
+		return err
 	}
-	do := verbs[c.Action]
-	if do == nil {
-		return usage(failure.StatusUsage, "unknown action %q", c.Action)
+	for _, old := range []struct {
+		given  bool
+		option string
+	}{{c.NoInitrd, "--no-initrd"}, {c.NoCleanKernel, "--no-clean-kernel"}, {c.NoPrepareKernel, "--no-prepare-kernel"}} {
+		if old.given {
+			fmt.Fprintf(c.p.stderr, "Warning: %s is retired and does nothing\n", old.option)
+		}
+	}
+	jobs := 0
+	if c.Jobs != nil {
+		if jobs = *c.Jobs; jobs < 0 {
+			return usage(failure.StatusNotFound, "-j: %d is not a number of jobs", jobs)
+		} else if jobs == 0 {
+			jobs = conf.NoLimit
+		}
+	}
+	if c.All && len(c.Kernelver)+len(c.Arch) > 0 {
+		return usage(failure.StatusNotFound, "--all and -k exclude each other")
+	}
+	// What runs elsewhere finds them all the same.
+	for _, path := range []*string{&c.Conf, &c.Config, &c.Kernelsourcedir} {
+		if *path != "" {
+			abs, err := filepath.Abs(*path)
+			if err != nil {
+				return err
+			}
+			*path = abs
+		}
 	}
 	e, err := engine.New(c.p.system, engine.Options{
 		SourceTree: c.Sourcetree, DkmsTree: c.Dkmstree, InstallTree: c.Installtree,
-		KernelSourceDir: c.Kernelsourcedir, KernelConfig: c.Config, Directives: c.Directive,
-		Jobs: c.Jobs, Force: c.Force, NoDepmod: c.NoDepmod,
+		KernelSourceDir: c.Kernelsourcedir, KernelConfig: c.Config, Directives: c.Directive, Conf: c.Conf, Jobs: jobs,
+		// An upgrade that installs nothing, because the modules are no newer,
+		// would end with nothing once the old package goes.
+		Force: c.Force, ForceVersion: c.ForceVersionOverride || c.RpmSafeUpgrade,
+		NoDepmod: c.NoDepmod, Modprobe: c.ModprobeOnInstall, SymlinkModules: c.SymlinkModules,
 	}, c.text)
 	if err != nil {
 		return err
@@ -166,7 +200,27 @@ func (c *classicRun) run() error {
 			return usage(failure.StatusNotFound, "--directive: %q is not NAME=VALUE", d)
 		}
 	}
-	return do(c)
+	return errors.Join(verbs[c.Action](c), e.Finish(c.ctx))
+}
+
+// action finds the action among the arguments, where it may stand anywhere.
+func (c *classicRun) action() error {
+	if verbs[c.Action] == nil {
+		i := slices.IndexFunc(c.Args, func(arg string) bool { return verbs[arg] != nil })
+		switch {
+		case c.Action == "":
+			return usage(failure.StatusUsage, "no action given")
+		case i < 0:
+			return usage(failure.StatusUsage, "unknown action %q", c.Action)
+		}
+		c.Action, c.Args[i] = c.Args[i], c.Action
+	}
+	for _, arg := range c.Args {
+		if verbs[arg] != nil {
+			return usage(failure.StatusNoConf, "more than one action: %s and %s", c.Action, arg)
+		}
+	}
+	return nil
 }
 
 // directive is an assignment to a directive or an element of one.
@@ -174,25 +228,28 @@ var directive = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\[[0-9]+\])?=`)
 
 // kernels returns the kernels that -k and -a name; the running one where none is.
 func (c *classicRun) kernels() ([]tree.Target, error) {
-	if len(c.Kernelver) == 0 && len(c.Arch) <= 1 {
-		k := c.e.Target(c.e.Running)
-		if len(c.Arch) == 1 {
-			k.Arch = c.Arch[0]
-		}
-		return []tree.Target{k}, nil
+	kernelver := c.Kernelver
+	if len(kernelver) == 0 {
+		kernelver = []string{c.e.Running}
 	}
-	if len(c.Arch) > len(c.Kernelver) {
-		return nil, usage(failure.StatusNoArch, "more -a than -k")
+	if len(c.Arch) > 1 && len(c.Arch) != len(kernelver) {
+		return nil, usage(failure.StatusUsage, "%d -a for %d -k: one -a is for all, several are in the order of -k", len(c.Arch), len(kernelver))
 	}
 	var list []tree.Target
-	for i, k := range c.Kernelver {
-		release, arch, _ := strings.Cut(k, "/")
-		switch {
-		case arch != "":
-		case i < len(c.Arch):
-			arch = c.Arch[i]
-		default:
-			arch = c.e.Arch
+	for i, k := range kernelver {
+		release, arch, given := strings.Cut(k, "/")
+		if !given {
+			switch len(c.Arch) {
+			case 0:
+				arch = c.e.Arch
+			case 1:
+				arch = c.Arch[0]
+			default:
+				arch = c.Arch[i]
+			}
+		}
+		if arch == "" {
+			return nil, usage(failure.StatusNoArch, "kernel %s has no architecture", release)
 		}
 		for _, s := range []string{release, arch} {
 			if err := conf.CheckName(s); err != nil {
@@ -290,6 +347,13 @@ func (c *classicRun) add() error {
 	if c.loaded {
 		return nil
 	}
+	if c.RpmSafeUpgrade {
+		// Also where it is added already: that is the case that remove must
+		// know of.
+		if err := c.e.NoteUpgrade(id); err != nil {
+			return err
+		}
+	}
 	return c.register(id, ks[0])
 }
 
@@ -317,7 +381,9 @@ func (c *classicRun) work(goal plan.Goal) error {
 			return err
 		}
 	}
-	results, err := c.e.Work(c.ctx, ks, plan.Request{Only: []tree.ID{id}, Goal: goal, Force: c.Force}, never)
+	results, err := c.e.Work(c.ctx, ks, plan.Request{
+		Only: []tree.ID{id}, Goal: goal, Force: c.Force, Dependents: goal == plan.Installed,
+	}, never)
 	if err != nil {
 		return err
 	}
@@ -365,9 +431,6 @@ func (t told) Unwrap() error { return t.Failure }
 
 // remove is uninstall, unbuild and remove.
 func (c *classicRun) remove(d engine.Depth) error {
-	if c.All && len(c.Kernelver) > 0 {
-		return usage(failure.StatusNotFound, "--all and -k exclude each other")
-	}
 	id, ks, unlock, err := c.begin(false)
 	if err != nil {
 		return err
@@ -375,6 +438,10 @@ func (c *classicRun) remove(d engine.Depth) error {
 	defer unlock()
 	if err := c.e.Registered(id); err != nil {
 		return err
+	}
+	if c.RpmSafeUpgrade && d == engine.Unregister && c.e.Upgraded(id) {
+		c.text.Note(id.String() + " stays: the RPM package that replaces this one has just added it")
+		return nil
 	}
 	match := func(k tree.Target) bool { return c.All || slices.Contains(ks, k) }
 	results, err := c.e.Remove(c.ctx, []tree.ID{id}, match, d, never)
@@ -414,38 +481,4 @@ func (c *classicRun) status() error {
 		}
 	}
 	return nil
-}
-
-func (c *classicRun) autoinstall() error {
-	if c.All {
-		return usage(failure.StatusNoAll, "autoinstall does not take --all")
-	}
-	ks, err := c.kernels()
-	if err != nil {
-		return err
-	}
-	if _, err := os.Stat(filepath.Join(c.p.system.EtcDir, "no-autoinstall")); err == nil {
-		return nil
-	}
-	unlock, err := c.e.Lock(c.ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	results, err := c.e.Work(c.ctx, ks, plan.Request{Goal: plan.Installed}, never)
-	if err != nil {
-		return err
-	}
-	err = c.worst(results)
-	var f *failure.Failure
-	switch {
-	case !errors.As(err, &f):
-		return nil
-	case f.Status == failure.StatusHeaders:
-		return err
-	case slices.ContainsFunc(results, func(r engine.Result) bool { return r.Outcome == engine.Failed }):
-		f.Status = failure.StatusAutoinstall
-		return err
-	}
-	return nil // packages that do not want this kernel are no failure
 }

@@ -44,6 +44,7 @@ func face() {
 	}
 	p := program{
 		system: engine.System{
+			Root:      root,
 			EtcDir:    filepath.Join(root, "etc/dkms"),
 			OSRelease: filepath.Join(root, "etc/os-release"),
 			Sysconfig: filepath.Join(root, "etc/sysconfig/module-init-tools"),
@@ -80,6 +81,8 @@ func TestScript(t *testing.T) {
 			"waitfor": cmdWaitFor,
 			"files":   cmdFiles,
 			"running": cmdRunning,
+
+			"initramfs": cmdInitramfs,
 			"tarball": cmdTarball,
 		},
 	})
@@ -96,7 +99,7 @@ func setup(env *testscript.Env) error {
 	if err := os.Chmod(env.WorkDir, 0o755); err != nil {
 		return err
 	}
-	for _, dir := range []string{"etc/dkms", "usr/src", "var/lib/dkms", "lib/modules"} {
+	for _, dir := range []string{"etc/dkms/framework.conf.d", "usr/src", "var/lib/dkms", "lib/modules"} {
 		if err := os.MkdirAll(filepath.Join(env.WorkDir, dir), 0o755); err != nil {
 			return err
 		}

@@ -11,7 +11,6 @@ import (
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/failure"
-	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/report"
 	"dkms-kernel-install/internal/tree"
@@ -34,8 +33,11 @@ type native struct {
 
 	Add    nativeAdd    `cmd:"" help:"Install packages for kernels, building what is missing."`
 	AddAll nativeAddAll `cmd:"" help:"Do so for every kernel whose headers are installed."`
+	Sync   nativeSync   `cmd:"" help:"Build what is missing or out of date, for every kernel that has headers, and renew each initramfs that carries it."`
 	Remove nativeRemove `cmd:"" help:"Take all that was built for a kernel out of its folder and out of the tree."`
 	Status nativeStatus `cmd:"" help:"Show what is registered, built and installed."`
+
+	Postinst nativePostinst `cmd:"" help:"For maintainer scripts: register a package and sync it."`
 }
 
 type nativeAdd struct {
@@ -86,35 +88,30 @@ func (p *program) native(ctx context.Context, args []string) int {
 
 // Run installs packages for the kernels named on the command line.
 func (c *nativeAdd) Run(r *nativeRun) error {
-	return r.with(c.Force, func(e *engine.Engine) error {
+	return r.with(engine.Options{Force: c.Force}, func(e *engine.Engine) error {
 		for _, release := range c.Kernel {
 			if err := knownKernel(e, release); err != nil {
 				return err
 			}
 		}
-		return r.add(e, c.Kernel)
+		return r.add(e, targets(e, c.Kernel))
 	})
 }
 
 // Run installs packages for all kernels that have headers.
 func (c *nativeAddAll) Run(r *nativeRun) error {
-	return r.with(c.Force, func(e *engine.Engine) error {
-		all, err := kernel.List(e.Settings.InstallTree)
+	return r.with(engine.Options{Force: c.Force}, func(e *engine.Engine) error {
+		ks, err := withHeaders(e)
 		if err != nil {
-			return failure.From(err, "cannot list the kernels", 1)
+			return err
 		}
-		with := slices.DeleteFunc(all, func(release string) bool { return !e.Kernel(e.Target(release)).HasHeaders() })
-		if len(with) == 0 {
-			return &failure.Failure{What: "no kernel has its headers installed", Why: "no " + e.Settings.InstallTree + "/*/build/include exists",
-				Hint: "install the headers of a kernel", Status: 1}
-		}
-		return r.add(e, with)
+		return r.add(e, ks)
 	})
 }
 
 // Run takes back what was built for a kernel.
 func (c *nativeRemove) Run(r *nativeRun) error {
-	return r.with(false, func(e *engine.Engine) error {
+	return r.with(engine.Options{}, func(e *engine.Engine) error {
 		if err := conf.CheckName(c.Kernel); err != nil {
 			return &failure.Failure{What: "this is no kernel release", Why: err.Error(), Status: 1}
 		}
@@ -130,7 +127,7 @@ func (c *nativeRemove) Run(r *nativeRun) error {
 
 // Run prints the status.
 func (c *nativeStatus) Run(r *nativeRun) error {
-	return r.with(false, func(e *engine.Engine) error {
+	return r.with(engine.Options{}, func(e *engine.Engine) error {
 		list, err := e.Status(
 			func(tree.ID) bool { return true },
 			func(k tree.Target) bool { return c.Kernel == "" || k.Release == c.Kernel })
@@ -151,13 +148,13 @@ func (c *nativeStatus) Run(r *nativeRun) error {
 }
 
 // with runs do with an engine.
-func (r *nativeRun) with(force bool, do func(*engine.Engine) error) error {
-	e, err := engine.New(r.p.system, engine.Options{Force: force}, r.text)
+func (r *nativeRun) with(o engine.Options, do func(*engine.Engine) error) error {
+	e, err := engine.New(r.p.system, o, r.text)
 	if err != nil {
 		return err
 	}
 	defer e.Close()
-	return do(e)
+	return errors.Join(do(e), e.Finish(r.ctx))
 }
 
 // knownKernel says whether a kernel of that name is installed; a wrong name is
@@ -170,19 +167,33 @@ func knownKernel(e *engine.Engine, release string) error {
 		Hint: "ls " + e.Settings.InstallTree + " shows the kernels", Status: 1}
 }
 
-func (r *nativeRun) add(e *engine.Engine, releases []string) error {
-	unlock, err := e.Lock(r.ctx)
-	if err != nil {
-		return err
+// withHeaders returns the kernels that have headers; that there is none is an error.
+func withHeaders(e *engine.Engine) ([]tree.Target, error) {
+	ks, err := e.WithHeaders()
+	if err == nil && len(ks) == 0 {
+		err = &failure.Failure{What: "no kernel has its headers installed", Why: "no " + e.Settings.InstallTree + "/*/build/include exists",
+			Hint: "install the headers of a kernel", Status: 1}
 	}
-	defer unlock()
+	return ks, err
+}
+
+func targets(e *engine.Engine, releases []string) []tree.Target {
 	var ks []tree.Target
 	for _, release := range releases {
 		if k := e.Target(release); !slices.Contains(ks, k) {
 			ks = append(ks, k)
 		}
 	}
-	results, err := e.Work(r.ctx, ks, plan.Request{Goal: plan.Installed}, never)
+	return ks
+}
+
+func (r *nativeRun) add(e *engine.Engine, ks []tree.Target) error {
+	unlock, err := e.Lock(r.ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	results, err := e.Work(r.ctx, ks, plan.Request{Goal: plan.Installed, Renew: true}, never)
 	return r.told(results, err)
 }
 

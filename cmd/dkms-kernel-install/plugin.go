@@ -79,7 +79,8 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 		defer unlock()
 		results, err := e.RemoveKernel(ctx, release, depmodFollows)
 		text.Failures(results)
-		if err != nil {
+		unlock()
+		if err = errors.Join(err, e.Finish(ctx)); err != nil {
 			return fail(err)
 		}
 		return 0
@@ -98,9 +99,10 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 		return fail(err)
 	}
 	defer unlock()
-	results, err := e.Work(ctx, []tree.Target{e.Target(release)}, plan.Request{Goal: plan.Installed}, depmodFollows)
+	results, err := e.Work(ctx, []tree.Target{e.Target(release)}, plan.Request{Goal: plan.Installed, Renew: true}, depmodFollows)
 	text.Failures(results)
-	if err != nil {
+	unlock()
+	if err = errors.Join(err, e.Finish(ctx)); err != nil {
 		return fail(err)
 	}
 	if ctx.Err() != nil {

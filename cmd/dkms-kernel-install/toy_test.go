@@ -185,3 +185,18 @@ func cmdKo(ts *testscript.TestScript, neg bool, args []string) {
 		fmt.Fprintln(ts.Stdout(), strings.Join(facts, " "))
 	}
 }
+
+// initramfs IMAGE PATH... makes an initramfs of empty files with those paths: a
+// cpio archive, of the kind that the kernel's Documentation/driver-api/early-userspace
+// describes.
+func cmdInitramfs(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: initramfs image path...")
+	}
+	var b strings.Builder
+	for _, name := range append(args[1:], "TRAILER!!!") {
+		fmt.Fprintf(&b, "070701%08x%08x%032x%08x%032x%08x%08x", 0, 0o100644, 0, 0, 0, len(name)+1, 0)
+		b.WriteString(name + strings.Repeat("\x00", 4-(110+len(name))%4))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(b.String()), 0o644))
+}

@@ -44,25 +44,30 @@ _dkms_kernel_install() {
 	fi
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
+		--kernel | --package) i=$((i + 1)) && [[ ${COMP_WORDS[i]} == = ]] && i=$((i + 1)) ;;
 		-*) ;;
 		*) verb=${COMP_WORDS[i]} && break ;;
 		esac
 	done
 
 	case $before in
+	--kernel) kind='kernel' ;;
+	--package) kind='name' ;;
 	esac
 	if [[ -z $kind && $cur == -* ]]; then
 		words='-h --help -v --verbose --version'
 		case $verb in
 		add) words+=' --force' ;;
 		add-all) words+=' --force' ;;
+		sync) words+=' --kernel --package --only-missing --no-initramfs --dry-run' ;;
 		status) words+=' --json' ;;
 		esac
 	elif [[ -z $kind && -z $verb ]]; then
-		words='add add-all remove status'
+		words='add add-all sync remove status postinst'
 	elif [[ -z $kind ]]; then
 		case $verb in
 		add | remove | status) kind=kernel ;;
+		postinst) kind=name ;;
 		esac
 	fi
 

@@ -49,7 +49,7 @@ complete -c dkms -l dkmstree -x -a '(__fish_complete_directories)' -d 'Instead o
 complete -c dkms -l sourcetree -x -a '(__fish_complete_directories)' -d 'Instead of /usr/src.'
 complete -c dkms -l installtree -x -a '(__fish_complete_directories)' -d 'Instead of /lib/modules.'
 complete -c dkms -s j -l jobs -x -d 'Number of jobs at a time; 0 means no limit.'
-complete -c dkms -s q -l quiet -d 'Print nothing.'
+complete -c dkms -s q -l quiet -d 'Say only what failed.'
 complete -c dkms -l verbose -d 'Say more.'
 complete -c dkms -s V -l version -d 'Print the version.'
 complete -c dkms -n 'not __fish_seen_subcommand_from add build install uninstall unbuild remove status match autoinstall mktarball ldtarball generate_mok kernel_preinst kernel_postinst kernel_prerm' -a add -d 'register a package'

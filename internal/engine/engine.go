@@ -29,6 +29,9 @@ import (
 // System says where the machine keeps what the engine reads besides the trees
 // that framework.conf names.
 type System struct {
+	// Root is where the machine's file system begins; empty for "/". Only
+	// what makes an initramfs is looked for below it.
+	Root      string
 	EtcDir    string // /etc/dkms
 	OSRelease string // /etc/os-release
 	// Sysconfig may set ADDON_MODULES_DIR: /etc/sysconfig/module-init-tools.
@@ -329,6 +332,12 @@ func (e *Engine) Registered(id tree.ID) error {
 			Hint: "run: dkms add " + id.String()}
 	}
 	return nil
+}
+
+// Broken says whether the source of the package id is gone.
+func (e *Engine) Broken(id tree.ID) bool {
+	fi, err := os.Stat(e.Tree.SourceDir(id))
+	return err != nil || !fi.IsDir()
 }
 
 func exists(path string) bool {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func (e *Engine) readNew(source string, id tree.ID, k tree.Target) (conf.Conf, e
 		return conf.Conf{}, fail(failure.StatusNotFound, "there is no such folder", "install the package that brings the source, or unpack it there")
 	}
 	src := e.source(id, k)
-	src.File = filepath.Join(source, "dkms.conf")
+	src.File = cmp.Or(e.Options.Conf, filepath.Join(source, "dkms.conf"))
 	if fi, err := os.Stat(src.File); errors.Is(err, fs.ErrNotExist) || err == nil && !fi.Mode().IsRegular() {
 		return conf.Conf{}, fail(failure.StatusNoConf, "it has no dkms.conf", "write one: see dkms(8)")
 	}

@@ -36,7 +36,11 @@ type Result struct {
 	Placed        []string // paths of modules put into the kernel's folder
 	Kept          []string // why modules of the kernel's own were kept
 	Removed       []string // paths of modules taken out
-	Took          time.Duration
+	// New says that no version of the package was installed for the kernel
+	// before. Modules are the names of those that would be placed.
+	New     bool
+	Modules []string
+	Took    time.Duration
 
 	// Why explains Skipped and Planned, Failure explains Failed.
 	Why     string

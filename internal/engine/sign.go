@@ -11,8 +11,10 @@ import (
 
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/tree"
 )
 
 // signer signs a module, or says why it cannot.
@@ -54,6 +56,19 @@ func (e *Engine) newSigner(k *kernel.Kernel, key, cert, hash string, generate bo
 	return func(_ context.Context, module []byte) ([]byte, error) {
 		return s.Sign(kmod.StripSignature(module))
 	}
+}
+
+// GenerateKey makes the key and certificate that modules for k are signed with,
+// where they are missing and are ours to make.
+func (e *Engine) GenerateKey(k tree.Target) (key, cert string, made bool, err error) {
+	key, cert, generate := e.signingKey(e.Kernel(k))
+	if generate && (!exists(key) || !exists(cert)) {
+		made = true
+		if err := kmod.GenerateKey(key, cert); err != nil {
+			return key, cert, false, failure.From(err, "cannot make a signing key", failure.StatusNoPerm)
+		}
+	}
+	return key, cert, made, nil
 }
 
 // signFile signs with the kernel's own program, which can use a key that never

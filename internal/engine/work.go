@@ -259,6 +259,10 @@ func (w *work) do(ctx context.Context, items []Result) (r Result) {
 	}
 	if w.e.Options.DryRun {
 		r.Outcome, r.Why, r.Built = Planned, item.Why, item.Build
+		r.New = w.e.Tree.InstalledVersion(item.Name, w.k) == ""
+		for _, m := range item.Conf.Modules {
+			r.Modules = append(r.Modules, m.DestName)
+		}
 		return r
 	}
 	w.e.eventMu.Lock()
@@ -308,6 +312,7 @@ func (w *work) place(ctx context.Context, job *build.Job, r *Result) *failure.Fa
 		return failure.From(err, "install failed", failure.StatusInstall)
 	}
 	item.Modules = modules
+	r.New = e.Tree.InstalledVersion(item.Name, w.k) == ""
 	res, err := e.placer(w.k).Install(e.placed(item.ID, w.k, w.packages, item.Package))
 	r.Placed, r.Kept = res.Placed, res.Kept
 	e.weakPlaced(ctx, item.Conf, res, r)

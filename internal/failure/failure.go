@@ -43,6 +43,7 @@ const (
 	StatusAutoinstall = 11 // at least one package failed
 	StatusNoArch      = 12 // no architecture
 	StatusDepends     = 13 // BUILD_DEPENDS missing
+	StatusKernelHook  = 14 // kernel_preinst or kernel_prerm failed
 	StatusHeaders     = 21 // kernel headers missing
 	StatusExclusive   = 77 // skipped by BUILD_EXCLUSIVE
 	StatusPreInstall  = 101

@@ -251,7 +251,7 @@ func (p *planner) depend(item *Item, dep string) {
 		if on.Verdict == Do || on.Verdict == Fail || on.Verdict == Skip {
 			item.Needs = append(item.Needs, n-1)
 		}
-		if p.request.Renew && item.Built && on.Verdict == Do && on.Build {
+		if p.request.Renew && item.Built && !item.Build && on.Verdict == Do && on.Build {
 			item.do(true, p.request.Goal == Installed, dep+" is built again")
 		}
 		if item.Conf.BuildDependsRebuild && item.Built {
@@ -304,11 +304,11 @@ func (p *planner) decide(pkg Package) Item {
 			why = "not built"
 		case p.request.Renew && pkg.Stale != "":
 			why = pkg.Stale
-		case p.request.Force && p.request.Goal == Built:
+		case p.forced(pkg) && p.request.Goal == Built:
 			why = "it is to be built anyway"
 		}
 		build := why != ""
-		place := p.request.Goal == Installed && (!pkg.Installed || !pkg.Current || build || p.request.Force)
+		place := p.request.Goal == Installed && (!pkg.Installed || !pkg.Current || build || p.forced(pkg))
 		if why == "" && !pkg.Installed {
 			why = "not installed"
 		} else if why == "" && !pkg.Current {
@@ -330,6 +330,11 @@ func (p Package) complete() bool {
 		}
 	}
 	return true
+}
+
+// forced says whether work on pkg that is already done is to be done again.
+func (p *planner) forced(pkg Package) bool {
+	return p.request.Force && (p.request.Only == nil || slices.Contains(p.request.Only, pkg.ID))
 }
 
 func (i *Item) do(build, place bool, why string) {

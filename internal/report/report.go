@@ -100,6 +100,12 @@ func (t *Text) Done(r engine.Result) {
 		t.log.Debug(what + "current")
 	case engine.Skipped:
 		t.log.Info(what + "passed over: " + r.Why)
+	case engine.Planned:
+		verb := "would be installed"
+		if r.Built {
+			verb = "would be built and installed"
+		}
+		t.log.Info(what + verb + ": " + r.Why)
 	case engine.Removed:
 		t.log.Info(what + "removed")
 	case engine.Failed:
@@ -161,9 +167,9 @@ func (t *Text) Failures(results []engine.Result) {
 				names = append(names, other.ID.String())
 			}
 		}
-		what := r.Failure.What
+		what := r.Kernel.Release + ": " + r.Failure.What
 		if len(names) > 0 {
-			what = fmt.Sprintf("%s for %s: %s", strings.Join(names, ", "), r.Kernel.Release, what)
+			what = fmt.Sprintf("%s for %s: %s", strings.Join(names, ", "), r.Kernel.Release, r.Failure.What)
 		}
 		t.Failure(what, r.Failure)
 	}
