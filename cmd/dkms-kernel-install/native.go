@@ -36,6 +36,7 @@ type native struct {
 	AddAll nativeAddAll `cmd:"" help:"Do so for every kernel whose headers are installed."`
 	Remove nativeRemove `cmd:"" help:"Take all that was built for a kernel out of its folder and out of the tree."`
 	Status nativeStatus `cmd:"" help:"Show what is registered, built and installed."`
+	Init   nativeInit   `cmd:"" help:"Write a dkms.conf for a source tree of kernel modules."`
 }
 
 type nativeAdd struct {
