@@ -50,11 +50,11 @@ func CheckName(s string) error {
 
 // CheckArg says whether s will do as an argument of make. It is written so that
 // make gets it as it is, but for $NAME and ${NAME} where NAME is one of the
-// variables that dkms sets for a build (kernel_source_dir, kernelver, arch,
-// kernel_config, dkms_tree, source_tree, install_tree, module, module_version,
-// parallel_jobs) or PWD, the build folder: those get their value when the
-// command runs. KV_OUT_DIR, KV_DIR and KV_FULL, which an ebuild's modargs have,
-// stand for the first two.
+// variables that dkms sets for a conf (kernel_source_dir, kernelver, arch,
+// kernel_config, dkms_tree, source_tree, install_tree, parallel_jobs, and module
+// and module_version) or PWD, the build folder: those get each kernel's value.
+// KV_OUT_DIR, KV_DIR and KV_FULL, which an ebuild's modargs have, stand for the
+// first two.
 func CheckArg(s string) error {
 	name, _, assigns := strings.Cut(s, "=")
 	switch {
@@ -70,23 +70,26 @@ func CheckArg(s string) error {
 	return nil
 }
 
-// variables are what an argument may refer to, and what that is written as.
+// buildDir is the build folder, in the words of a conf.
+const buildDir = "${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build"
+
+// variables are what an argument may refer to, and how that is written.
 var variables = map[string]string{
-	"KV_OUT_DIR": "kernel_source_dir", "KV_DIR": "kernel_source_dir", "KV_FULL": "kernelver",
-	"PACKAGE_NAME": "module", "PACKAGE_VERSION": "module_version",
+	"KV_OUT_DIR": "${kernel_source_dir}", "KV_DIR": "${kernel_source_dir}", "KV_FULL": "${kernelver}",
+	"module": "${PACKAGE_NAME}", "module_version": "${PACKAGE_VERSION}", "PWD": buildDir,
 }
 
 func init() {
 	for _, name := range []string{"kernel_source_dir", "kernelver", "arch", "kernel_config", "dkms_tree", "source_tree", "install_tree",
-		"module", "module_version", "parallel_jobs", "PWD"} {
-		variables[name] = name
+		"parallel_jobs", "PACKAGE_NAME", "PACKAGE_VERSION"} {
+		variables[name] = "${" + name + "}"
 	}
 }
 
 var shellRef = regexp.MustCompile(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})`)
 
 // tokens splits an argument into literal text and references, which are
-// returned by their name in a build.
+// returned as they are written.
 func tokens(s string, literal, ref func(string)) {
 	from := 0
 	for _, i := range shellRef.FindAllStringSubmatchIndex(s, -1) {
@@ -104,21 +107,17 @@ func tokens(s string, literal, ref func(string)) {
 
 // HasReference tells whether an argument depends on the kernel.
 func HasReference(arg string) (has bool) {
-	tokens(arg, func(string) {}, func(name string) { has = has || strings.HasPrefix(name, "kernel") })
+	tokens(arg, func(string) {}, func(ref string) { has = has || strings.HasPrefix(ref, "${kernel") })
 	return has
 }
-
-// buildDir is the build folder, in the words of variables.
-const buildDir = "${dkms_tree}/${module}/${module_version}/build"
 
 // evaluated is a value of an argument as far as it is known before any build.
 func evaluated(value string) string {
 	var b strings.Builder
-	tokens(value, func(s string) { b.WriteString(s) }, func(name string) { b.WriteString("${" + name + "}") })
-	for _, top := range []string{"${PWD}", buildDir} {
-		if rest, ok := strings.CutPrefix(b.String(), top); ok && (rest == "" || rest[0] == '/') {
-			return inTree + rest
-		}
+	add := func(s string) { b.WriteString(s) }
+	tokens(value, add, add)
+	if rest, ok := strings.CutPrefix(b.String(), buildDir); ok && (rest == "" || rest[0] == '/') {
+		return inTree + rest
 	}
 	if strings.Contains(b.String(), "$") {
 		return some
@@ -126,34 +125,52 @@ func evaluated(value string) string {
 	return b.String()
 }
 
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:,@%+=-]+$`)
+// How often a command is evaluated depends on who reads the conf: bash does when
+// it reads the conf and when it runs the command; the classic script once more
+// between, as a double-quoted string, after it has split it into words, expanded
+// patterns in them, and joined them with single blanks. A word that comes out
+// the same in both cases has single quotes but no double ones, no backslash and
+// no dollar sign that mean anything in double quotes, and no two blanks in
+// succession.
+var (
+	bareWord = regexp.MustCompile(`^[A-Za-z0-9_./:,@%+=-]+$`)
+	// quotable is what single quotes will do for.
+	quotable = regexp.MustCompile("^[^'\"\\\\$`*?\\[]*$")
+)
 
-// shellEscape is what a double-quoted string of the shell needs.
-var shellEscape = strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "`", "\\`")
-
-// word makes an argument one word of a shell command, with its references left
-// for the shell to expand. Of NAME=VALUE only the value is quoted.
+// word makes an argument one word of a command in a conf.
 func word(s string) string {
-	if plainWord.MatchString(s) {
-		return s
-	}
-	name, value, ok := strings.Cut(s, "=")
-	if !ok || !plainWord.MatchString(name) {
-		name, value = "", s
-	} else {
-		name += "="
-	}
 	var b strings.Builder
-	tokens(value,
-		func(s string) { b.WriteString(shellEscape.Replace(s)) },
-		func(name string) { b.WriteString("${" + name + "}") })
-	return name + `"` + b.String() + `"`
+	tokens(s, func(s string) {
+		switch name, value, _ := strings.Cut(s, "="); {
+		case s == "" || bareWord.MatchString(s):
+			b.WriteString(s)
+		case b.Len() == 0 && bareWord.MatchString(name):
+			b.WriteString(name + "=" + literal(value))
+		default:
+			b.WriteString(literal(s))
+		}
+	}, func(ref string) { b.WriteString("'" + ref + "'") })
+	return b.String()
 }
 
-// quoted makes s a string that the shell takes as it is.
-func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
-const kernelDir = `"${kernel_source_dir}"`
+// literal quotes a text.
+func literal(s string) string {
+	if quotable.MatchString(s) && !strings.Contains(s, "  ") {
+		return "'" + s + "'"
+	}
+	var b strings.Builder
+	b.WriteString("$'")
+	for i := range len(s) {
+		if c := s[i]; c == ' ' || c < 0x80 && !bareWord.MatchString(s[i:i+1]) {
+			fmt.Fprintf(&b, `\x%02x`, c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	b.WriteString("'")
+	return b.String()
+}
 
 // command is what MAKE[0] does; empty for the generic command.
 func (c *Conf) command() string {
@@ -170,21 +187,20 @@ func (c *Conf) command() string {
 	// One make calls the others: what dkms adds to the command (jobs,
 	// KERNELRELEASE, LLVM) reaches all of them that way. Not --eval: makes below
 	// would inherit it and call themselves for ever.
-	var rule strings.Builder
-	rule.WriteString("modules:")
+	var calls []string
 	for _, s := range c.Steps {
-		rule.WriteString("\n\t$(MAKE)" + s.arguments() + s.target())
+		calls = append(calls, "make"+s.arguments()+s.target())
 	}
-	// In the shell's double quotes, for the references in it.
-	text := strings.ReplaceAll(strings.ReplaceAll(rule.String(), `"`, `\"`), "$(MAKE)", `\$(MAKE)`)
-	return "make -f -" + args.String() + ` <<< "` + text + `"`
+	return "make -f -" + args.String() + " <<< 'modules: ; +" + strings.Join(calls, " && ") + "'"
 }
 
 // arguments and target are of characters that need no quoting: see checkPath.
+// Nor do the references: kbuild takes neither blanks nor colons in the path of a
+// module, and quotes it itself nowhere.
 func (s Step) arguments() string {
 	switch {
 	case s.Kbuild:
-		return " -C " + kernelDir + ` M="` + path.Join("${PWD}", s.Dir) + `"`
+		return " -C ${kernel_source_dir} M=" + path.Join(buildDir, s.Dir)
 	case s.Dir == ".":
 		return ""
 	}
@@ -206,12 +222,11 @@ func (c *Conf) String() string {
 	set("PACKAGE_NAME", c.Name)
 	set("PACKAGE_VERSION", c.Version)
 	if command := c.command(); command != "" {
-		if rest, ok := strings.CutPrefix(command, "make"); ok && c.NoKernelRelease {
+		if c.NoKernelRelease {
 			// Such quotes are what dkms knows it by.
-			fmt.Fprintf(&b, "MAKE[0]=\"'make'\"%s\n", quoted(rest))
-		} else {
-			fmt.Fprintf(&b, "MAKE[0]=%s\n", quoted(command))
+			command = "'make'" + strings.TrimPrefix(command, "make")
 		}
+		set("MAKE[0]", command)
 	}
 	auto := "yes"
 	if c.NoAutoinstall {

@@ -21,13 +21,26 @@ func read(t testing.TB, sh *conf.Shell, c *Conf) conf.Conf {
 		t.Fatal(err)
 	}
 	got, err := sh.Read(conf.Source{
-		File: file, Module: c.Name, Version: c.Version, Release: "6.1", Arch: "x86_64", KernelSourceDir: "/wrong", KernelConfigFile: "/wrong",
+		File: file, Module: c.Name, Version: c.Version, Release: "6.1", Arch: "x86_64", KernelSourceDir: "/k s", KernelConfigFile: "/k s/.config",
 		Config: func(string) (bool, error) { return true, nil },
-	}, conf.Settings{EtcDir: t.TempDir(), DkmsTree: "/wrong", SourceTree: "/wrong", InstallTree: "/wrong"})
+	}, conf.Settings{EtcDir: t.TempDir(), DkmsTree: "/tree", SourceTree: "/src", InstallTree: "/modules"})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, c)
 	}
 	return got
+}
+
+// twice evaluates a value as the classic script does between reading a conf and
+// running a command.
+func twice(t testing.TB, value string) string {
+	t.Helper()
+	cmd := exec.Command("bash", "-c", `set -- $1; eval "printf %s \"$*\""`, "dkms", value)
+	cmd.Dir = "/" // with files, for patterns to find
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, value, out)
+	}
+	return string(out)
 }
 
 // run runs a command of a conf in a folder as dkms does, with a make that writes
@@ -38,9 +51,7 @@ func run(t testing.TB, command, dir string) string {
 	if err := os.WriteFile(filepath.Join(bin, "make"), []byte("#!/bin/sh\nprintf '<%s>\\n' \"$@\"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("bash", "-c", `kernel_source_dir='/k s/"$x"'
-kernelver=6.1 dkms_tree=/tree module=m module_version=1
-eval "$1"`, "dkms", command)
+	cmd := exec.Command("bash", "-c", `eval "$1"`, "dkms", command)
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin", "LC_ALL=C.UTF-8"}
 	out, err := cmd.CombinedOutput()
@@ -59,19 +70,19 @@ func TestConf(t *testing.T) {
 		steps []Step
 		args  []string
 		plain bool   // NoKernelRelease
-		want  string // how make is called; $D is the build folder
+		want  string // how make is called
 	}{
 		{"generic", []Step{kbuild(".")}, nil, false, ""},
-		{"below", []Step{kbuild("a/b")}, nil, false, "-C|/k s/\"$x\"|M=$D/a/b|modules"},
-		{"with an argument", []Step{kbuild(".")}, []string{"A=1"}, false, "-C|/k s/\"$x\"|M=$D|A=1|modules"},
-		{"Makefile", []Step{{Dir: ".", Target: "x y"}}, []string{"KDIR=${KV_OUT_DIR}"}, false, "KDIR=/k s/\"$x\"|x|y"},
+		{"below", []Step{kbuild("a/b")}, nil, false, "-C|/k|s|M=/tree/m/1/build/a/b|modules"},
+		{"with an argument", []Step{kbuild(".")}, []string{"A=1"}, false, "-C|/k|s|M=/tree/m/1/build|A=1|modules"},
+		{"Makefile", []Step{{Dir: ".", Target: "x y"}}, []string{"KDIR=${KV_OUT_DIR}"}, false, "KDIR=/k s|x|y"},
 		{"Makefile below", []Step{{Dir: "s"}}, []string{"-s", "V=1"}, false, "-C|s|-s|V=1"},
 		{"without KERNELRELEASE", []Step{{Dir: "s", Target: "all"}}, []string{"KVER=$KV_FULL"}, true, "-C|s|KVER=6.1|all"},
-		{"quotes", []Step{{Dir: "."}}, []string{`A=it's "a" \ $b ` + "`c` ${d} $(e) $$f *", "B=", "C=~", "-I/a b", "D='"}, false,
-			`A=it's "a" \ $b ` + "`c` ${d} $(e) $$f *|B=|C=~|-I/a b|D='"},
+		{"quotes", []Step{{Dir: "."}}, []string{`A=it's "a" \ $b ` + "`c` ${d} $(e) $$f *", "B=", "C=~", "-I/a b", "D='", "E=a  b", "F=/* [a-z]", "G=-O2 -g", "H= x "}, false,
+			`A=it's "a" \ $b ` + "`c` ${d} $(e) $$f *|B=|C=~|-I/a b|D='|E=a  b|F=/* [a-z]|G=-O2 -g|H= x "},
 		{"quotes without KERNELRELEASE", []Step{{Dir: "."}}, []string{`A='"\'"`}, true, `A='"\'"`},
 		{"references", []Step{{Dir: "."}}, []string{"A=$PWD/x ${kernelver}$kernelver_ $$PWD ${PACKAGE_NAME}-$PACKAGE_VERSION"}, false,
-			"A=$D/x 6.1$kernelver_ $$PWD m-1"},
+			"A=/tree/m/1/build/x 6.1$kernelver_ $$PWD m-1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := &Conf{Name: "m", Version: "1", Steps: test.steps, Args: test.args, NoKernelRelease: test.plain,
@@ -98,10 +109,10 @@ func TestConf(t *testing.T) {
 			if bare := strings.HasPrefix(got.Make, "make "); bare == test.plain || test.plain && !strings.HasPrefix(got.Make, "'make'") {
 				t.Errorf("MAKE is %q", got.Make)
 			}
-			dir := t.TempDir()
-			calls := strings.ReplaceAll(test.want, "$D", dir)
-			if got, want := run(t, got.Make, dir), "<"+strings.ReplaceAll(calls, "|", ">\n<")+">\n"; got != want {
-				t.Errorf("make was called with\n%s, not\n%s", got, want)
+			for _, command := range []string{got.Make, twice(t, got.Make)} {
+				if got, want := run(t, command, t.TempDir()), "<"+strings.ReplaceAll(test.want, "|", ">\n<")+">\n"; got != want {
+					t.Errorf("make was called with\n%s, not\n%s", got, want)
+				}
 			}
 		})
 	}
@@ -121,9 +132,10 @@ func TestSteps(t *testing.T) {
 		c := &Conf{Name: "m", Version: "1", NoKernelRelease: plain, Modules: []Module{{Name: "a", Dir: ".", Dest: "/extra"}},
 			Steps: []Step{{Dir: "b"}, {Dir: "a", Target: "one two"}, {Dir: "c/d", Target: "modules", Kbuild: true}},
 			Args:  []string{`A='x'  "y"`, "K=${kernel_source_dir}"}}
-		command := read(t, sh, c).Make
+		command := twice(t, read(t, sh, c).Make)
 		dir := t.TempDir()
-		makefile := "export\nall one two modules:\n\t@echo \"$@ $(notdir $(CURDIR)) <$$A> <$$K> <$$M> <$(KERNELRELEASE)> <$(LLVM)> $(MAKELEVEL)\"; test ! -e fail\n"
+		command = strings.NewReplacer("/k s", dir+"/kernel", "/tree/m/1/build", dir).Replace(command)
+		makefile := "export\nall one two modules:\n\t@echo \"$@ $(notdir $(CURDIR)) <$$A> <$$K> <$$M> <$(KERNELRELEASE)> <$(LLVM)> $(MAKELEVEL)\"; test ! -e fail\ntwo: one\n"
 		for _, d := range []string{"a", "b", "kernel"} {
 			os.Mkdir(filepath.Join(dir, d), 0o755)
 			if err := os.WriteFile(filepath.Join(dir, d, "Makefile"), []byte(makefile), 0o644); err != nil {
@@ -136,7 +148,7 @@ func TestSteps(t *testing.T) {
 			release = "6.1"
 		}
 		build := func() (string, error) {
-			cmd := exec.Command("bash", "-c", `kernel_source_dir=$PWD/kernel; eval "$1"`, "dkms", command+" LLVM=1")
+			cmd := exec.Command("bash", "-c", `eval "$1"`, "dkms", command+" LLVM=1")
 			cmd.Dir = dir
 			cmd.Env = []string{"PATH=/usr/bin:/bin", "MAKEFLAGS=--no-print-directory"}
 			var stderr strings.Builder
@@ -155,7 +167,6 @@ func TestSteps(t *testing.T) {
 		}
 		want := line("all", filepath.Join(dir, "b"), "") + line("one", filepath.Join(dir, "a"), "") + line("two", filepath.Join(dir, "a"), "") +
 			line("modules", filepath.Join(dir, "kernel"), filepath.Join(dir, "c/d"))
-		want = strings.ReplaceAll(want, `<'x'  "y"> `, `<'x'  "y"> `)
 		if got, err := build(); err != nil || got != want {
 			t.Errorf("got %v\n%s, want\n%s, of %s", err, got, want, command)
 		}
@@ -199,7 +210,11 @@ func FuzzArg(f *testing.F) {
 		}
 		c := &Conf{Name: "m", Version: "1", NoKernelRelease: plain, Args: []string{arg}, Steps: []Step{{Dir: "."}},
 			Modules: []Module{{Name: "a", Dir: ".", Dest: "/extra"}}}
-		if got := run(t, read(t, sh, c).Make, t.TempDir()); got != "<"+want+">\n" {
+		command := read(t, sh, c).Make
+		if got := twice(t, command); got != command {
+			t.Errorf("the classic script makes %q of %q", got, command)
+		}
+		if got := run(t, command, t.TempDir()); got != "<"+want+">\n" {
 			t.Errorf("make gets %q, not %q", got, want)
 		}
 	})
@@ -229,17 +244,17 @@ obj-m := only.o $(shell x)
 -- empty/x.c --
 `
 	for _, test := range []struct{ name, specs, args, want, notes, err string }{
-		{"kbuild knows", "top", "", "make -C \"${kernel_source_dir}\" M=\"${PWD}\" modules", "", ""},
-		{"argument", "top", "KDIR=${kernel_source_dir}", "make KDIR=\"${kernel_source_dir}\" modules", "", ""},
+		{"kbuild knows", "top", "", "make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build modules", "", ""},
+		{"argument", "top", "KDIR=${kernel_source_dir}", "make KDIR='${kernel_source_dir}' modules", "", ""},
 		{"argument that says nothing of the kernel", "top", "V=1", "make V=1 modules", "no argument of make says which kernel", ""},
 		{"target", "top=:::clean", "", "make clean", "no argument of make says", ""},
-		{"built elsewhere", "top=::obj", "K=$kernelver", `make K="${kernelver}" modules`, "", ""},
-		{"asks for KERNELRELEASE", "old=:old", "KDIR=${kernel_source_dir}", "'make' -C old KDIR=\"${kernel_source_dir}\" default", "depends on KERNELRELEASE", ""},
-		{"NAME.ko", "odd=:odd", "K=$kernelver", `make -C odd K="${kernelver}" odd.ko`, "", ""},
-		{"no rule", "none=:none", "K=$kernelver", `make -C none K="${kernelver}"`, "", ""},
-		{"Kbuild alone", "only=:only", "", "make -C \"${kernel_source_dir}\" M=\"${PWD}/only\" modules", "", ""},
-		{"Kbuild alone, other module", "other=:only", "A=1", "make -C \"${kernel_source_dir}\" M=\"${PWD}/only\" A=1 modules", "", ""},
-		{"once for a folder", "top more", "KDIR=${kernel_source_dir}", "make KDIR=\"${kernel_source_dir}\" modules", "", ""},
+		{"built elsewhere", "top=::obj", "K=$kernelver", `make K='${kernelver}' modules`, "", ""},
+		{"asks for KERNELRELEASE", "old=:old", "KDIR=${kernel_source_dir}", "'make' -C old KDIR='${kernel_source_dir}' default", "depends on KERNELRELEASE", ""},
+		{"NAME.ko", "odd=:odd", "K=$kernelver", `make -C odd K='${kernelver}' odd.ko`, "", ""},
+		{"no rule", "none=:none", "K=$kernelver", `make -C none K='${kernelver}'`, "", ""},
+		{"Kbuild alone", "only=:only", "", "make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build/only modules", "", ""},
+		{"Kbuild alone, other module", "other=:only", "A=1", "make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build/only A=1 modules", "", ""},
+		{"once for a folder", "top more", "KDIR=${kernel_source_dir}", "make KDIR='${kernel_source_dir}' modules", "", ""},
 		{"no Makefile", "x=:empty", "", "", "", "module x: empty has no Makefile"},
 		{"no folder", "x=:gone", "", "", "", "module x: gone has no Makefile"},
 		{"twice", "top top=x", "", "", "", "module top is there twice"},

@@ -16,11 +16,11 @@ import (
 // Bounds of what is looked at. No module package comes near any of them; a
 // kernel's whole source does.
 const (
-	maxFile    = 1 << 20  // bytes of one file
-	maxBudget  = 32 << 20 // characters that all evaluation handles
-	maxFolders = 500      // that Kbuild files lead into
-	maxNesting = 16       // of these
-	maxWalk    = 20000    // files and folders that are searched
+	maxFile    = 1 << 20 // bytes of one file
+	maxBudget  = 8 << 20 // characters that all evaluation handles
+	maxFolders = 500     // that Kbuild files lead into
+	maxNesting = 16      // of these
+	maxWalk    = 20000   // files and folders that are searched
 	maxNotes   = 40
 	maxModules = 1000
 )
