@@ -284,10 +284,11 @@ func Plan(root *os.Root, specs []Spec, args []string) (c Conf, notes []string, e
 func (t *tree) step(s Spec, args bool) (step Step, asks bool, err error) {
 	kbuild := Step{Dir: s.Source, Kbuild: true, Target: "modules"}
 	t.entry = s.Source
-	// What is to be said of the folder's other modules is of no interest.
-	quiet := *t
-	modules, objects := quiet.folder(s.Source, nil, 0)
-	t.budget = quiet.budget
+	// What is to be said of the folder's lists is of no interest: the spec has
+	// been told of.
+	said := len(t.notes)
+	defer func() { t.notes = t.notes[:said] }()
+	modules, objects := t.folder(s.Source, nil, 0)
 	known := slices.ContainsFunc(modules, func(m Module) bool { return m.Name == s.Name && m.Dir == s.Dir })
 	if known && !args && s.Target == "" {
 		return kbuild, false, nil
