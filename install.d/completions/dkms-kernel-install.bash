@@ -44,7 +44,7 @@ _dkms_kernel_install() {
 	fi
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		--kernel | --package) i=$((i + 1)) && [[ ${COMP_WORDS[i]} == = ]] && i=$((i + 1)) ;;
+		--kernel | --package | --name | --package-version | --module | --make-arg) i=$((i + 1)) && [[ ${COMP_WORDS[i]} == = ]] && i=$((i + 1)) ;;
 		-*) ;;
 		*) verb=${COMP_WORDS[i]} && break ;;
 		esac
@@ -53,6 +53,10 @@ _dkms_kernel_install() {
 	case $before in
 	--kernel) kind='kernel' ;;
 	--package) kind='name' ;;
+	--name) kind='name' ;;
+	--package-version) kind='none' ;;
+	--module) kind='name' ;;
+	--make-arg) kind='none' ;;
 	esac
 	if [[ -z $kind && $cur == -* ]]; then
 		words='-h --help -v --verbose --version'
@@ -61,13 +65,15 @@ _dkms_kernel_install() {
 		add-all) words+=' --force' ;;
 		sync) words+=' --kernel --package --only-missing --no-initramfs --dry-run' ;;
 		status) words+=' --json' ;;
+		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;
 		esac
 	elif [[ -z $kind && -z $verb ]]; then
-		words='add add-all sync remove status postinst'
+		words='add add-all sync remove status postinst init'
 	elif [[ -z $kind ]]; then
 		case $verb in
 		add | remove | status) kind=kernel ;;
 		postinst) kind=name ;;
+		init) kind=folder ;;
 		esac
 	fi
 

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/draft"
+	"dkms-kernel-install/internal/failure"
+)
+
+type nativeInit struct {
+	Dir            string   `arg:"" optional:"" default:"." help:"The source tree; by default the current folder."`
+	Name           string   `help:"The package's name. Default: the folder's, which may be NAME-VERSION."`
+	PackageVersion string   `placeholder:"VERSION" help:"The package's version. Default: that of a folder NAME-VERSION, else MODULE_VERSION of the sources, else the file VERSION."`
+	Module         []string `sep:"none" placeholder:"SPEC" help:"A module, as NAME=INSTALL-DIR:SOURCE-DIR:BUILD-DIR:TARGET, as in modlist of Gentoo's eclasses. All but the name may be left out."`
+	MakeArg        []string `sep:"none" placeholder:"ARG" help:"An argument for make, as in modargs. $${kernel_source_dir} and $${kernelver} in it stand for those of each kernel."`
+
+	NoKernelrelease bool `help:"Keep KERNELRELEASE from make, for Makefiles that build nothing when it is set."`
+	NoAutoinstall   bool `help:"Do not build the package for every kernel that comes."`
+	Force           bool `help:"Replace a dkms.conf that is there."`
+	Print           bool `help:"Print the dkms.conf, and write nothing."`
+}
+
+// Help is what --help of the command says besides its options.
+func (nativeInit) Help() string {
+	return `Without --module, the modules are those that the tree's Kbuild and Makefile files
+name in obj-m. They are read, not run: what depends on more than other variables in
+them is said, and left out. NAME=VALUE in --make-arg counts as a variable. With
+--module, INSTALL-DIR is below /extra unless it begins with /kernel, /updates or
+/extra; the folders are relative to DIR.
+
+  dkms-kernel-install init
+  dkms-kernel-install init --module gamepad=/kernel/drivers/hid:gamepad:gamepad/obj \
+      --make-arg 'NIH_SOURCE=${kernel_source_dir}'
+  dkms add .`
+}
+
+// Run writes the dkms.conf of a source tree. It needs no rights but to write
+// there.
+func (c *nativeInit) Run(r *nativeRun) error {
+	const what = "no dkms.conf was written"
+	fail := func(err error, hint string) error {
+		f := failure.From(err, what, 1)
+		if hint != "" {
+			f.Hint = hint
+		}
+		return f
+	}
+	top, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return fail(err, "")
+	}
+	root, err := os.OpenRoot(top)
+	if err != nil {
+		return fail(err, "name the folder with the modules' sources")
+	}
+	defer root.Close()
+	file := filepath.Join(top, "dkms.conf")
+	if _, err := os.Lstat(file); err == nil && !c.Force && !c.Print {
+		return fail(fmt.Errorf("%s is there already", file), "to replace it, add --force; to see what would stand in it, --print")
+	}
+
+	conf, err := c.conf(r, root, top)
+	if err != nil {
+		return err
+	}
+	if c.Print {
+		_, err := fmt.Fprint(r.p.stdout, conf)
+		return err
+	}
+	switch err := writeNew(file, conf.String(), c.Force); {
+	case errors.Is(err, fs.ErrExist):
+		return fail(fmt.Errorf("%s is there already", file), "to replace it, add --force")
+	case errors.Is(err, fs.ErrPermission):
+		return fail(err, "make the folder writable for you, or print the file with --print")
+	case err != nil:
+		return fail(err, "")
+	}
+	var names []string
+	for _, m := range conf.Modules {
+		names = append(names, m.Name)
+	}
+	r.text.Note(fmt.Sprintf("wrote %s for %s/%s with %s", file, conf.Name, conf.Version, strings.Join(names, ", ")))
+	r.text.Note("to register it: dkms add " + c.Dir)
+	return nil
+}
+
+// conf makes the dkms.conf of the tree at top.
+func (c *nativeInit) conf(r *nativeRun, root *os.Root, top string) (*draft.Conf, error) {
+	fail := func(what string, err error, hint string) (*draft.Conf, error) {
+		return nil, &failure.Failure{What: what, Why: err.Error(), Hint: hint, Status: 1, Err: err}
+	}
+	for _, a := range c.MakeArg {
+		if err := draft.CheckArg(a); err != nil {
+			return fail(fmt.Sprintf("--make-arg %q will not do", a), err, "give it as NAME=VALUE; targets go into --module")
+		}
+	}
+	for flag, value := range map[string]string{"--name": c.Name, "--package-version": c.PackageVersion} {
+		if value == "" {
+			continue
+		}
+		if err := draft.CheckName(value); err != nil {
+			return fail(flag+" will not do", err, "choose another one")
+		}
+	}
+
+	conf, notes, err := c.modules(root, top)
+	for _, n := range notes {
+		fmt.Fprintln(r.p.stderr, "note: "+n)
+	}
+	if err != nil {
+		return nil, err
+	}
+	conf.NoKernelRelease = conf.NoKernelRelease || c.NoKernelrelease
+	conf.NoAutoinstall = c.NoAutoinstall
+
+	folder := filepath.Base(top)
+	if conf.Name = c.Name; conf.Name == "" {
+		if conf.Name, err = draft.Name(folder); err != nil {
+			return fail("the package needs a name", err, "give it one with --name NAME")
+		}
+	}
+	if conf.Version = c.PackageVersion; conf.Version == "" {
+		if conf.Version, _, err = draft.Version(root, folder, conf.Name, conf.Modules); err != nil {
+			return fail("the package's version is not known", err, "give it with --package-version VERSION")
+		}
+	}
+	return conf, nil
+}
+
+// modules finds out what there is to build, and how.
+func (c *nativeInit) modules(root *os.Root, top string) (conf *draft.Conf, notes []string, err error) {
+	if len(c.Module) == 0 {
+		tree := draft.Find(root, c.MakeArg)
+		if len(tree.Modules) == 0 {
+			return nil, tree.Notes, &failure.Failure{What: "no modules were found in " + top, Status: 1,
+				Why:  "no Kbuild file or Makefile in it names one in obj-m in a way that can be evaluated without running make",
+				Hint: "name them with --module NAME, or give with --make-arg NAME=VALUE what is not known"}
+		}
+		conf = &draft.Conf{Modules: tree.Modules, Args: c.MakeArg}
+		for _, dir := range tree.Folders {
+			conf.Steps = append(conf.Steps, draft.Step{Dir: dir, Target: "modules", Kbuild: true})
+		}
+		return conf, tree.Notes, nil
+	}
+	var specs []draft.Spec
+	for _, text := range c.Module {
+		spec, err := draft.ParseSpec(text, top)
+		if err != nil {
+			return nil, nil, &failure.Failure{What: fmt.Sprintf("--module %q will not do", text), Why: err.Error(), Status: 1, Err: err,
+				Hint: "write it as NAME=INSTALL-DIR:SOURCE-DIR:BUILD-DIR:TARGET"}
+		}
+		specs = append(specs, spec)
+	}
+	plan, notes, err := draft.Plan(root, specs, c.MakeArg)
+	if err != nil {
+		return nil, notes, &failure.Failure{What: "--module will not do", Why: err.Error(), Status: 1, Err: err,
+			Hint: "correct the SPEC: NAME=INSTALL-DIR:SOURCE-DIR:BUILD-DIR:TARGET"}
+	}
+	return &plan, notes, nil
+}
+
+// writeNew writes a file that is whole from its first moment. One that is there
+// already is replaced only when that is asked for, whoever made it meanwhile;
+// the error is fs.ErrExist then.
+func writeNew(file, text string, replace bool) error {
+	f, err := renameio.NewPendingFile(file, renameio.WithTempDir(filepath.Dir(file)), renameio.WithPermissions(0o644))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if _, err := f.WriteString(text); err != nil {
+		return err
+	}
+	if replace {
+		return f.CloseAtomicallyReplace()
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, file, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) {
+		// A file system that cannot tell.
+		if _, err := os.Lstat(file); err == nil {
+			return fs.ErrExist
+		}
+		return f.CloseAtomicallyReplace()
+	}
+	return err
+}
