@@ -83,7 +83,7 @@ func TestScript(t *testing.T) {
 			"running": cmdRunning,
 
 			"initramfs": cmdInitramfs,
-			"tarball": cmdTarball,
+			"tarball":   cmdTarball,
 		},
 	})
 }

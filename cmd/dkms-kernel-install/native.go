@@ -38,7 +38,7 @@ type native struct {
 	Status nativeStatus `cmd:"" help:"Show what is registered, built and installed."`
 
 	Postinst nativePostinst `cmd:"" help:"For maintainer scripts: register a package and sync it."`
-	Init   nativeInit   `cmd:"" help:"Write a dkms.conf for a source tree of kernel modules."`
+	Init     nativeInit     `cmd:"" help:"Write a dkms.conf for a source tree of kernel modules."`
 }
 
 type nativeAdd struct {
