@@ -312,6 +312,9 @@ func (r *Root) Peer(args ...string) Result {
 // Entry is what Snapshot tells of a file: its type and mode, and where a symlink points.
 type Entry struct{ Mode, Target string }
 
+// own are the names of files in the tree that only our program makes.
+var own = []string{".lock", ".fingerprint.json"}
+
 // Snapshot lists what lies in the DKMS tree and below /lib/modules, but for depmod's indexes.
 func (r *Root) Snapshot() map[string]Entry {
 	r.t.Helper()
@@ -326,7 +329,7 @@ func (r *Root) Snapshot() map[string]Entry {
 				return err
 			}
 			name := strings.TrimPrefix(file, r.Dir)
-			if index, _ := path.Match("/usr/lib/modules/*/modules.*", name); index || name == "/var/lib/dkms/.lock" {
+			if index, _ := path.Match("/usr/lib/modules/*/modules.*", name); index || slices.Contains(own, path.Base(name)) {
 				return nil
 			}
 			e := Entry{Mode: info.Mode().String()}
