@@ -299,7 +299,7 @@ uname() { cat /tmp/running; }
 	if out := r.MustRun("/etc/init.d/dkms", "depend"); !strings.Contains(out, "need localmount\n") || !strings.Contains(out, "before net\n") {
 		t.Errorf("it depends on %s", out)
 	}
-	want := "dkms-kernel-install sync --kernel " + k + "\n"
+	want := "dkms-kernel-install sync --only-missing --kernel " + k + "\n"
 	if res := start(k, "0"); res.Status != 0 || r.calls() != want {
 		t.Errorf("start: %v", res)
 	}
