@@ -226,6 +226,11 @@ func TestDebianHooks(t *testing.T) {
 		}
 	}
 
+	r.Write("/etc/dkms/no-autoinstall", "", 0o644)
+	if res := r.Run("/etc/kernel/header_postinst.d/dkms", k); res.Status != 0 || r.calls() != "" {
+		t.Errorf("header_postinst, switched off: %v", res)
+	}
+
 	// Hooks are conffiles: they outlive the package.
 	makeIn(t, "..", "uninstall", "DESTDIR="+r.Dir)
 	for _, hook := range []string{"preinst", "postinst", "prerm", "header_postinst"} {
