@@ -200,7 +200,8 @@ func (c *classicRun) run() error {
 			return usage(failure.StatusNotFound, "--directive: %q is not NAME=VALUE", d)
 		}
 	}
-	return errors.Join(verbs[c.Action](c), e.Finish(c.ctx))
+	defer e.Finish(c.ctx)
+	return verbs[c.Action](c)
 }
 
 // action finds the action among the arguments, where it may stand anywhere.

@@ -155,7 +155,8 @@ func (r *nativeRun) with(o engine.Options, do func(*engine.Engine) error) error 
 		return err
 	}
 	defer e.Close()
-	return errors.Join(do(e), e.Finish(r.ctx))
+	defer e.Finish(r.ctx)
+	return do(e)
 }
 
 // knownKernel says whether a kernel of that name is installed; a wrong name is

@@ -80,7 +80,8 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 		results, err := e.RemoveKernel(ctx, release, depmodFollows)
 		text.Failures(results)
 		unlock()
-		if err = errors.Join(err, e.Finish(ctx)); err != nil {
+		e.Finish(ctx)
+		if err != nil {
 			return fail(err)
 		}
 		return 0
@@ -102,7 +103,8 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 	results, err := e.Work(ctx, []tree.Target{e.Target(release)}, plan.Request{Goal: plan.Installed, Renew: true}, depmodFollows)
 	text.Failures(results)
 	unlock()
-	if err = errors.Join(err, e.Finish(ctx)); err != nil {
+	e.Finish(ctx)
+	if err != nil {
 		return fail(err)
 	}
 	if ctx.Err() != nil {

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -65,26 +64,22 @@ func modprobe(ctx context.Context, paths []string) error {
 		name, _, _ := kmod.SplitName(filepath.Base(path))
 		cmd.Args = append(cmd.Args, name)
 	}
-	out := new(bytes.Buffer)
-	cmd.Stdout, cmd.Stderr = out, out
+	var out tail
+	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := child.Run(ctx, cmd); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, firstLine(out.String()))
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out.lastLine())
 	}
 	return nil
-}
-
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
-	return line
 }
 
 // Finish runs what framework.conf wants run after a transaction that changed a
 // kernel's modules: once, or, where the command is about $kernelver, once for
 // each kernel. The caller does not hold the lock: the command may need it.
-func (e *Engine) Finish(ctx context.Context) error {
+// It is not part of the work: that it fails is told, and no more.
+func (e *Engine) Finish(ctx context.Context) {
 	command := e.Settings.PostTransaction
 	if command == "" || len(e.changed) == 0 {
-		return nil
+		return
 	}
 	kernels := e.changed
 	e.changed = nil
@@ -94,7 +89,8 @@ func (e *Engine) Finish(ctx context.Context) error {
 	file := filepath.Join(e.Tree.Dir, "post_transaction.log")
 	log, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_RDWR|os.O_APPEND, 0o644)
 	if err != nil {
-		return failure.From(err, "cannot keep the output of post_transaction", failure.StatusNoPerm)
+		e.Events.Note("warning: post_transaction was not run: cannot keep its output: " + err.Error())
+		return
 	}
 	defer log.Close()
 	for _, k := range kernels {
@@ -106,5 +102,4 @@ func (e *Engine) Finish(ctx context.Context) error {
 			e.Events.Note(fmt.Sprintf("warning: post_transaction failed for %s: %v (log: %s)", k.Release, err, file))
 		}
 	}
-	return nil
 }

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os/exec"
@@ -59,13 +58,19 @@ func (e *Engine) Sync(ctx context.Context, r SyncRequest) ([]Result, error) {
 	results, err := e.Work(ctx, kernels, plan.Request{
 		Goal: plan.Installed, Only: r.Only, Dependents: r.Only != nil, Match: r.Match, Renew: !r.KeepStale,
 	}, func(tree.Target) bool { return false })
-	if err != nil || r.NoInitramfs || ctx.Err() != nil {
+	if err != nil || ctx.Err() != nil {
 		return results, err
 	}
 	// What makes an initramfs may call us again, by kernel-install.
 	unlock()
 	unlock = func() {}
 	for _, k := range kernels {
+		if e.Options.DryRun && slices.ContainsFunc(results, func(r Result) bool { return r.Kernel == k && r.Outcome == Planned }) {
+			e.Events.Note(k.Release + ": would run depmod")
+		}
+		if r.NoInitramfs {
+			continue
+		}
 		if failed := e.renewInitramfs(ctx, k, results, r.CarriedOnly); failed != nil {
 			results = append(results, *failed)
 		}
@@ -141,23 +146,18 @@ func (e *Engine) renewInitramfs(ctx context.Context, k tree.Target, results []Re
 	}
 	start := time.Now()
 	for _, command := range i.Commands() {
-		var out bytes.Buffer
+		var out tail
 		cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 		cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 		cmd.WaitDelay = 10 * time.Second
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Run(); err != nil {
 			return fail(&failure.Failure{
-				What: "making the initramfs failed", Why: fmt.Sprintf("%s: %v: %s", command[0], err, lastLine(out.String())),
+				What: "making the initramfs failed", Why: fmt.Sprintf("%s: %v: %s", command[0], err, out.lastLine()),
 				Hint: "run: " + strings.Join(command, " "), Status: failure.StatusInstall, Err: err,
 			})
 		}
 	}
 	e.Events.Note(fmt.Sprintf("%s: new initramfs by %s in %.1f s: %s", k.Release, i.Generator, time.Since(start).Seconds(), why))
 	return nil
-}
-
-func lastLine(s string) string {
-	s = strings.TrimSpace(s)
-	return s[strings.LastIndexByte(s, '\n')+1:]
 }

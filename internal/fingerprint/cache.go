@@ -26,13 +26,15 @@ import (
 )
 
 // Cache remembers hashes, so that nothing is read again that looks as it did:
-// same size, times and inode. It may be lost at any time. A Cache may be used by
-// several goroutines at once.
+// same size, times and inode. It may be lost at any time. What a Cache has
+// answered once it answers again, without another look: one is for one run. It
+// may be used by several goroutines at once.
 type Cache struct {
 	file    string
 	mu      sync.Mutex
 	entries map[string]entry
 	changed bool
+	run     map[string]string // answers of this run
 }
 
 type entry struct{ Stamp, Value string }
@@ -40,7 +42,7 @@ type entry struct{ Stamp, Value string }
 // OpenCache reads the cache in file; one that is missing or damaged is empty. An
 // empty name is a cache that lasts as long as the process.
 func OpenCache(file string) *Cache {
-	c := &Cache{file: file}
+	c := &Cache{file: file, run: map[string]string{}}
 	if b, err := os.ReadFile(file); err != nil || json.Unmarshal(b, &c.entries) != nil || c.entries == nil {
 		c.entries = map[string]entry{}
 	}
@@ -69,40 +71,52 @@ func (c *Cache) Save() error {
 }
 
 // value returns what make makes for the things that key names, the first of them
-// a path; from memory while stamp is what it was.
-func (c *Cache) value(key []string, stamp string, make func() (string, error)) (string, error) {
+// a path; from memory while stamp, which stamps writes, is what it was.
+func (c *Cache) value(key []string, stamps func(io.Writer) error, make func() (string, error)) (string, error) {
 	k := strings.Join(key, "\x00")
 	c.mu.Lock()
-	e, ok := c.entries[k]
+	e, known := c.entries[k]
+	value, answered := c.run[k]
 	c.mu.Unlock()
-	if ok && e.Stamp == stamp {
-		return e.Value, nil
+	if answered {
+		return value, nil
 	}
-	value, err := make()
-	if err != nil {
+	h := sha256.New()
+	if err := stamps(h); err != nil {
 		return "", err
+	}
+	stamp := sum(h)
+	if !known || e.Stamp != stamp {
+		value, err := make()
+		if err != nil {
+			return "", err
+		}
+		e = entry{stamp, value}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.entries[k] = entry{stamp, value}
-	c.changed = true
-	return value, nil
+	c.changed = c.changed || c.entries[k] != e
+	c.entries[k], c.run[k] = e, e.Value
+	return e.Value, nil
 }
 
 // Source returns the hash of everything in the folders and files that paths name,
 // of which those count that exist.
 func (c *Cache) Source(paths ...string) (string, error) {
-	stamp := sha256.New()
-	for _, path := range paths {
-		if err := visit(path, func(rel, path string, fi fs.FileInfo) error {
-			fmt.Fprintln(stamp, rel)
-			stampOf(stamp, fi)
-			return nil
-		}); err != nil {
-			return "", err
-		}
+	if len(paths) == 0 {
+		return "", nil
 	}
-	return c.value(paths, sum(stamp), func() (string, error) {
+	return c.value(paths, func(w io.Writer) error {
+		var err error
+		for _, path := range paths {
+			err = errors.Join(err, visit(path, func(rel, path string, fi fs.FileInfo) error {
+				fmt.Fprintln(w, rel)
+				stampOf(w, fi)
+				return nil
+			}))
+		}
+		return err
+	}, func() (string, error) {
 		h := sha256.New()
 		for i, path := range paths {
 			fmt.Fprintln(h, i)
@@ -139,16 +153,18 @@ func (c *Cache) Headers(dirs ...string) (string, error) {
 	}
 	// A package manager replaces all files when it replaces any: these few
 	// tell whether it did, which all of them would take too long for.
-	stamp := sha256.New()
-	for _, dir := range real {
-		for _, name := range telling {
-			if fi, err := os.Stat(filepath.Join(dir, name)); err == nil {
-				fmt.Fprintln(stamp, name)
-				stampOf(stamp, fi)
+	stamps := func(w io.Writer) error {
+		for _, dir := range real {
+			for _, name := range telling {
+				if fi, err := os.Stat(filepath.Join(dir, name)); err == nil {
+					fmt.Fprintln(w, name)
+					stampOf(w, fi)
+				}
 			}
 		}
+		return nil
 	}
-	return c.value(real, sum(stamp), func() (string, error) {
+	return c.value(real, stamps, func() (string, error) {
 		h := sha256.New()
 		for i, dir := range real {
 			fmt.Fprintln(h, i)
@@ -191,13 +207,14 @@ func (c *Cache) Compiler(ctx context.Context, program string) (string, error) {
 	if err != nil {
 		return "", nil
 	}
-	fi, err := os.Stat(path)
-	if err != nil {
-		return "", err
+	stamps := func(w io.Writer) error {
+		fi, err := os.Stat(path)
+		if err == nil {
+			stampOf(w, fi)
+		}
+		return err
 	}
-	stamp := sha256.New()
-	stampOf(stamp, fi)
-	return c.value([]string{path, "version"}, sum(stamp), func() (string, error) {
+	return c.value([]string{path, "version"}, stamps, func() (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		var out strings.Builder

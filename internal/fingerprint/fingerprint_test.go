@@ -20,10 +20,9 @@ func write(t *testing.T, file, content string) {
 func TestSource(t *testing.T) {
 	dir := t.TempDir()
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
-	c := OpenCache("")
 	get := func(paths ...string) string {
 		t.Helper()
-		h, err := c.Source(paths...)
+		h, err := OpenCache("").Source(paths...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,8 +152,17 @@ func TestCache(t *testing.T) {
 	if got, err := c.Source(src); got != "remembered" || err != nil {
 		t.Errorf("%q, %v: read again", got, err)
 	}
-	write(t, src+"/a", "22")
+	if err := os.WriteFile(src+"/b", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(src+"/b", src+"/a"); err != nil {
+		t.Fatal(err)
+	}
 	write(t, src+"/a", "1")
+	if got, err := c.Source(src); got != "remembered" || err != nil {
+		t.Errorf("%q, %v: another answer in the same run", got, err)
+	}
+	c = OpenCache(file)
 	if got, err := c.Source(src); got != h || err != nil {
 		t.Errorf("%q, %v after a change and back; want %q", got, err, h)
 	}
@@ -176,8 +184,8 @@ func TestCache(t *testing.T) {
 func TestCompiler(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	c := OpenCache("")
 	for _, version := range []string{"toycc 1.0", "toycc 1.1"} {
+		c := OpenCache("")
 		write(t, dir+"/toycc.new", "#!/bin/sh\necho "+version+"\necho more\n")
 		if err := os.Chmod(dir+"/toycc.new", 0o755); err != nil {
 			t.Fatal(err)
@@ -191,7 +199,7 @@ func TestCompiler(t *testing.T) {
 			}
 		}
 	}
-	if got, err := c.Compiler(t.Context(), "no-such-compiler"); got != "" || err != nil {
+	if got, err := OpenCache("").Compiler(t.Context(), "no-such-compiler"); got != "" || err != nil {
 		t.Errorf("%q, %v for a compiler that is not there", got, err)
 	}
 }
