@@ -201,6 +201,9 @@ func (c *classicRun) run() error {
 		}
 	}
 	defer e.Finish(c.ctx)
+	if file := c.rpmFile(); file != "" {
+		return c.installRPM(file)
+	}
 	return verbs[c.Action](c)
 }
 

@@ -264,9 +264,6 @@ func (e *Engine) unpack(ctx context.Context, file, dir string) (c archive.Conten
 	if !fi.Mode().IsRegular() {
 		return c, bad("it is no file", "name an archive, as dkms mktarball makes them")
 	}
-	if filepath.Ext(file) == ".rpm" {
-		return c, bad("it is an RPM package", "install it with rpm or dnf: its own scripts call dkms")
-	}
 	if err := os.RemoveAll(dir); err != nil {
 		return c, err
 	}
