@@ -25,14 +25,7 @@ const upgradePrefix = ".rpm-upgrade-"
 // NoteUpgrade notes that the RPM transaction which runs us has added id. The
 // caller holds the lock.
 func (e *Engine) NoteUpgrade(id tree.ID) error {
-	old, _ := filepath.Glob(filepath.Join(e.Tree.Dir, upgradePrefix+"*"))
-	for _, file := range old {
-		pid, start, _ := strings.Cut(strings.TrimPrefix(filepath.Base(file), upgradePrefix), "-")
-		n, _ := strconv.Atoi(pid)
-		if _, now := process(n); now != start {
-			os.Remove(file)
-		}
-	}
+	e.forgetUpgrades()
 	f, err := os.OpenFile(e.upgradeFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err == nil {
 		_, err = fmt.Fprintln(f, id)
@@ -47,6 +40,7 @@ func (e *Engine) NoteUpgrade(id tree.ID) error {
 // Upgraded says whether the RPM transaction that runs us has added id, and forgets
 // it. The caller holds the lock.
 func (e *Engine) Upgraded(id tree.ID) bool {
+	e.forgetUpgrades()
 	file := e.upgradeFile()
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -63,6 +57,18 @@ func (e *Engine) Upgraded(id tree.ID) bool {
 		e.Events.Note(err.Error())
 	}
 	return true
+}
+
+// forgetUpgrades removes the notes for processes that have ended.
+func (e *Engine) forgetUpgrades() {
+	old, _ := filepath.Glob(filepath.Join(e.Tree.Dir, upgradePrefix+"*"))
+	for _, file := range old {
+		pid, start, _ := strings.Cut(strings.TrimPrefix(filepath.Base(file), upgradePrefix), "-")
+		n, _ := strconv.Atoi(pid)
+		if _, now := process(n); now != start {
+			os.Remove(file)
+		}
+	}
 }
 
 // upgradeFile returns the note's file for the process that runs our caller: rpm
