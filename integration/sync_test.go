@@ -1,0 +1,132 @@
+package integration
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestSync changes what builds are made from, one thing after the other: sync builds exactly what that concerns, runs
+// depmod once for each kernel that it touched, and makes anew the one initramfs that carries a module.
+func TestSync(t *testing.T) {
+	r := NewRoot(t)
+	r.InstallProgram()
+	kernels := r.Kernels()
+	generic, cloud := kernels[0], kernels[1]
+	counted := func(program, real string) {
+		r.Write("/usr/local/sbin/"+program, "#!/bin/sh\necho \"$*\" >>/tmp/"+program+".log\n"+real+"\n", 0o755)
+	}
+	// Small images, made in seconds.
+	r.Write("/etc/dracut.conf.d/test.conf", "hostonly=no\ncompress=cat\ndracutmodules=\" base \"\n", 0o644)
+	r.Unpack("acpi-call-dkms")
+	r.Unpack("bbswitch-dkms")
+	r.Write("/etc/dkms/bbswitch.conf", "BUILD_DEPENDS=acpi-call\n", 0o644)
+	r.MustRun("dkms", "add", "acpi-call/1.2.2")
+	r.MustRun("dkms", "add", "bbswitch/0.8")
+
+	built := regexp.MustCompile(`(?m)^(\S+) for (\S+): built, .*installed`)
+	// sync runs a command and expects these builds, these kernels for depmod, and these for dracut.
+	sync := func(status int, builds, depmod, dracut []string, command ...string) string {
+		t.Helper()
+		r.Write("/tmp/depmod.log", "", 0o644)
+		r.Write("/tmp/dracut.log", "", 0o644)
+		res := r.Run(append([]string{"dkms-kernel-install"}, command...)...)
+		if res.Status != status {
+			t.Fatalf("%q: %v, want status %d", command, res, status)
+		}
+		var got []string
+		for _, m := range built.FindAllStringSubmatch(res.Stdout, -1) {
+			got = append(got, m[1]+" for "+m[2])
+		}
+		slices.Sort(got)
+		var want []string
+		for _, b := range builds {
+			for _, k := range depmod {
+				want = append(want, b+" for "+k)
+			}
+		}
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%q built %q, want %q: %v", command, got, want, res)
+		}
+		for program, want := range map[string][]string{"depmod": depmod, "dracut": dracut} {
+			// dracut has depmod look into its own folders too.
+			ran := slices.DeleteFunc(strings.Split(strings.TrimSpace(r.Read("/tmp/"+program+".log")), "\n"), func(line string) bool {
+				return line == "" || strings.Contains(line, "/initramfs")
+			})
+			if len(ran) != len(want) {
+				t.Errorf("%q ran %s as %q, want it for %q", command, program, ran, want)
+				continue
+			}
+			for i, k := range want {
+				if !strings.Contains(ran[i], k) {
+					t.Errorf("%q ran %s as %q, want it for %q", command, program, ran, want)
+				}
+			}
+		}
+		return res.Stdout
+	}
+	// carried checks that the image holds the module that is installed.
+	carried := func() {
+		t.Helper()
+		file := "/usr/lib/modules/" + cloud + "/updates/dkms/acpi_call.ko.xz"
+		r.Sh("rm -rf /tmp/image && mkdir /tmp/image && cd /tmp/image && lsinitrd --unpack /boot/initrd.img-" + cloud + " && cmp ." + file + " " + file)
+	}
+	counted("depmod", `exec /usr/sbin/depmod "$@"`)
+	// One kernel's initramfs carries a module, the other's does not.
+	counted("dracut", `case $* in *cloud*) set -- --add-drivers acpi_call "$@" ;; esac
+exec /usr/bin/dracut "$@"`)
+	both := []string{"acpi-call/1.2.2", "bbswitch/0.8"}
+	sync(0, both, kernels, nil, "sync")
+	r.MustRun("dracut", "--force", "--kver", cloud, "/boot/initrd.img-"+cloud)
+	r.MustRun("dracut", "--force", "--kver", generic, "/boot/initrd.img-"+generic)
+	carried()
+	sync(0, nil, nil, nil, "sync")
+
+	t.Log("a package is upgraded, another depends on it")
+	r.Sh(`cp -r /usr/src/acpi-call-1.2.2 /usr/src/acpi-call-1.3 && cd /usr/src/acpi-call-1.3 &&
+		sed -i 's/1\.2\.2/1.3/' dkms.conf && echo 'int acpi_call_new;' >>acpi_call.c`)
+	r.MustRun("dkms", "add", "acpi-call/1.3")
+	r.MustRun("dkms-kernel-install", "sync", "--dry-run")
+	both[0] = "acpi-call/1.3"
+	sync(0, both, kernels, []string{cloud}, "sync")
+	carried()
+
+	t.Log("other headers under the same release")
+	headers := "/usr/lib/modules/" + cloud + "/build"
+	r.Sh(`cd ` + headers + ` && { cat Module.symvers; printf '0x00000001\tnew_symbol\tvmlinux\tEXPORT_SYMBOL\t\n'; } >new && mv new Module.symvers`)
+	sync(0, both, []string{cloud}, []string{cloud}, "sync")
+	carried()
+
+	t.Log("another compiler")
+	cc := strings.TrimSpace(r.Sh(`sed -n 's/^CONFIG_CC_VERSION_TEXT="\([^ ]*\) .*/\1/p' ` + headers + `/.config`))
+	r.Write("/usr/local/bin/"+cc, "#!/bin/sh\ncase $1 in --version) echo '"+cc+" (Test) 99.1' ;; *) exec /usr/bin/"+cc+" \"$@\" ;; esac\n", 0o755)
+	sync(0, both, kernels, []string{cloud}, "sync")
+
+	t.Log("a build fails, and is mended")
+	modules := func() string { return r.Sh("sha256sum /usr/lib/modules/*/updates/dkms/*") }
+	before := modules()
+	r.Sh("cp /usr/src/bbswitch-0.8/bbswitch.c /tmp && echo '#error broken' >>/usr/src/bbswitch-0.8/bbswitch.c")
+	if out := sync(2, nil, nil, nil, "sync"); strings.Count(out, "#error broken") != 2 {
+		t.Errorf("the reason is not told: %s", out)
+	}
+	if modules() != before {
+		t.Error("a failed build changed what is installed")
+	}
+	r.Sh("{ cat /tmp/bbswitch.c; echo 'int bbswitch_mended;'; } >/usr/src/bbswitch-0.8/bbswitch.c")
+	sync(0, both[1:], kernels, nil, "sync")
+
+	t.Log("a package manager brings a new version")
+	r.Sh(`cp -r /usr/src/acpi-call-1.3 /usr/src/acpi-call-1.4 && cd /usr/src/acpi-call-1.4 &&
+		sed -i 's/1\.3/1.4/' dkms.conf && echo 'int acpi_call_newer;' >>acpi_call.c`)
+	r.Write("/etc/dkms/framework.conf.d/all.conf", "autoinstall_all_kernels=yes\n", 0o644)
+	both[0] = "acpi-call/1.4"
+	sync(0, both, kernels, []string{cloud}, "postinst", "acpi-call", "1.4", "", "", "1.3")
+	carried()
+
+	if out := sync(0, nil, nil, nil, "sync", "--dry-run"); out != "" {
+		t.Errorf("there is still something to do: %s", out)
+	}
+	sync(0, nil, nil, nil, "sync")
+}
