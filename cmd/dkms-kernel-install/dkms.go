@@ -106,7 +106,7 @@ func (p *program) dkms(ctx context.Context, args []string) int {
 		fmt.Fprintf(p.stdout, "dkms-%s\n", version)
 		return 0
 	}
-	c.text = report.NewText(p.stdout, "", c.Verbose, c.Quiet)
+	c.text = report.NewText(p.stdout, "", c.Verbose || c.Debug, c.Quiet)
 	return p.exit(c.run())
 }
 
