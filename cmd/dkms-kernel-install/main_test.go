@@ -82,6 +82,7 @@ func TestScript(t *testing.T) {
 			"waitfor": cmdWaitFor,
 			"files":   cmdFiles,
 			"running": cmdRunning,
+			"kills":   cmdKills,
 
 			"initramfs": cmdInitramfs,
 			"tarball":   cmdTarball,
@@ -191,6 +192,46 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// kills N COMMAND... starts a command N times and kills it each time, at moments
+// between its start and the time it takes. Then it runs the command to its end,
+// which may say that all is done already (3, 5), and looks for what was left.
+func cmdKills(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: kills N command...")
+	}
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	command := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = ts.MkAbs(".")
+		cmd.Env = append(os.Environ(), "TESTROOT="+ts.Getenv("TESTROOT"), "PATH="+ts.Getenv("PATH"))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		return cmd
+	}
+	for i := range n {
+		cmd := command(args[1:]...)
+		ts.Check(cmd.Start())
+		// From before it does anything to after it has done most things.
+		time.Sleep(time.Duration(i*i) * 60 * time.Millisecond / time.Duration(n*n))
+		ts.Check(syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL))
+		_ = cmd.Wait()
+		if out, err := command("dkms", "status").CombinedOutput(); err != nil {
+			ts.Fatalf("kill %d of %q: dkms status: %v: %s", i, args[1:], err, out)
+		}
+	}
+	out, err := command(args[1:]...).CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() != 3 && exit.ExitCode() != 5 || err != nil && exit == nil {
+		ts.Fatalf("%q after %d kills: %v: %s", args[1:], n, err, out)
+	}
+	ts.Check(filepath.WalkDir(ts.Getenv("WORK"), func(path string, d os.DirEntry, err error) error {
+		if err == nil && strings.HasPrefix(d.Name(), ".dkms-kernel-install-") {
+			err = fmt.Errorf("%q left %s", args[1:], path)
+		}
+		return err
+	}))
+}
+
 // waitfor FILE waits until there is such a file, "! waitfor FILE" until there is
 // none.
 func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
@@ -209,7 +250,8 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// files FOLDER... lists everything below folders but the folders themselves, as
+// files FOLDER... lists everything below folders but the folders themselves and
+// what only this program makes in the tree, as
 // paths relative to $WORK, links with where they lead.
 func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
@@ -220,7 +262,7 @@ func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	var list []string
 	for _, dir := range args {
 		err := filepath.WalkDir(ts.MkAbs(dir), func(path string, d os.DirEntry, err error) error {
-			if err != nil || path == ts.MkAbs(dir) || d.Name() == ".lock" {
+			if err != nil || path == ts.MkAbs(dir) || d.Name() == ".lock" || d.Name() == ".fingerprint.json" {
 				return err
 			}
 			line, err := filepath.Rel(root, path)

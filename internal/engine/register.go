@@ -74,10 +74,18 @@ func (e *Engine) readNew(source string, id tree.ID, k tree.Target) (conf.Conf, e
 	return c, nil
 }
 
+// sameSource says whether two folders have the same content, as after a run that
+// was killed when it had copied one to the other.
+func (e *Engine) sameSource(a, b string) bool {
+	x, errX := e.hashes.Source(a)
+	y, errY := e.hashes.Source(b)
+	return errX == nil && errY == nil && x == y
+}
+
 // Import copies the source in folder dir into the source tree, under the name
 // and version that its dkms.conf gives, and returns those. A source that is
-// there already is left alone, unless it is the same folder. The caller holds
-// the lock.
+// there already is left alone, and an error unless it is the same. The caller
+// holds the lock.
 func (e *Engine) Import(ctx context.Context, dir string, k tree.Target) (tree.ID, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -94,7 +102,7 @@ func (e *Engine) Import(ctx context.Context, dir string, k tree.Target) (tree.ID
 		return id, err
 	}
 	if there, err := os.Stat(to); err == nil {
-		if os.SameFile(from, there) {
+		if os.SameFile(from, there) || e.sameSource(dir, to) {
 			return id, nil
 		}
 		return id, &failure.Failure{What: "cannot add " + dir, Why: to + " exists", Status: failure.StatusAlready,

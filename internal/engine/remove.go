@@ -28,6 +28,17 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 	if err != nil {
 		return nil, failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
 	}
+	var kernels []tree.Target
+	for _, p := range packages {
+		for _, b := range p.Builds {
+			if match(b.Target) && !slices.Contains(kernels, b.Target) {
+				kernels = append(kernels, b.Target)
+			}
+		}
+	}
+	if err := e.heal(packages, kernels); err != nil {
+		return nil, failure.From(err, "cannot clean up after a run that was killed", failure.StatusNoPerm)
+	}
 	var results []Result
 	for _, p := range packages {
 		if !slices.Contains(ids, p.ID) {

@@ -18,7 +18,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/renameio/v2"
+	"dkms-kernel-install/internal/tree"
 )
 
 // Build names what went into one build.
@@ -107,7 +107,13 @@ func Write(dir string, b Build) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(filepath.Join(dir, file), append(text, '\n'), 0o644)
+	// Under a name that the next run cleans away. A record that is lost or
+	// damaged is as good as none.
+	tmp := filepath.Join(dir, tree.TempName(file))
+	if err := os.WriteFile(tmp, append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, file))
 }
 
 // modules returns the stamps of the modules in the build in dir, by file name.

@@ -132,11 +132,17 @@ func (k *Kernel) restore(name string) (map[string]bool, error) {
 // forgetOriginals removes the archive.
 func (k *Kernel) forgetOriginals(name string) error {
 	dir := k.Tree.OriginalDir(name, k.Target)
-	if err := os.RemoveAll(dir); err != nil {
+	// The rename is the moment: half an archive would pass for files of
+	// somebody else.
+	gone := filepath.Join(k.Tree.Dir, name, tree.TempName("original-"+k.Target.Release+"-"+k.Target.Arch))
+	if err := os.RemoveAll(gone); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	tree.RemoveEmpty(filepath.Dir(dir), k.Tree.Dir)
-	return nil
+	return os.RemoveAll(gone)
 }
 
 // Heal finishes what a killed Uninstall of the package left: it had marked the

@@ -231,6 +231,12 @@ func (k *Kernel) Uninstall(p Package) (removed []string, err error) {
 		}
 		removed = append(removed, path)
 	}
+	for _, m := range p.Modules {
+		if m.Location != "" {
+			// A killed run may have got no further than the file.
+			tree.RemoveEmpty(filepath.Dir(k.dest(m)), k.Dir)
+		}
+	}
 	if err := k.Tree.ClearInstalled(p.Name, k.Target); err != nil {
 		return removed, err
 	}

@@ -388,6 +388,10 @@ func (t Tree) Heal(id ID) error {
 	if _, err := removeTemps(filepath.Dir(dir)); err != nil {
 		return err
 	}
+	archives, _ := filepath.Glob(filepath.Join(t.Dir, id.Name, originals, "*"))
+	for _, archive := range append(archives, filepath.Join(t.Dir, id.Name, originals)) {
+		RemoveEmpty(archive, filepath.Join(t.Dir, id.Name))
+	}
 	releases, err := removeTemps(dir)
 	if err != nil {
 		return err
