@@ -528,7 +528,7 @@ func ReplaceDir(tmp, dir string) error {
 // RemoveEmpty removes dir and then its parents while they are empty, up to but
 // not including top.
 func RemoveEmpty(dir, top string) {
-	for strings.HasPrefix(dir, top+"/") && os.Remove(dir) == nil {
+	for strings.HasPrefix(dir, top+"/") && unix.Rmdir(dir) == nil {
 		dir = filepath.Dir(dir)
 	}
 }
