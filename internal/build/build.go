@@ -68,7 +68,26 @@ func (j *Job) Run(ctx context.Context) error {
 	return failure.From(err, "build failed", failure.StatusMake)
 }
 
+// checkSource refuses a source that is a dkms.conf and nothing else, as archives
+// of builds alone leave it: make would fail, and its log would not say why.
+func (j *Job) checkSource() error {
+	entries, err := os.ReadDir(j.Source)
+	if err != nil {
+		return fmt.Errorf("cannot read the source: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() != "dkms.conf" && !strings.HasPrefix(e.Name(), ".") {
+			return nil
+		}
+	}
+	return &failure.Failure{What: "build failed", Why: "there is no source in " + j.Source + ", but a dkms.conf",
+		Hint: "install the package that brings the source of " + j.ID.String(), Status: failure.StatusBadConf}
+}
+
 func (j *Job) run(ctx context.Context) error {
+	if err := j.checkSource(); err != nil {
+		return err
+	}
 	dir := j.Tree.BuildDir(j.ID)
 	if err := Stage(ctx, j.Source, dir); err != nil {
 		return fmt.Errorf("cannot copy the source: %w", err)
