@@ -16,6 +16,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/kmod"
 )
 
 // Package is what goes into an archive.
@@ -34,8 +36,7 @@ type Package struct {
 // is no file, folder or symbolic link, are left out; so are all links in builds.
 // Write returns their paths in the archive.
 func Write(ctx context.Context, w io.Writer, c Compression, p Package) (left []string, err error) {
-	// The xz library loses an error that it gets while it closes.
-	out := &stickyWriter{w: w}
+	out := &kmod.StickyWriter{W: w}
 	z, err := compressor(out, c)
 	if err != nil {
 		return nil, err
@@ -49,21 +50,9 @@ func Write(ctx context.Context, w io.Writer, c Compression, p Package) (left []s
 		err = z.Close()
 	}
 	if err == nil {
-		err = out.err
+		err = out.Err
 	}
 	return a.left, err
-}
-
-type stickyWriter struct {
-	w   io.Writer
-	err error
-}
-
-func (s *stickyWriter) Write(p []byte) (n int, err error) {
-	if s.err == nil {
-		n, s.err = s.w.Write(p)
-	}
-	return n, s.err
 }
 
 // compressor returns a writer that compresses to w. Its Close leaves w open.

@@ -215,20 +215,12 @@ func (m *makefile) test(word, rest string) tri {
 // operands splits "(a,b)", "'a' 'b'" and the like.
 func operands(s string) (a, b string, ok bool) {
 	if strings.HasPrefix(s, "(") && strings.HasSuffix(s, ")") {
-		depth := 0
-		for i := 1; i < len(s)-1; i++ {
-			switch s[i] {
-			case '(', '{':
-				depth++
-			case ')', '}':
-				depth--
-			case ',':
-				if depth == 0 {
-					return s[1:i], s[i+1 : len(s)-1], true
-				}
-			}
+		inner := s[1 : len(s)-1]
+		first := arguments(inner)[0]
+		if first == inner {
+			return "", "", false
 		}
-		return "", "", false
+		return first, inner[len(first)+1:], true
 	}
 	var args [2]string
 	for i := range args {

@@ -8,7 +8,8 @@ import (
 	"io"
 
 	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz/lzma"
+
+	"dkms-kernel-install/internal/kmod"
 )
 
 // Where compressed data end is not known before they are decoded, except that these formats have lengths in them: to
@@ -23,62 +24,18 @@ const (
 	maxZstdWindow = 128 << 20
 )
 
-// xzEnd returns where the xz stream that begins at pos ends: https://tukaani.org/xz/xz-file-format.txt, and for LZMA2
-// chunks the decoder in XZ Embedded. Only what leads on is checked.
+// xzEnd returns where the xz stream that begins at pos ends: https://tukaani.org/xz/xz-file-format.txt.
 func xzEnd(r io.ReaderAt, pos, size int64) (end int64, err error) {
-	const headerSize, footerSize, lzma2 = 12, 12, 0x21
-	flags, err := readRange(r, size, pos+7, 1)
+	const footerSize = 12
+	blocks, at, _, err := kmod.WalkXZ(r, size, pos, maxXZDict)
 	if err != nil {
 		return 0, err
 	}
-	checkSize, ok := map[byte]int64{0: 0, 1: 4, 4: 8, 10: 32}[flags[0]]
-	if !ok {
-		return 0, fmt.Errorf("unknown check %#x", flags[0])
+	if at, err = xzIndexEnd(r, at, size, blocks); err != nil {
+		return 0, err
 	}
-	blocks := uint64(0)
-	for at := pos + headerSize; ; blocks++ {
-		words, err := readRange(r, size, at, 1)
-		if err != nil {
-			return 0, err
-		}
-		if words[0] == 0 {
-			if at, err = xzIndexEnd(r, at, size, blocks); err != nil {
-				return 0, err
-			}
-			_, err = readRange(r, size, at, footerSize)
-			return at + footerSize, err
-		}
-		header, err := readRange(r, size, at, (int64(words[0])+1)*4)
-		if err != nil {
-			return 0, err
-		}
-		fields := header[2:]
-		for _, present := range []byte{0x40, 0x80} { // the compressed and the uncompressed size
-			if header[1]&present != 0 {
-				_, n := binary.Uvarint(fields)
-				if n <= 0 {
-					return 0, errors.New("bad block header")
-				}
-				fields = fields[n:]
-			}
-		}
-		if header[1]&0x3f != 0 || len(fields) < 3 || fields[0] != lzma2 || fields[1] != 1 {
-			return 0, errors.New("filters other than LZMA2 are not supported")
-		}
-		dict, err := lzma.DecodeDictCap(fields[2])
-		if err != nil {
-			return 0, err
-		}
-		if dict > maxXZDict {
-			return 0, fmt.Errorf("the dictionary has %d bytes, %d at most are supported", dict, maxXZDict)
-		}
-		data := at + int64(len(header))
-		if at, err = lzma2End(r, data, size); err != nil {
-			return 0, err
-		}
-		at += -(at - pos) & 3
-		at += checkSize
-	}
+	_, err = readRange(r, size, at, footerSize)
+	return at + footerSize, err
 }
 
 // xzIndexEnd returns where the index at pos ends, which has a record for each of the blocks.
@@ -98,35 +55,6 @@ func xzIndexEnd(r io.ReaderAt, pos, size int64, blocks uint64) (int64, error) {
 	}
 	end := c.end()
 	return end + -(end-pos)&3 + 4, nil // CRC32
-}
-
-// lzma2End returns where the LZMA2 chunks at pos end.
-func lzma2End(r io.ReaderAt, pos, size int64) (int64, error) {
-	for {
-		control, err := readRange(r, size, pos, 1)
-		if err != nil {
-			return 0, err
-		}
-		if control[0] == 0 {
-			return pos + 1, nil
-		}
-		// Sizes are big-endian, and one less than what they mean.
-		sizes, err := readRange(r, size, pos+1, 4)
-		if err != nil {
-			return 0, err
-		}
-		switch c := control[0]; {
-		case c <= 2: // stored
-			pos += 3 + int64(binary.BigEndian.Uint16(sizes)) + 1
-		case c < 0x80:
-			return 0, fmt.Errorf("unknown LZMA2 chunk %#x", c)
-		default:
-			pos += 5 + int64(binary.BigEndian.Uint16(sizes[2:])) + 1
-			if c >= 0xc0 {
-				pos++ // new properties
-			}
-		}
-	}
 }
 
 // zstdEnd returns where the zstd frame at pos ends: RFC 8878, 3.1.1.

@@ -40,7 +40,7 @@ type Options struct {
 // (kernel/module/decompress.c, Documentation/staging/xz.rst): one gzip member with a bare header, one xz stream
 // with CRC32 and a small dictionary, one zstd frame with a small window. That is what is written.
 func Compress(dst io.Writer, module []byte, c Compression, o Options) error {
-	out := &stickyWriter{w: dst}
+	out := &StickyWriter{W: dst}
 	w, err := newCompressor(out, int64(len(module)), c, o.Level)
 	if err == nil {
 		_, err = w.Write(module)
@@ -49,7 +49,7 @@ func Compress(dst io.Writer, module []byte, c Compression, o Options) error {
 		err = w.Close()
 	}
 	if err == nil {
-		err = out.err
+		err = out.Err
 	}
 	if err != nil {
 		return fmt.Errorf("compress with %v: %w", c, err)
@@ -57,18 +57,18 @@ func Compress(dst io.Writer, module []byte, c Compression, o Options) error {
 	return nil
 }
 
-// stickyWriter keeps the first error of w, and passes nothing on after it. The xz library loses an error that it gets
-// while it closes: a disk that is full just then would leave a broken module behind, and a success.
-type stickyWriter struct {
-	w   io.Writer
-	err error
+// StickyWriter keeps the first error of W, and passes nothing on after it. The xz library loses an error that it gets
+// while it closes: a disk that is full just then would leave a broken file behind, and a success.
+type StickyWriter struct {
+	W   io.Writer
+	Err error // the first one; nil while there was none
 }
 
-func (s *stickyWriter) Write(p []byte) (n int, err error) {
-	if s.err == nil {
-		n, s.err = s.w.Write(p)
+func (s *StickyWriter) Write(p []byte) (n int, err error) {
+	if s.Err == nil {
+		n, s.Err = s.W.Write(p)
 	}
-	return n, s.err
+	return n, s.Err
 }
 
 // newCompressor returns a writer for size bytes. Its Close finishes the compressed data and leaves dst open.

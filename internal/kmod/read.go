@@ -178,64 +178,73 @@ func readRange(r io.ReaderAt, size int64, off, n uint64) ([]byte, error) {
 	return buf, nil
 }
 
-// scanXZ walks over the blocks of the xz stream in r, without decoding them, and returns how many bytes they decode
-// to. It is an error if one wants a dictionary larger than maxDictSize: the decoder would allocate it, up to
-// 4 GiB, before anything else shows that the file is bad. The stream's index is no help, because a file may lie in
-// it about where its blocks are, and the decoder only finds out at the end.
+// scanXZ returns how many bytes the xz stream in r decodes to; see [WalkXZ].
+func scanXZ(r io.ReaderAt, size int64) (decoded int64, err error) {
+	_, _, decoded, err = WalkXZ(r, size, 0, maxDictSize)
+	return decoded, err
+}
+
+// WalkXZ walks over the blocks of the xz stream that begins at pos of r, which has size bytes, without decoding them.
+// It returns how many there are, where the index begins that follows them, and how many bytes they decode to. It is an
+// error if one wants a dictionary of more than maxDict bytes: the decoder would allocate it, up to 4 GiB, before
+// anything else shows that the file is bad. The stream's index is no help, because a file may lie in it about where its
+// blocks are, and the decoder only finds out at the end.
 //
 // The format is that of https://tukaani.org/xz/xz-file-format.txt, and for LZMA2 chunks that of the decoder in XZ
 // Embedded. Only what leads from one block to the next is checked here; the decoder checks the rest.
-func scanXZ(r io.ReaderAt, size int64) (decoded int64, err error) {
+func WalkXZ(r io.ReaderAt, size, pos, maxDict int64) (blocks uint64, index, decoded int64, err error) {
 	const (
 		streamHeaderSize = 12
 		lzma2            = 0x21
 	)
-	flags, err := readRange(r, size, 7, 1)
+	fail := func(err error) (uint64, int64, int64, error) { return 0, 0, 0, err }
+	start := uint64(pos)
+	flags, err := readRange(r, size, start+7, 1)
 	if err != nil {
-		return 0, err
+		return fail(err)
 	}
 	checkSize, ok := map[byte]uint64{xz.None: 0, xz.CRC32: 4, xz.CRC64: 8, xz.SHA256: 32}[flags[0]]
 	if !ok {
-		return 0, fmt.Errorf("unknown check %#x", flags[0])
+		return fail(fmt.Errorf("unknown check %#x", flags[0]))
 	}
-	for pos := uint64(streamHeaderSize); ; {
-		words, err := readRange(r, size, pos, 1)
+	for at := start + streamHeaderSize; ; blocks++ {
+		words, err := readRange(r, size, at, 1)
 		if err != nil {
-			return 0, err
+			return fail(err)
 		}
 		if words[0] == 0 {
-			return decoded, nil // the index, which ends the blocks
+			return blocks, int64(at), decoded, nil
 		}
-		header, err := readRange(r, size, pos, (uint64(words[0])+1)*4)
+		header, err := readRange(r, size, at, (uint64(words[0])+1)*4)
 		if err != nil {
-			return 0, err
+			return fail(err)
 		}
 		fields := header[2:]
 		for _, present := range []byte{0x40, 0x80} { // the compressed and the uncompressed size
 			if header[1]&present != 0 {
 				_, n := binary.Uvarint(fields)
 				if n <= 0 {
-					return 0, errors.New("bad block header")
+					return fail(errors.New("bad block header"))
 				}
 				fields = fields[n:]
 			}
 		}
 		if header[1]&0x3f != 0 || len(fields) < 3 || fields[0] != lzma2 || fields[1] != 1 {
-			return 0, errors.New("filters other than LZMA2 are not supported")
+			return fail(errors.New("filters other than LZMA2 are not supported"))
 		}
 		dict, err := lzma.DecodeDictCap(fields[2])
 		if err != nil {
-			return 0, err
+			return fail(err)
 		}
-		if dict > maxDictSize {
-			return 0, fmt.Errorf("the dictionary has %d bytes, %d at most are supported", dict, maxDictSize)
+		if dict > maxDict {
+			return fail(fmt.Errorf("the dictionary has %d bytes, %d at most are supported", dict, maxDict))
 		}
-		end, inBlock, err := scanLZMA2(r, size, pos+uint64(len(header)))
+		end, inBlock, err := scanLZMA2(r, size, at+uint64(len(header)))
 		if err != nil {
-			return 0, err
+			return fail(err)
 		}
 		decoded += inBlock
-		pos = (end+3)&^3 + checkSize
+		at = end + -(end-start)&3 + checkSize // padded to words from the stream's begin
 	}
 }
 
