@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -31,16 +29,6 @@ func (c *classicRun) kernel() (tree.Target, error) {
 	return ks[0], nil
 }
 
-// disabled says whether nothing is to be done automatically.
-func (c *classicRun) disabled() bool {
-	file := filepath.Join(c.p.system.EtcDir, "no-autoinstall")
-	_, err := os.Stat(file)
-	if err == nil {
-		c.text.Note(file + " exists: nothing is done automatically")
-	}
-	return err == nil
-}
-
 func (c *classicRun) autoinstall() error {
 	_, err := c.installAll()
 	return err
@@ -49,8 +37,12 @@ func (c *classicRun) autoinstall() error {
 // installAll installs what wants automatic work for one kernel.
 func (c *classicRun) installAll() ([]engine.Result, error) {
 	k, err := c.kernel()
-	if err != nil || c.disabled() {
+	if err != nil {
 		return nil, err
+	}
+	if file := c.e.Disabled(); file != "" {
+		c.text.Note(file + " exists: nothing is done automatically")
+		return nil, nil
 	}
 	unlock, err := c.e.Lock(c.ctx)
 	if err != nil {

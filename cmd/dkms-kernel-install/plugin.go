@@ -87,8 +87,8 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 		return 0
 	}
 
-	if _, err := os.Stat(filepath.Join(p.system.EtcDir, "no-autoinstall")); err == nil {
-		text.Debug(filepath.Join(p.system.EtcDir, "no-autoinstall") + " exists: nothing is built automatically")
+	if file := e.Disabled(); file != "" {
+		text.Debug(file + " exists: nothing is built automatically")
 		return 0
 	}
 	if _, err := os.Stat(e.Tree.Dir); errors.Is(err, fs.ErrNotExist) {

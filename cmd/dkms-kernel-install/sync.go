@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,7 +68,7 @@ type nativePostinst struct {
 // Run registers the package and syncs it.
 func (c *nativePostinst) Run(r *nativeRun) error {
 	return r.with(engine.Options{}, func(e *engine.Engine) error {
-		if file := filepath.Join(r.p.system.EtcDir, "no-autoinstall"); exists(file) {
+		if file := e.Disabled(); file != "" {
 			r.text.Note(file + " exists: nothing is done automatically")
 			return nil
 		}
@@ -100,14 +101,16 @@ func (c *nativePostinst) register(r *nativeRun, e *engine.Engine, id tree.ID) er
 	}
 	defer unlock()
 	k := e.Target(e.Running)
-	if archive := filepath.Join(c.Tarballs, c.Name+"-"+c.Version+".dkms.tar.gz"); c.Tarballs != "" && exists(archive) {
+	archive := filepath.Join(c.Tarballs, c.Name+"-"+c.Version+".dkms.tar.gz")
+	if _, err := os.Stat(archive); c.Tarballs != "" && err == nil {
 		_, err := e.LoadArchive(r.ctx, archive, k, engine.LoadOptions{Force: true, Want: id})
 		return err
 	}
-	if e.Registered(id) == nil && !e.Broken(id) {
-		return nil
+	err = e.Register(r.ctx, id, k)
+	if f := (*failure.Failure)(nil); errors.As(err, &f) && f.Status == failure.StatusAlready {
+		return nil // what is new in its source is found by what its builds were made from
 	}
-	return e.Register(r.ctx, id, k)
+	return err
 }
 
 // kernels returns the kernels that the package is built for: all, or the running
@@ -140,9 +143,4 @@ func (c *nativePostinst) kernels(r *nativeRun, e *engine.Engine) ([]tree.Target,
 		}
 	}
 	return ks, nil
-}
-
-func exists(file string) bool {
-	_, err := os.Stat(file)
-	return err == nil
 }

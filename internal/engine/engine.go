@@ -218,6 +218,15 @@ func (e *Engine) Lock(ctx context.Context) (unlock func(), err error) {
 	return nil, failure.From(err, "cannot change "+e.Tree.Dir, status)
 }
 
+// Disabled returns the file that switches automatic work off; "" where it is on.
+func (e *Engine) Disabled() string {
+	file := filepath.Join(e.System.EtcDir, "no-autoinstall")
+	if _, err := os.Stat(file); err != nil {
+		return ""
+	}
+	return file
+}
+
 // source says which conf of id for k is meant.
 func (e *Engine) source(id tree.ID, k tree.Target) conf.Source {
 	kern := e.Kernel(k)
@@ -270,16 +279,16 @@ func (e *Engine) cache(k tree.Target) *conf.Cache {
 	return conf.OpenCache(filepath.Join(e.System.CacheDir, "conf-"+k.Release+"-"+k.Arch+".json"))
 }
 
-// observe looks at packages from one kernel. The confs of those that read says so
-// of are read by conf. renew asks which builds are stale.
-func (e *Engine) observe(ctx context.Context, k tree.Target, packages []tree.Package, read func(tree.Package) bool, conf reader, renew bool) []plan.Package {
+// observe looks at packages from one kernel, as far as r wants to know. The confs
+// of those that r is about, and of all that are installed, are read by conf.
+func (e *Engine) observe(ctx context.Context, k tree.Target, packages []tree.Package, r plan.Request, conf reader) []plan.Package {
 	var seen []plan.Package
 	weak := e.weak(k.Release, packages)
 	for _, p := range packages {
 		o := plan.Package{ID: p.ID, Source: p.Source, WeakFrom: weak[p.ID].Release}
 		b, built := p.Build(k)
 		o.Built, o.Modules, o.Installed = built, b.Modules, b.Installed
-		if p.Source != "" && (read(p) || o.Installed) {
+		if p.Source != "" && (o.Installed || r.Only == nil || slices.Contains(r.Only, p.ID)) {
 			o.Conf, o.ConfErr = conf(p.ID, k)
 		}
 		if o.Installed {
@@ -288,7 +297,7 @@ func (e *Engine) observe(ctx context.Context, k tree.Target, packages []tree.Pac
 		if built && o.Conf.BuildDependsRebuild {
 			o.BuiltAgainst = e.Tree.BuiltAgainst(p.ID, k)
 		}
-		if renew && built && p.Source != "" && o.ConfErr == nil {
+		if r.Renew && built && p.Source != "" && o.ConfErr == nil {
 			o.Stale = e.stale(ctx, p, k, o.Conf)
 		}
 		seen = append(seen, o)
@@ -332,12 +341,6 @@ func (e *Engine) Registered(id tree.ID) error {
 			Hint: "run: dkms add " + id.String()}
 	}
 	return nil
-}
-
-// Broken says whether the source of the package id is gone.
-func (e *Engine) Broken(id tree.ID) bool {
-	fi, err := os.Stat(e.Tree.SourceDir(id))
-	return err != nil || !fi.IsDir()
 }
 
 func exists(path string) bool {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,12 +40,11 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 			return nil, failure.From(err, "cannot clean up after a run that was killed", failure.StatusNoPerm)
 		}
 	}
-	read := func(p tree.Package) bool { return e.concerns(p, kernels, r) }
 	var results []Result
 	var tasks []task
 	builds := 0
 	for _, k := range kernels {
-		seen, items := e.plan(ctx, k, packages, read, r)
+		seen, items := e.plan(ctx, k, packages, r)
 		e.checkHeaders(k, items)
 		first := len(results)
 		var placing sync.Mutex // one package at a time in the kernel's folder
@@ -81,50 +79,28 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 	return results, nil
 }
 
-// concerns says whether the conf of p is needed to plan r.
-func (e *Engine) concerns(p tree.Package, kernels []tree.Target, r plan.Request) bool {
-	if r.Only == nil || slices.Contains(r.Only, p.ID) {
-		return true
-	}
-	if !r.Dependents {
-		return false
-	}
-	// Installed packages that recorded a dependency on one of them.
-	return slices.ContainsFunc(kernels, func(k tree.Target) bool {
-		b, _ := p.Build(k)
-		if !b.Installed {
-			return false
-		}
-		on := e.Tree.BuiltAgainst(p.ID, k)
-		if was, ok := fingerprint.Read(e.Tree.TargetDir(p.ID, k)); ok {
-			maps.Copy(on, was.Depends)
-		}
-		return slices.ContainsFunc(r.Only, func(id tree.ID) bool { return on[id.Name] != "" })
-	})
-}
-
 // plan looks at the packages from kernel k and plans the work. For automatic work
 // it first asks the cache, and believes it when it says that nothing is to do.
-func (e *Engine) plan(ctx context.Context, k tree.Target, packages []tree.Package, read func(tree.Package) bool, r plan.Request) ([]plan.Package, []plan.Item) {
+func (e *Engine) plan(ctx context.Context, k tree.Target, packages []tree.Package, r plan.Request) ([]plan.Package, []plan.Item) {
 	if r.Only != nil || r.Force {
-		seen := e.observe(ctx, k, packages, read, e.Conf, r.Renew)
+		seen := e.observe(ctx, k, packages, r, e.Conf)
 		return seen, plan.Make(seen, r)
 	}
 	cache := e.cache(k)
-	seen := e.observe(ctx, k, packages, read, e.fromCache(cache), r.Renew)
+	seen := e.observe(ctx, k, packages, r, e.fromCache(cache))
 	items := plan.Make(seen, r)
 	if !slices.ContainsFunc(items, func(i plan.Item) bool { return i.Verdict == plan.Do || i.Verdict == plan.Fail }) {
 		return seen, items
 	}
 	fresh := map[*conf.Source]conf.Conf{}
-	seen = e.observe(ctx, k, packages, read, func(id tree.ID, k tree.Target) (conf.Conf, error) {
+	seen = e.observe(ctx, k, packages, r, func(id tree.ID, k tree.Target) (conf.Conf, error) {
 		c, err := e.Conf(id, k)
 		if err == nil {
 			src := e.source(id, k)
 			fresh[&src] = c
 		}
 		return c, err
-	}, r.Renew)
+	})
 	if !e.Options.DryRun {
 		if err := cache.Replace(fresh, e.Settings); err != nil && !errors.Is(err, fs.ErrPermission) {
 			e.Events.Note("cannot keep the cache of configurations: " + err.Error())

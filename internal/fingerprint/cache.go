@@ -31,6 +31,7 @@ import (
 // may be used by several goroutines at once.
 type Cache struct {
 	file    string
+	load    sync.Once // most runs that only look ask for no hash
 	mu      sync.Mutex
 	entries map[string]entry
 	changed bool
@@ -39,14 +40,17 @@ type Cache struct {
 
 type entry struct{ Stamp, Value string }
 
-// OpenCache reads the cache in file; one that is missing or damaged is empty. An
-// empty name is a cache that lasts as long as the process.
+// OpenCache returns the cache in file; one that is missing or damaged is empty.
+// An empty name is a cache that lasts as long as the process.
 func OpenCache(file string) *Cache {
-	c := &Cache{file: file, run: map[string]string{}}
-	if b, err := os.ReadFile(file); err != nil || json.Unmarshal(b, &c.entries) != nil || c.entries == nil {
+	return &Cache{file: file, run: map[string]string{}}
+}
+
+// read reads the cache from its file.
+func (c *Cache) read() {
+	if b, err := os.ReadFile(c.file); err != nil || json.Unmarshal(b, &c.entries) != nil || c.entries == nil {
 		c.entries = map[string]entry{}
 	}
-	return c
 }
 
 // Save writes the cache if it changed. What is about things that are gone is
@@ -73,6 +77,7 @@ func (c *Cache) Save() error {
 // value returns what make makes for the things that key names, the first of them
 // a path; from memory while stamp, which stamps writes, is what it was.
 func (c *Cache) value(key []string, stamps func(io.Writer) error, make func() (string, error)) (string, error) {
+	c.load.Do(c.read)
 	k := strings.Join(key, "\x00")
 	c.mu.Lock()
 	e, known := c.entries[k]

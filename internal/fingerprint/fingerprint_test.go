@@ -145,6 +145,7 @@ func TestCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	c = OpenCache(file)
+	c.load.Do(c.read)
 	for key, e := range c.entries {
 		e.Value = "remembered"
 		c.entries[key] = e
@@ -172,11 +173,15 @@ func TestCache(t *testing.T) {
 	if err := c.Save(); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(OpenCache(file).entries); n != 0 {
+	c = OpenCache(file)
+	c.load.Do(c.read)
+	if n := len(c.entries); n != 0 {
 		t.Errorf("%d entries are left of a folder that is gone", n)
 	}
 	write(t, file, "{{{")
-	if got := OpenCache(file); len(got.entries) != 0 {
+	c = OpenCache(file)
+	c.load.Do(c.read)
+	if len(c.entries) != 0 {
 		t.Error("a damaged cache is not empty")
 	}
 }

@@ -31,6 +31,7 @@ type Kernel struct {
 
 	configFile string
 	config     func() (map[string]string, error)
+	compiler   func() Compiler
 }
 
 // New describes the kernel called release below installTree, which need not be
@@ -47,6 +48,7 @@ func New(installTree, release, arch, sourceDir, configFile string) *Kernel {
 		k.SourceDir = filepath.Join(k.Dir, "build")
 	}
 	k.config = sync.OnceValues(k.readConfig)
+	k.compiler = sync.OnceValue(k.findCompiler)
 	return k
 }
 
@@ -177,8 +179,10 @@ type Compiler struct {
 var gccWord = regexp.MustCompile(`^\S*gcc\S*$`)
 var clangVersion = regexp.MustCompile(`clang version (\d+)`)
 
-// Compiler looks up the kernel's compiler.
-func (k *Kernel) Compiler() Compiler {
+// Compiler looks up the kernel's compiler, once.
+func (k *Kernel) Compiler() Compiler { return k.compiler() }
+
+func (k *Kernel) findCompiler() Compiler {
 	c := Compiler{Strip: "strip"}
 	text := k.Option("CONFIG_CC_VERSION_TEXT")
 	clang := k.Option("CONFIG_CC_IS_CLANG") == "y"
