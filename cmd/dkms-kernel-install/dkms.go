@@ -387,7 +387,7 @@ func (c *classicRun) work(goal plan.Goal) error {
 	}
 	results, err := c.e.Work(c.ctx, ks, plan.Request{
 		Only: []tree.ID{id}, Goal: goal, Force: c.Force, Dependents: goal == plan.Installed,
-	}, never)
+	}, nil)
 	if err != nil {
 		return err
 	}
@@ -404,9 +404,6 @@ func (c *classicRun) work(goal plan.Goal) error {
 	}
 	return &failure.Failure{What: id.String() + " is already installed", Hint: "use --force to install it again", Status: failure.StatusInstalled}
 }
-
-// never says that nobody else will run depmod.
-func never(tree.Target) bool { return false }
 
 // worst tells the failures among results and returns the first.
 func (c *classicRun) worst(results []engine.Result) error {
@@ -448,7 +445,7 @@ func (c *classicRun) remove(d engine.Depth) error {
 		return nil
 	}
 	match := func(k tree.Target) bool { return c.All || slices.Contains(ks, k) }
-	results, err := c.e.Remove(c.ctx, []tree.ID{id}, match, d, never)
+	results, err := c.e.Remove(c.ctx, []tree.ID{id}, match, d, nil)
 	if err != nil {
 		return err
 	}

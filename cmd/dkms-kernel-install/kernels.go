@@ -49,7 +49,7 @@ func (c *classicRun) installAll() ([]engine.Result, error) {
 		return nil, err
 	}
 	defer unlock()
-	results, err := c.e.Work(c.ctx, []tree.Target{k}, plan.Request{Goal: plan.Installed}, never)
+	results, err := c.e.Work(c.ctx, []tree.Target{k}, plan.Request{Goal: plan.Installed}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func (c *classicRun) match() error {
 		c.text.Note("nothing is installed for " + template.String())
 		return nil
 	}
-	results, err := c.e.Work(c.ctx, []tree.Target{k}, plan.Request{Only: ids, Goal: plan.Installed}, never)
+	results, err := c.e.Work(c.ctx, []tree.Target{k}, plan.Request{Only: ids, Goal: plan.Installed}, nil)
 	if err != nil {
 		return err
 	}
@@ -157,14 +157,14 @@ func (c *classicRun) kernelPreinst() error {
 				ids = append(ids, p.ID)
 			}
 		}
-		return c.e.Remove(c.ctx, ids, func(t tree.Target) bool { return t == k }, engine.Unbuild, never)
+		return c.e.Remove(c.ctx, ids, func(t tree.Target) bool { return t == k }, engine.Unbuild, nil)
 	})
 }
 
 // kernelPrerm takes back everything for a kernel that goes.
 func (c *classicRun) kernelPrerm() error {
 	return c.takeBack(func(k tree.Target) ([]engine.Result, error) {
-		return c.e.RemoveKernel(c.ctx, k.Release, never)
+		return c.e.RemoveKernel(c.ctx, k.Release, nil)
 	})
 }
 

@@ -121,7 +121,7 @@ func (c *nativeRemove) Run(r *nativeRun) error {
 			return err
 		}
 		defer unlock()
-		results, err := e.RemoveKernel(r.ctx, c.Kernel, never)
+		results, err := e.RemoveKernel(r.ctx, c.Kernel, nil)
 		return r.told(results, err)
 	})
 }
@@ -195,7 +195,7 @@ func (r *nativeRun) add(e *engine.Engine, ks []tree.Target) error {
 		return err
 	}
 	defer unlock()
-	results, err := e.Work(r.ctx, ks, plan.Request{Goal: plan.Installed, Renew: true}, never)
+	results, err := e.Work(r.ctx, ks, plan.Request{Goal: plan.Installed, Renew: true}, nil)
 	return r.told(results, err)
 }
 

@@ -387,7 +387,11 @@ func (e *Engine) commit(ctx context.Context, l Loaded, dir string, content archi
 	}
 	replaces := exists(source)
 	if l.Source {
-		if err := e.placeSource(ctx, filepath.Join(dir, content.Source), source); err != nil {
+		err := os.MkdirAll(e.Settings.SourceTree, 0o755)
+		if err == nil {
+			err = e.placeSource(ctx, filepath.Join(dir, content.Source), source)
+		}
+		if err != nil {
 			return failure.From(err, "", failure.StatusNotFound)
 		}
 	}
@@ -421,13 +425,10 @@ func (e *Engine) commit(ctx context.Context, l Loaded, dir string, content archi
 }
 
 // placeSource puts a copy of the folder from into the source tree, in place of
-// what is there.
+// what is there. A half-copied source must not pass for one.
 func (e *Engine) placeSource(ctx context.Context, from, to string) error {
 	tmp := filepath.Join(e.Settings.SourceTree, tree.TempName(filepath.Base(to)))
-	err := os.MkdirAll(e.Settings.SourceTree, 0o755)
-	if err == nil {
-		err = build.Stage(ctx, from, tmp)
-	}
+	err := build.Stage(ctx, from, tmp)
 	if err == nil {
 		err = syncFileSystem(tmp)
 	}

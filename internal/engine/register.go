@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"dkms-kernel-install/internal/build"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/plan"
@@ -108,13 +107,7 @@ func (e *Engine) Import(ctx context.Context, dir string, k tree.Target) (tree.ID
 		return id, &failure.Failure{What: "cannot add " + dir, Why: to + " exists", Status: failure.StatusAlready,
 			Hint: fmt.Sprintf("remove it first, or run: dkms add %s", id)}
 	}
-	// A half-copied source must not pass for one.
-	tmp := filepath.Join(e.Settings.SourceTree, tree.TempName(filepath.Base(to)))
-	if err = build.Stage(ctx, dir, tmp); err == nil {
-		err = os.Rename(tmp, to)
-	}
-	if err != nil {
-		os.RemoveAll(tmp)
+	if err := e.placeSource(ctx, dir, to); err != nil {
 		return id, failure.From(err, "cannot copy the source to "+to, failure.StatusNotFound)
 	}
 	return id, nil

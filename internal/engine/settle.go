@@ -33,7 +33,7 @@ func (e *Engine) settle(ctx context.Context, results []Result, depmodFollows fun
 	}
 	for _, k := range e.changed {
 		paths, changed := placed[k]
-		if !changed || e.Options.NoDepmod || depmodFollows(k) && e.Settings.PostTransaction == "" {
+		if !changed || e.Options.NoDepmod || depmodFollows != nil && depmodFollows(k) && e.Settings.PostTransaction == "" {
 			continue
 		}
 		if err := place.Depmod(ctx, filepath.Join(e.Settings.InstallTree, k.Release)); err != nil {

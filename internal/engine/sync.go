@@ -57,7 +57,7 @@ func (e *Engine) Sync(ctx context.Context, r SyncRequest) ([]Result, error) {
 	defer func() { unlock() }()
 	results, err := e.Work(ctx, kernels, plan.Request{
 		Goal: plan.Installed, Only: r.Only, Dependents: r.Only != nil, Match: r.Match, Renew: !r.KeepStale,
-	}, func(tree.Target) bool { return false })
+	}, nil)
 	if err != nil || ctx.Err() != nil {
 		return results, err
 	}

@@ -28,8 +28,8 @@ import (
 // Work takes packages as far as the request says, for each of the kernels. The
 // results are in the order of the kernels, then of the plan; a package that
 // failed is a result like any other, and an error means that nothing was done.
-// Depmod runs for a kernel whose modules changed, unless depmodFollows says that
-// somebody else is about to. The caller holds the lock.
+// Depmod runs for a kernel whose modules changed, unless depmodFollows, where it
+// is not nil, says that somebody else is about to. The caller holds the lock.
 func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request, depmodFollows func(tree.Target) bool) ([]Result, error) {
 	packages, err := e.Tree.Read()
 	if err != nil {
