@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/place"
@@ -37,7 +38,8 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 		}
 	}
 	if err := e.heal(packages, kernels); err != nil {
-		return nil, failure.From(err, "cannot clean up after a run that was killed", failure.StatusNoPerm)
+		// It may be of another package, which must not keep this one here.
+		e.Events.Note("warning: cannot clean up after a run that was killed: " + strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	var results []Result
 	for _, p := range packages {

@@ -156,31 +156,26 @@ func dependencies(item plan.Item, items []plan.Item, seen []plan.Package) map[st
 	return versions
 }
 
-// heal mends what killed runs left of packages.
+// heal mends what killed runs left of packages, of each as far as it can.
 func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) error {
-	if err := e.Tree.HealTop(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	err := e.Tree.HealTop()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
 	for _, p := range packages {
-		if err := e.Tree.Heal(p.ID); err != nil {
-			return err
-		}
+		err = errors.Join(err, e.Tree.Heal(p.ID))
 		for _, k := range kernels {
 			if !exists(e.Tree.OriginalDir(p.Name, k)) {
 				continue
 			}
-			installed := false
-			for _, other := range packages {
-				if b, ok := other.Build(k); ok && other.Name == p.Name && b.Installed {
-					installed = true
-				}
-			}
-			if err := e.placer(k).Heal(p.Name, installed); err != nil {
-				return err
-			}
+			installed := slices.ContainsFunc(packages, func(other tree.Package) bool {
+				b, _ := other.Build(k)
+				return other.Name == p.Name && b.Installed
+			})
+			err = errors.Join(err, e.placer(k).Heal(p.Name, installed))
 		}
 	}
-	return nil
+	return err
 }
 
 func (e *Engine) done(r Result) {
