@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dkms-kernel-install/internal/kmod"
 )
 
 // sayDistro makes the root say that it is another distribution.
@@ -14,6 +16,13 @@ func (r *Root) sayDistro(release string) {
 	r.Write("/etc/os-release", release, 0o644)
 }
 
+// eclassMake is what dkms.eclass writes of MAKE, from the variables of linux-mod-r1.eclass but those that name a kernel;
+// the ebuild adds KCFLAGS and the target.
+const eclassMake = `MAKE[0]="@MAKE@ -j2 -l9 ARCH='x86' V='1' KBUILD_VERBOSE='1' CONFIG_WERROR='' CONFIG_MODULE_SIG_ALL='' ` +
+	`CONFIG_MODULE_COMPRESS_GZIP='' CONFIG_MODULE_COMPRESS_XZ='' CONFIG_MODULE_COMPRESS_ZSTD='' DEPMOD='true' STRIP='true' ` +
+	`CROSS_COMPILE='' HOSTCC='gcc' HOSTCFLAGS='-O2 -pipe' HOSTLDFLAGS='-Wl,-O1 -Wl,--as-needed' CC='gcc' LD='ld' AR='ar' ` +
+	`NM='nm' OBJCOPY='objcopy' OBJDUMP='objdump' READELF='readelf' KCFLAGS='-DLARRY=1 -Wno-unused' KDIR=\${kernel_source_dir} default"`
+
 // TestGentooCalls makes the calls that dkms.eclass makes, in the order of Portage's phases, for a package whose
 // dkms.conf the eclass wrote: the user's MAKEOPTS, compiler and flags are in its MAKE.
 func TestGentooCalls(t *testing.T) {
@@ -22,15 +31,15 @@ func TestGentooCalls(t *testing.T) {
 	r.sayDistro("ID=gentoo\n")
 	r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=true\n", 0o644)
 	r.Env = append(r.Env, "ARCH=x86", "MAKEFLAGS=-s", "CFLAGS=-O9")
-	r.Sh(`mkdir -p /etc/portage
-		openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=Larry -keyout /etc/portage/key.pem -out /etc/portage/cert.pem 2>/dev/null
-		printf 'COMMON_FLAGS="-O2 -pipe"\nMODULES_SIGN_KEY="/etc/portage/key.pem"\nMODULES_SIGN_CERT="/etc/portage/cert.pem"\n' >/etc/portage/make.conf`)
+	k := r.Kernels()[1]
 	r.Unpack("acpi-call-dkms")
-	r.Sh("mv /usr/src/acpi-call-1.2.2 /usr/src/acpi_call-1.2.2")
-	conf := func(make, version string) string {
-		return strings.NewReplacer("@MAKE@", make, "@VERSION@", version).Replace(`PACKAGE_NAME=acpi_call
-PACKAGE_VERSION=@VERSION@
-MAKE[0]="@MAKE@ -j2 V=1 CC='gcc' KCFLAGS='-DLARRY=1 -Wno-unused' KDIR=\${kernel_source_dir} default"
+	source := func(version, make, text string) {
+		t.Helper()
+		dir := "/usr/src/acpi_call-" + version
+		r.Sh("test -e " + dir + " || cp -r /usr/src/acpi-call-1.2.2 " + dir)
+		r.Sh("sed -i /dkms_test/d " + dir + "/acpi_call.c; echo 'static const char *dkms_test __attribute__((used)) = \"" + text + "\";' >>" + dir + "/acpi_call.c")
+		r.Write(dir+"/dkms.conf", "PACKAGE_NAME=acpi_call\nPACKAGE_VERSION="+version+"\n"+
+			strings.Replace(eclassMake, "@MAKE@", make, 1)+`
 AUTOINSTALL=yes
 
 BUILT_MODULE_NAME[0]=acpi_call
@@ -38,60 +47,122 @@ BUILT_MODULE_LOCATION[0]=./
 DEST_MODULE_NAME[0]=acpi_call
 DEST_MODULE_LOCATION[0]=/extra/drivers/acpi
 STRIP[0]=no
-`)
+`, 0o644)
 	}
-	k := r.Kernels()[1]
+	dkms := func(verb, version string, args ...string) {
+		t.Helper()
+		r.MustRun(append([]string{"dkms", verb, "-m", "acpi_call", "-v", version}, args...)...)
+	}
 	postinst := func(v string) {
 		t.Helper()
-		mv := []string{"-m", "acpi_call", "-v", v}
-		r.MustRun(append([]string{"dkms", "add"}, mv...)...)
-		r.MustRun(append([]string{"dkms", "build"}, append(mv, "-k", k, "--force")...)...)
-		r.MustRun(append([]string{"dkms", "install"}, append(mv, "-k", k, "--force")...)...)
+		dkms("add", v)
+		dkms("build", v, "-k", k, "--force")
+		dkms("install", v, "-k", k, "--force")
 	}
 	prerm := func(v string) {
 		t.Helper()
 		for _, verb := range []string{"uninstall", "unbuild", "remove"} {
-			r.MustRun("dkms", verb, "-m", "acpi_call", "-v", v, "--all")
+			dkms(verb, v, "--all")
 		}
 	}
 	module := "/usr/lib/modules/" + k + "/extra/drivers/acpi/acpi_call.ko.xz"
-	before := r.Snapshot()
-
-	r.Write("/usr/src/acpi_call-1.2.2/dkms.conf", conf("'make'", "1.2.2"), 0o644)
-	postinst("1.2.2")
+	installed := func(want string) {
+		t.Helper()
+		if got := r.MustRun("dkms", "status"); got != want {
+			t.Errorf("status is %q, want %q", got, want)
+		}
+		if !r.Exists(module) {
+			t.Errorf("%s is missing", module)
+		}
+	}
+	text := func(want string) {
+		t.Helper()
+		if !strings.Contains(r.Sh("xz -dc "+module), want) {
+			t.Errorf("the module is not made from the source with %q", want)
+		}
+	}
 	log := func(v string) string {
 		return r.Read("/var/lib/dkms/acpi_call/" + v + "/" + k + "/x86_64/log/make.log")
 	}
-	// Quoted, make stays as it is; unquoted, it gets what DKMS adds; the flags reach the compiler either way.
-	if text := log("1.2.2"); !strings.Contains(text, "# command: 'make' -j2 V=1 CC='gcc'") || !strings.Contains(text, " -DLARRY=1 -Wno-unused ") ||
+	before := r.Snapshot()
+
+	// make.conf names the key. Quoted, make stays as it is; the flags reach the compiler.
+	r.gentooKey("make")
+	r.gentooKey("env")
+	r.gentooKey("kernel")
+	r.Write("/etc/portage/make.conf", "COMMON_FLAGS=\"-O2 -pipe\"\nMODULES_SIGN_KEY=\"/etc/portage/make.key\"\nMODULES_SIGN_CERT=\"/etc/portage/make.crt\"\n", 0o644)
+	source("1.2.2", "'make'", "first text")
+	postinst("1.2.2")
+	if text := log("1.2.2"); !strings.Contains(text, "# command: 'make' -j2 -l9 ARCH='x86'") || !strings.Contains(text, " -DLARRY=1 -Wno-unused ") ||
 		strings.Contains(text, "KERNELRELEASE=") || strings.Contains(text, "-O9") {
 		t.Errorf("the build was not the user's: %s", text)
 	}
-	if signer := r.MustRun("modinfo", "-F", "signer", module); strings.TrimSpace(signer) != "Larry" {
-		t.Errorf("the module is signed by %q", signer)
-	}
-	if r.Exists("/var/lib/dkms/mok.key") {
-		t.Error("a key was made, though make.conf names one")
-	}
+	installed("acpi_call/1.2.2, " + k + ", x86_64: installed\n")
+	text("first text")
+	r.signedWith(k, module, "make")
 
-	// emerge --config, and the same version again: --force builds although nothing changed.
-	r.MustRun("dkms", "build", "-m", "acpi_call", "-v", "1.2.2", "-k", k, "--force")
-	r.MustRun("dkms", "install", "-m", "acpi_call", "-v", "1.2.2", "-k", k, "--force")
+	// The environment counts more; emerge --config, where the sources changed under the same version.
+	source("1.2.2", "'make'", "second text")
+	r.Env = append(r.Env, "MODULES_SIGN_KEY=/etc/portage/env.key", "MODULES_SIGN_CERT=/etc/portage/env.crt")
+	dkms("build", "1.2.2", "-k", k, "--force")
+	dkms("install", "1.2.2", "-k", k, "--force")
+	text("second text")
+	r.signedWith(k, module, "env")
+	r.Env = r.Env[:len(r.Env)-2]
 
-	// An upgrade: the new version's postinst comes before the old one's prerm.
-	r.Sh("cp -r /usr/src/acpi_call-1.2.2 /usr/src/acpi_call-1.3")
-	r.Write("/usr/src/acpi_call-1.3/dkms.conf", conf("make", "1.3"), 0o644)
-	postinst("1.3")
-	if text := log("1.3"); !strings.Contains(text, "# command: make -j") || !strings.Contains(text, " KERNELRELEASE="+k+" -j2 V=1 CC='gcc'") {
+	// The same version again, in its slot: the old one's prerm, then the new one's postinst. Neither the environment
+	// nor make.conf names a key now: it is the kernel's, key and certificate in one file.
+	r.Sh(`rm /etc/portage/make.conf
+		cd /usr/lib/modules/` + k + `/build
+		sed -i '/^CONFIG_MODULE_SIG_KEY=/d' .config include/config/auto.conf
+		echo 'CONFIG_MODULE_SIG_KEY="certs/signing_key.pem"' | tee -a .config >>include/config/auto.conf
+		mkdir -p certs && cat /etc/portage/kernel.key /etc/portage/kernel.crt >certs/signing_key.pem`)
+	prerm("1.2.2")
+	source("1.2.2", "make", "third text")
+	postinst("1.2.2")
+	if text := log("1.2.2"); !strings.Contains(text, "# command: make -j") || !strings.Contains(text, " KERNELRELEASE="+k+" -j2 -l9 ARCH='x86'") {
 		t.Errorf("the command is not what DKMS makes of it: %s", text)
 	}
-	prerm("1.2.2")
-	if got, want := r.MustRun("dkms", "status"), "acpi_call/1.3, "+k+", x86_64: installed\n"; got != want {
-		t.Errorf("after the upgrade: %q, want %q", got, want)
+	installed("acpi_call/1.2.2, " + k + ", x86_64: installed\n")
+	text("third text")
+	r.signedWith(k, module, "kernel")
+	if r.Exists("/var/lib/dkms/mok.key") {
+		t.Error("a key was made, though others are named")
 	}
+
+	// An upgrade into another slot: the new version's postinst comes before the old one's prerm.
+	source("1.3", "make", "fourth text")
+	postinst("1.3")
+	prerm("1.2.2")
+	installed("acpi_call/1.3, " + k + ", x86_64: installed\n")
+	text("fourth text")
 	prerm("1.3")
 	if diff := cmp.Diff(before, r.Snapshot()); diff != "" {
 		t.Errorf("this is left (+) or lost (-): %s", diff)
+	}
+}
+
+// gentooKey makes /etc/portage/NAME.key and NAME.crt, both PEM.
+func (r *Root) gentooKey(name string) {
+	r.t.Helper()
+	r.Sh("mkdir -p /etc/portage && cd /etc/portage && openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=" + name +
+		" -keyout " + name + ".key -out " + name + ".crt 2>/dev/null")
+}
+
+// signedWith compares a module, byte for byte, with what the kernel's own program makes with the key of that name.
+func (r *Root) signedWith(k, module, name string) {
+	r.t.Helper()
+	r.Sh(`xz -dc ` + module + ` >/tmp/ours.ko`)
+	ours := r.Read("/tmp/ours.ko")
+	plain := kmod.StripSignature([]byte(ours))
+	if len(plain) == len(ours) {
+		r.t.Errorf("%s is not signed", module)
+		return
+	}
+	r.Write("/tmp/theirs.ko", string(plain), 0o644)
+	r.Sh("/usr/lib/modules/" + k + "/build/scripts/sign-file sha256 /etc/portage/" + name + ".key /etc/portage/" + name + ".crt /tmp/theirs.ko")
+	if r.Read("/tmp/theirs.ko") != ours {
+		r.t.Errorf("%s is not signed as sign-file signs with the key %q; its signer is %s", module, name, r.MustRun("modinfo", "-F", "signer", module))
 	}
 }
 
@@ -130,11 +201,16 @@ func TestRPMCalls(t *testing.T) {
 
 			transaction(script("post", v, post))
 			installed(v)
-			// A new release of the same version: the old package's script must not undo it.
+			// A new release of the same version: the modules are its own, and the old package's script does not undo it.
+			r.Sh("echo 'static const char *dkms_test __attribute__((used)) = \"second release\";' >>/usr/src/" + m + "-" + v + "/acpi_call.c")
 			transaction(script("post", v, post), script("preun", v, preun))
 			installed(v)
+			if !strings.Contains(r.Sh("xz -dc /usr/lib/modules/"+k+"/extra/acpi_call.ko.xz"), "second release") {
+				t.Error("the module is still that of the first release")
+			}
 			r.Sh("cp -r /usr/src/" + m + "-" + v + " /usr/src/" + m + "-1.3 && sed -i 's/" + v + "/1.3/' /usr/src/" + m + "-1.3/dkms.conf")
 			transaction(script("post", "1.3", post), script("preun", v, preun))
+			r.Sh("rm -r /usr/src/" + m + "-" + v)
 			installed("1.3")
 			transaction(script("preun", "1.3", preun))
 			left := r.Snapshot()

@@ -411,32 +411,79 @@ func TestAlpmHooks(t *testing.T) {
 	}
 }
 
-// TestArchCalls makes the calls of Arch's own hooks, where the distribution is Arch: they run depmod themselves.
+// TestArchCalls makes the calls of Arch's own hooks, where the distribution is Arch: each package for each kernel
+// without depmod, which they run themselves at the end, once for a kernel.
 func TestArchCalls(t *testing.T) {
 	r := NewRoot(t)
 	r.installTarget("install-arch")
-	r.Sh("rm /etc/os-release; printf 'ID=arch\n' >/etc/os-release")
+	r.sayDistro("ID=arch\n")
 	r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=false\n", 0o644)
 	r.Write("/usr/local/sbin/depmod", "#!/bin/sh\necho \"$@\" >>/tmp/depmod\n", 0o755)
-	m, v := r.Unpack("vhba-dkms")
-	for _, k := range r.Kernels() {
-		r.MustRun("dkms", "install", "--no-depmod", m+"/"+v, "-k", k)
-		if file := "/usr/lib/modules/" + k + "/updates/dkms/vhba.ko.xz"; !r.Exists(file) {
-			t.Errorf("%s is missing", file)
+	before := r.Snapshot()
+	var ids []string
+	for _, pkg := range []string{"acpi-call-dkms", "vhba-dkms"} {
+		m, v := r.Unpack(pkg)
+		ids = append(ids, m+"/"+v)
+	}
+	modules := []string{"acpi_call", "vhba"}
+	indexed := func(k, module string) bool {
+		t.Helper()
+		return strings.Contains(r.Read("/usr/lib/modules/"+k+"/modules.dep"), "updates/dkms/"+module+".ko.xz:")
+	}
+
+	// The hook asks bash for the settings, and dkms status for what is there.
+	r.MustRun("bash", "-c", "set -e; . /etc/dkms/framework.conf")
+	for _, id := range ids {
+		for _, k := range r.Kernels() {
+			r.MustRun("dkms", "install", "--no-depmod", id, "-k", k)
 		}
 	}
-	for i, k := range r.Kernels() {
-		r.MustRun("dkms", "remove", "--no-depmod", m+"/"+v, "-k", k)
-		if r.Exists("/usr/lib/modules/" + k + "/updates") {
-			t.Errorf("%s still has modules", k)
-		}
-		// The last build takes the registration with it.
-		if got, want := r.Exists("/var/lib/dkms/"+m), i < len(r.Kernels())-1; got != want {
-			t.Errorf("after %d kernels, registered: %v", i+1, got)
+	for _, k := range r.Kernels() {
+		for n, id := range ids {
+			if got, want := r.MustRun("dkms", "status", id, "-k", k), id+", "+k+", x86_64: installed\n"; got != want {
+				t.Errorf("status is %q, want %q", got, want)
+			}
+			if file := "/usr/lib/modules/" + k + "/updates/dkms/" + modules[n] + ".ko.xz"; !r.Exists(file) {
+				t.Errorf("%s is missing", file)
+			}
+			if indexed(k, modules[n]) {
+				t.Errorf("%s has depmod's index of %s already", k, id)
+			}
 		}
 	}
 	if r.Exists("/tmp/depmod") {
-		t.Errorf("depmod ran: %s", r.Read("/tmp/depmod"))
+		t.Errorf("depmod ran for %q", r.Read("/tmp/depmod"))
+	}
+	for _, k := range r.Kernels() {
+		r.MustRun("/usr/sbin/depmod", k)
+		for _, module := range modules {
+			if !indexed(k, module) {
+				t.Errorf("%s: depmod does not find %s", k, module)
+			}
+		}
+	}
+
+	// The package of a kernel goes: what is built for it. Then those of modules: what is built for the kernel that is
+	// left, and the last build takes the registration with it.
+	for i, k := range r.Kernels() {
+		for _, id := range ids {
+			r.MustRun("dkms", "remove", "--no-depmod", id, "-k", k)
+			if got, want := r.MustRun("dkms", "status", id) != "", i < len(r.Kernels())-1; got != want {
+				t.Errorf("%s: after %d kernels, registered: %v", id, i+1, got)
+			}
+		}
+		if r.Exists("/usr/lib/modules/" + k + "/updates") {
+			t.Errorf("%s still has modules", k)
+		}
+	}
+	if r.Exists("/tmp/depmod") {
+		t.Errorf("depmod ran for %q", r.Read("/tmp/depmod"))
+	}
+	// One that is only added: without -k, for want of a build.
+	r.MustRun("dkms", "add", ids[0])
+	r.MustRun("dkms", "remove", ids[0])
+	if diff := cmp.Diff(before, r.Snapshot()); diff != "" {
+		t.Errorf("this is left (+) or lost (-): %s", diff)
 	}
 }
 

@@ -386,7 +386,7 @@ func (c *classicRun) work(goal plan.Goal) error {
 		}
 	}
 	results, err := c.e.Work(c.ctx, ks, plan.Request{
-		Only: []tree.ID{id}, Goal: goal, Force: c.Force, Dependents: goal == plan.Installed,
+		Only: []tree.ID{id}, Goal: goal, Force: c.Force, Dependents: goal == plan.Installed, Renew: c.e.Upgrading(id),
 	}, nil)
 	if err != nil {
 		return err

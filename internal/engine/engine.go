@@ -96,17 +96,18 @@ type Engine struct {
 	Running  string // release of the running kernel
 	Events   Events
 
-	shell   *conf.Shell
-	jobs    int        // N of make -jN
-	eventMu sync.Mutex // guards the calls of Events, and ignored
-	ignored map[kmod.Compression]bool
-	weakMu  sync.Mutex // one script at a time: each works on all kernels
-	mu      sync.Mutex // guards what follows
-	kernels map[tree.Target]*kernel.Kernel
-	places  map[tree.Target]*place.Kernel
-	signers map[string]signer
-	hashes  *fingerprint.Cache
-	changed []tree.Target // kernels whose modules this run changed
+	shell     *conf.Shell
+	upgrading tree.ID    // see Upgrading
+	jobs      int        // N of make -jN
+	eventMu   sync.Mutex // guards the calls of Events, and ignored
+	ignored   map[kmod.Compression]bool
+	weakMu    sync.Mutex // one script at a time: each works on all kernels
+	mu        sync.Mutex // guards what follows
+	kernels   map[tree.Target]*kernel.Kernel
+	places    map[tree.Target]*place.Kernel
+	signers   map[string]signer
+	hashes    *fingerprint.Cache
+	changed   []tree.Target // kernels whose modules this run changed
 }
 
 // Events hears of the work as it goes on. Its methods are called one at a time.

@@ -67,7 +67,14 @@ func (e *Engine) stale(ctx context.Context, p tree.Package, k tree.Target, c con
 	}
 	dir := e.Tree.TargetDir(p.ID, k)
 	was, ok := fingerprint.Read(dir)
-	if ok {
+	switch {
+	case p.ID == e.upgrading && !ok:
+		return "its package is being replaced"
+	case p.ID == e.upgrading:
+		return was.Differs(fingerprint.Build{
+			Source: now.Source, Settings: was.Settings, Headers: was.Headers, Compiler: was.Compiler, Rules: was.Rules,
+		})
+	case ok:
 		return was.Differs(now)
 	}
 	if !e.Options.DryRun {

@@ -37,6 +37,21 @@ func (e *Engine) NoteUpgrade(id tree.ID) error {
 	return nil
 }
 
+// Upgrading says whether the RPM transaction that runs us has added id. Where it
+// has, the source of id may have been replaced in its place, which the package's
+// scripts do not say again: from now on a build of it is stale when it was made
+// from another source, or when nobody knows what it was made from. The rest does
+// not count, so that what build was told on its command line, and install is not,
+// makes no second build. The caller holds the lock.
+func (e *Engine) Upgrading(id tree.ID) bool {
+	b, _ := os.ReadFile(e.upgradeFile())
+	if !slices.Contains(strings.Fields(string(b)), id.String()) {
+		return false
+	}
+	e.upgrading = id
+	return true
+}
+
 // Upgraded says whether the RPM transaction that runs us has added id, and forgets
 // it. The caller holds the lock.
 func (e *Engine) Upgraded(id tree.ID) bool {
