@@ -107,6 +107,8 @@ type Engine struct {
 	signers map[string]signer
 	hashes  *fingerprint.Cache
 	changed []tree.Target // kernels whose modules this run changed
+	notes   map[tree.Target]*note
+	renews  bool // this run makes each initramfs anew that its changes concern
 }
 
 // Events hears of the work as it goes on. Its methods are called one at a time.
@@ -128,6 +130,7 @@ func New(sys System, o Options, events Events) (*Engine, error) {
 		kernels: map[tree.Target]*kernel.Kernel{},
 		places:  map[tree.Target]*place.Kernel{},
 		signers: map[string]signer{},
+		notes:   map[tree.Target]*note{},
 		ignored: map[kmod.Compression]bool{},
 		hashes:  fingerprint.OpenCache(""),
 	}

@@ -70,7 +70,7 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 			}
 		}
 	}
-	return append(results, e.settle(ctx, results, depmodFollows)...), nil
+	return append(results, e.settle(ctx, nil, results, depmodFollows)...), nil
 }
 
 func (e *Engine) removeBuild(ctx context.Context, p tree.Package, b tree.Build, packages []tree.Package, d Depth) (Result, error) {
@@ -84,6 +84,8 @@ func (e *Engine) removeBuild(ctx context.Context, p tree.Package, b tree.Build, 
 		}
 		placed := e.placed(p.ID, k, packages, seen)
 		e.weakLeaving(ctx, seen.Conf, placed, &r)
+		// A full disk does not keep anything from being removed.
+		_ = e.foresee(k, unsettled{})
 		removed, err := e.placer(k).Uninstall(placed)
 		r.Removed = removed
 		if err != nil {
@@ -120,6 +122,12 @@ func (e *Engine) RemoveKernel(ctx context.Context, release string, depmodFollows
 		return results, err
 	}
 	e.cache(e.Target(release)).Remove()
+	k := e.Target(release)
+	owed := e.owed(k)
+	owed.Modules, owed.Fresh = nil, "" // of an initramfs that goes too
+	if err := e.owe(k, owed); err != nil {
+		return results, failure.From(err, "cannot forget what was left to do for "+release, failure.StatusNoPerm)
+	}
 	// Links whose build is gone already, and archives.
 	for _, id := range ids {
 		for _, k := range e.Tree.Links(id.Name) {

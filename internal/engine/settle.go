@@ -17,27 +17,51 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// settle makes the kernels whose modules changed know their modules again. It
-// returns what failed.
-func (e *Engine) settle(ctx context.Context, results []Result, depmodFollows func(tree.Target) bool) []Result {
+// settle makes the kernels whose modules changed know their modules again, and
+// those of kernels that an earlier run left so. It returns what failed.
+func (e *Engine) settle(ctx context.Context, kernels []tree.Target, results []Result, depmodFollows func(tree.Target) bool) []Result {
+	if e.Options.DryRun {
+		return nil
+	}
 	var failed []Result
 	placed := map[tree.Target][]string{}
+	owes := map[tree.Target]unsettled{}
 	for _, r := range results {
+		if !slices.Contains(kernels, r.Kernel) {
+			kernels = append(slices.Clip(kernels), r.Kernel)
+		}
 		if len(r.Placed) == 0 && len(r.Removed) == 0 {
 			continue
 		}
 		placed[r.Kernel] = append(placed[r.Kernel], r.Placed...)
+		if e.renews {
+			u := unsettled{Modules: moduleNames(slices.Concat(r.Placed, r.Removed)...)}
+			if r.New {
+				u.Fresh = r.ID.String()
+			}
+			owes[r.Kernel] = owes[r.Kernel].and(u)
+		}
 		if !slices.Contains(e.changed, r.Kernel) {
 			e.changed = append(e.changed, r.Kernel)
 		}
 	}
-	for _, k := range e.changed {
+	for _, k := range kernels {
 		paths, changed := placed[k]
-		if !changed || e.Options.NoDepmod || depmodFollows(k) && e.Settings.PostTransaction == "" {
-			continue
+		owed := e.owed(k).and(owes[k])
+		depmod := (changed || owed.Depmod) && !e.Options.NoDepmod
+		if depmod && depmodFollows(k) && e.Settings.PostTransaction == "" {
+			depmod, owed.Depmod = false, false
 		}
-		if err := place.Depmod(ctx, filepath.Join(e.Settings.InstallTree, k.Release)); err != nil {
-			failed = append(failed, e.failedKernel(k, failure.From(err, "depmod failed", failure.StatusInstall)))
+		if depmod {
+			err := place.Depmod(ctx, filepath.Join(e.Settings.InstallTree, k.Release))
+			if owed.Depmod = err != nil; err != nil {
+				failed = append(failed, e.failedKernel(k, failure.From(err, "depmod failed", failure.StatusInstall)))
+			}
+		}
+		if err := e.owe(k, owed); err != nil {
+			e.Events.Note(fmt.Sprintf("warning: %s: cannot note what is left to do: %v", k.Release, err))
+		}
+		if !depmod || owed.Depmod {
 			continue
 		}
 		if k.Release == e.Running && len(paths) > 0 && (e.Options.Modprobe || e.Settings.ModprobeOnInstall) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/initramfs"
 	"dkms-kernel-install/internal/kernel"
-	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/tree"
 )
@@ -55,6 +53,7 @@ func (e *Engine) Sync(ctx context.Context, r SyncRequest) ([]Result, error) {
 		}
 	}
 	defer func() { unlock() }()
+	e.renews = !r.NoInitramfs
 	results, err := e.Work(ctx, kernels, plan.Request{
 		Goal: plan.Installed, Only: r.Only, Dependents: r.Only != nil, Match: r.Match, Renew: !r.KeepStale,
 	}, func(tree.Target) bool { return false })
@@ -65,17 +64,52 @@ func (e *Engine) Sync(ctx context.Context, r SyncRequest) ([]Result, error) {
 	unlock()
 	unlock = func() {}
 	for _, k := range kernels {
-		if e.Options.DryRun && slices.ContainsFunc(results, func(r Result) bool { return r.Kernel == k && r.Outcome == Planned }) {
-			e.Events.Note(k.Release + ": would run depmod")
+		owed := e.owed(k)
+		if e.Options.DryRun {
+			if owed = owed.and(planned(results, k)); owed.Depmod {
+				e.Events.Note(k.Release + ": would run depmod")
+			}
 		}
-		if r.NoInitramfs {
-			continue
+		if r.NoInitramfs || len(owed.Modules) == 0 || owed.Depmod && !e.Options.DryRun {
+			continue // without depmod, it would be made from indexes that are out of date
 		}
-		if failed := e.renewInitramfs(ctx, k, results, r.CarriedOnly); failed != nil {
+		if failed := e.renewInitramfs(ctx, k, owed, r.CarriedOnly); failed != nil {
 			results = append(results, *failed)
+		} else if err := e.settled(ctx, k, owed); err != nil {
+			e.Events.Note(fmt.Sprintf("warning: %s: the next run will make the initramfs again: %v", k.Release, err))
 		}
 	}
 	return results, nil
+}
+
+// planned returns what the results of a dry run would lead to.
+func planned(results []Result, k tree.Target) (u unsettled) {
+	for _, r := range results {
+		if r.Kernel == k && r.Outcome == Planned {
+			more := unsettled{Depmod: true, Modules: r.Modules}
+			if r.New {
+				more.Fresh = r.ID.String()
+			}
+			u = u.and(more)
+		}
+	}
+	return u
+}
+
+// settled forgets what was owed to k, unless another run has added to it since.
+func (e *Engine) settled(ctx context.Context, k tree.Target, owed unsettled) error {
+	if e.Options.DryRun {
+		return nil
+	}
+	unlock, err := e.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if now := e.readUnsettled(k); now.Depmod || !slices.Equal(now.Modules, owed.Modules) {
+		return nil
+	}
+	return e.owe(k, unsettled{})
 }
 
 // WithHeaders returns the kernels that have headers, oldest first.
@@ -93,30 +127,12 @@ func (e *Engine) WithHeaders() ([]tree.Target, error) {
 	return kernels, nil
 }
 
-// renewInitramfs makes a new initramfs for k where results say that it carries,
-// or may carry, a module that changed. It returns what failed.
-func (e *Engine) renewInitramfs(ctx context.Context, k tree.Target, results []Result, carriedOnly bool) *Result {
+// renewInitramfs makes a new initramfs for k where it carries, or may carry, a
+// module that changed. It returns what failed.
+func (e *Engine) renewInitramfs(ctx context.Context, k tree.Target, owed unsettled, carriedOnly bool) *Result {
 	fail := func(f *failure.Failure) *Result {
 		r := e.failedKernel(k, f)
 		return &r
-	}
-	var modules []string
-	fresh := ""
-	for _, r := range results {
-		if r.Kernel != k || len(r.Placed) == 0 && r.Outcome != Planned {
-			continue
-		}
-		for _, path := range slices.Concat(r.Placed, r.Removed) {
-			name, _, _ := kmod.SplitName(filepath.Base(path))
-			modules = append(modules, name)
-		}
-		modules = append(modules, r.Modules...)
-		if r.New {
-			fresh = r.ID.String() + " is new to it"
-		}
-	}
-	if len(modules) == 0 {
-		return nil
 	}
 	system := initramfs.System{Root: e.System.Root}
 	if system.Root == "" {
@@ -130,13 +146,13 @@ func (e *Engine) renewInitramfs(ctx context.Context, k tree.Target, results []Re
 		return nil
 	}
 	why := ""
-	switch carries, err := i.Carries(modules); {
+	switch carries, err := i.Carries(owed.Modules); {
 	case err != nil:
-		why = "it may carry " + strings.Join(modules, ", ") + ": " + err.Error()
+		why = "it may carry " + strings.Join(owed.Modules, ", ") + ": " + err.Error()
 	case carries:
 		why = "it carries a module that changed"
-	case fresh != "" && !carriedOnly:
-		why = fresh
+	case owed.Fresh != "" && !carriedOnly:
+		why = owed.Fresh + " is new to it"
 	default:
 		return nil
 	}
