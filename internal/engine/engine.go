@@ -109,6 +109,8 @@ type Engine struct {
 	changed []tree.Target // kernels whose modules this run changed
 	notes   map[tree.Target]*note
 	renews  bool // this run makes each initramfs anew that its changes concern
+	carried bool // only those that carry one of the modules
+	ways    map[tree.Target]renewal
 }
 
 // Events hears of the work as it goes on. Its methods are called one at a time.
@@ -131,6 +133,7 @@ func New(sys System, o Options, events Events) (*Engine, error) {
 		places:  map[tree.Target]*place.Kernel{},
 		signers: map[string]signer{},
 		notes:   map[tree.Target]*note{},
+		ways:    map[tree.Target]renewal{},
 		ignored: map[kmod.Compression]bool{},
 		hashes:  fingerprint.OpenCache(""),
 	}

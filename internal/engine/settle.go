@@ -49,7 +49,9 @@ func (e *Engine) settle(ctx context.Context, kernels []tree.Target, results []Re
 		paths, changed := placed[k]
 		owed := e.owed(k).and(owes[k])
 		depmod := (changed || owed.Depmod) && !e.Options.NoDepmod
-		if depmod && depmodFollows(k) && e.Settings.PostTransaction == "" {
+		if depmod && e.renewal(k, owed).depmod {
+			depmod, owed.Depmod = false, true
+		} else if depmod && depmodFollows(k) && e.Settings.PostTransaction == "" {
 			depmod, owed.Depmod = false, false
 		}
 		if depmod {
@@ -71,6 +73,29 @@ func (e *Engine) settle(ctx context.Context, kernels []tree.Target, results []Re
 		}
 	}
 	return failed
+}
+
+// DepmodPlugin says whether kernel-install's own plugin is about to run depmod
+// for k: it is there, neither masked nor left out, and sees a kernel.
+func (e *Engine) DepmodPlugin(k tree.Target) bool {
+	const name = "50-depmod.install"
+	if list, set := os.LookupEnv("KERNEL_INSTALL_PLUGINS"); set && list != "" {
+		if !slices.ContainsFunc(strings.Fields(list), func(path string) bool { return filepath.Base(path) == name }) {
+			return false
+		}
+	}
+	kernel, err := os.Stat(filepath.Join(e.Settings.InstallTree, k.Release, "kernel"))
+	if err != nil || !kernel.IsDir() || e.Settings.InstallTree != e.System.Modules {
+		return false
+	}
+	for _, dir := range e.System.KernelInstall {
+		fi, err := os.Stat(filepath.Join(dir, name))
+		if err == nil {
+			// A link to /dev/null masks the file in later folders.
+			return fi.Mode().IsRegular() && fi.Size() > 0 && fi.Mode()&0o111 != 0
+		}
+	}
+	return false
 }
 
 // failedKernel tells that something failed that concerns kernel k as a whole.

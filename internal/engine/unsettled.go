@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/tree"
@@ -25,6 +26,9 @@ type unsettled struct {
 	Modules []string
 	// Fresh is a package that was not installed for the kernel before.
 	Fresh string
+	// Changed tells one run's note from another's: when it was made, in
+	// nanoseconds.
+	Changed int64
 }
 
 func (u unsettled) empty() bool { return !u.Depmod && len(u.Modules) == 0 }
@@ -87,7 +91,9 @@ func (e *Engine) foresee(k tree.Target, u unsettled) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := e.note(k)
-	return e.writeUnsettled(k, n, n.file.and(u))
+	u = n.file.and(u)
+	u.Changed = time.Now().UnixNano()
+	return e.writeUnsettled(k, n, u)
 }
 
 // owe notes what is left to do for k. The caller holds the lock of the tree.
@@ -95,6 +101,7 @@ func (e *Engine) owe(k tree.Target, u unsettled) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := e.note(k)
+	u.Changed = n.file.Changed
 	n.owed = u
 	return e.writeUnsettled(k, n, u)
 }
@@ -113,7 +120,7 @@ func (e *Engine) writeUnsettled(k tree.Target, n *note, u unsettled) error {
 		n.file = u
 		return nil
 	}
-	if n.file.Depmod == u.Depmod && n.file.Fresh == u.Fresh && slices.Equal(n.file.Modules, u.Modules) {
+	if n.file.Changed == u.Changed && n.file.Depmod == u.Depmod && n.file.Fresh == u.Fresh && slices.Equal(n.file.Modules, u.Modules) {
 		return nil
 	}
 	b, err := json.Marshal(u)
