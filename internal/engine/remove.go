@@ -40,6 +40,7 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 		return nil, failure.From(err, "cannot clean up after a run that was killed", failure.StatusNoPerm)
 	}
 	var results []Result
+	var forget []tree.ID
 	for _, p := range packages {
 		if !slices.Contains(ids, p.ID) {
 			continue
@@ -62,15 +63,21 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 			}
 		}
 		if d == Unregister && left == 0 {
-			if exists(e.Tree.TarballDir(p.ID)) {
-				e.Events.Note(fmt.Sprintf("%s: its archives go with it: %s", p.ID, e.Tree.TarballDir(p.ID)))
-			}
-			if err := e.Tree.Unregister(p.ID); err != nil {
-				return results, failure.From(err, "cannot forget "+p.ID.String(), failure.StatusNoPerm)
-			}
+			forget = append(forget, p.ID)
 		}
 	}
-	return append(results, e.settle(ctx, nil, results, depmodFollows)...), nil
+	// As long as a package is there, the next run of the same command comes here
+	// and settles what this one, killed, did not.
+	results = append(results, e.settle(ctx, e.unsettledKernels(match), results, depmodFollows)...)
+	for _, id := range forget {
+		if exists(e.Tree.TarballDir(id)) {
+			e.Events.Note(fmt.Sprintf("%s: its archives go with it: %s", id, e.Tree.TarballDir(id)))
+		}
+		if err := e.Tree.Unregister(id); err != nil {
+			return results, failure.From(err, "cannot forget "+id.String(), failure.StatusNoPerm)
+		}
+	}
+	return results, nil
 }
 
 func (e *Engine) removeBuild(ctx context.Context, p tree.Package, b tree.Build, packages []tree.Package, d Depth) (Result, error) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"dkms-kernel-install/internal/kmod"
@@ -49,7 +50,22 @@ func (u unsettled) and(more unsettled) unsettled {
 type note struct{ owed, file unsettled }
 
 func (e *Engine) unsettledFile(k tree.Target) string {
-	return filepath.Join(e.Tree.Dir, ".unsettled-"+k.Release+"-"+k.Arch)
+	return filepath.Join(e.Tree.Dir, unsettledPrefix+k.Release+"-"+k.Arch)
+}
+
+const unsettledPrefix = ".unsettled-"
+
+// unsettledKernels returns the kernels that have such a file and that match.
+func (e *Engine) unsettledKernels(match func(tree.Target) bool) (kernels []tree.Target) {
+	files, _ := filepath.Glob(filepath.Join(e.Tree.Dir, unsettledPrefix+"*"))
+	for _, file := range files {
+		name := strings.TrimPrefix(filepath.Base(file), unsettledPrefix)
+		i := strings.LastIndexByte(name, '-')
+		if k := (tree.Target{Release: name[:max(i, 0)], Arch: name[i+1:]}); k.Release != "" && match(k) {
+			kernels = append(kernels, k)
+		}
+	}
+	return kernels
 }
 
 // note returns what is known of k. The caller holds e.mu.
