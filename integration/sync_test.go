@@ -4,7 +4,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // TestSync changes what builds are made from, one thing after the other: sync builds exactly what that concerns, runs
@@ -67,11 +69,16 @@ func TestSync(t *testing.T) {
 		}
 		return res.Stdout
 	}
-	// carried checks that the image holds the module that is installed.
-	carried := func() {
+	carried := func() { t.Helper(); carries(r, cloud, "/boot/initrd.img-"+cloud) }
+	other := ""
+	// renewed is carried, and the module has not been in the image before.
+	renewed := func() {
 		t.Helper()
-		file := "/usr/lib/modules/" + cloud + "/updates/dkms/acpi_call.ko.xz"
-		r.Sh("rm -rf /tmp/image && mkdir /tmp/image && cd /tmp/image && lsinitrd --unpack /boot/initrd.img-" + cloud + " && cmp ." + file + " " + file)
+		carried()
+		was := other
+		if other = r.Sh("sha256sum /tmp/image/" + acpiCall(cloud)); other == was {
+			t.Errorf("the module in the image is still the old one: %s", was)
+		}
 	}
 	counted("depmod", `exec /usr/sbin/depmod "$@"`)
 	// One kernel's initramfs carries a module, the other's does not.
@@ -81,7 +88,7 @@ exec /usr/bin/dracut "$@"`)
 	sync(0, both, kernels, nil, "sync")
 	r.MustRun("dracut", "--force", "--kver", cloud, "/boot/initrd.img-"+cloud)
 	r.MustRun("dracut", "--force", "--kver", generic, "/boot/initrd.img-"+generic)
-	carried()
+	renewed()
 	sync(0, nil, nil, nil, "sync")
 
 	t.Log("a package is upgraded, another depends on it")
@@ -91,7 +98,7 @@ exec /usr/bin/dracut "$@"`)
 	r.MustRun("dkms-kernel-install", "sync", "--dry-run")
 	both[0] = "acpi-call/1.3"
 	sync(0, both, kernels, []string{cloud}, "sync")
-	carried()
+	renewed()
 
 	t.Log("other headers under the same release")
 	headers := "/usr/lib/modules/" + cloud + "/build"
@@ -103,6 +110,7 @@ exec /usr/bin/dracut "$@"`)
 	cc := strings.TrimSpace(r.Sh(`sed -n 's/^CONFIG_CC_VERSION_TEXT="\([^ ]*\) .*/\1/p' ` + headers + `/.config`))
 	r.Write("/usr/local/bin/"+cc, "#!/bin/sh\ncase $1 in --version) echo '"+cc+" (Test) 99.1' ;; *) exec /usr/bin/"+cc+" \"$@\" ;; esac\n", 0o755)
 	sync(0, both, kernels, []string{cloud}, "sync")
+	carried()
 
 	t.Log("a build fails, and is mended")
 	modules := func() string { return r.Sh("sha256sum /usr/lib/modules/*/updates/dkms/*") }
@@ -117,16 +125,99 @@ exec /usr/bin/dracut "$@"`)
 	r.Sh("{ cat /tmp/bbswitch.c; echo 'int bbswitch_mended;'; } >/usr/src/bbswitch-0.8/bbswitch.c")
 	sync(0, both[1:], kernels, nil, "sync")
 
-	t.Log("a package manager brings a new version")
+	t.Log("a package manager brings a new version, and both kernels carry it")
+	r.MustRun("dracut", "--force", "--add-drivers", "acpi_call", "--kver", generic, "/boot/initrd.img-"+generic)
+	r.Write("/etc/dracut.conf.d/drivers.conf", `add_drivers+=" acpi_call "`, 0o644)
 	r.Sh(`cp -r /usr/src/acpi-call-1.3 /usr/src/acpi-call-1.4 && cd /usr/src/acpi-call-1.4 &&
 		sed -i 's/1\.3/1.4/' dkms.conf && echo 'int acpi_call_newer;' >>acpi_call.c`)
 	r.Write("/etc/dkms/framework.conf.d/all.conf", "autoinstall_all_kernels=yes\n", 0o644)
 	both[0] = "acpi-call/1.4"
-	sync(0, both, kernels, []string{cloud}, "postinst", "acpi-call", "1.4", "", "", "1.3")
-	carried()
+	sync(0, both, kernels, kernels, "postinst", "acpi-call", "1.4", "", "", "1.3")
+	renewed()
+	carries(r, generic, "/boot/initrd.img-"+generic)
 
 	if out := sync(0, nil, nil, nil, "sync", "--dry-run"); out != "" {
 		t.Errorf("there is still something to do: %s", out)
 	}
 	sync(0, nil, nil, nil, "sync")
+}
+
+// acpiCall is the file of a module for a kernel, without a slash at the beginning.
+func acpiCall(k string) string { return "usr/lib/modules/" + k + "/updates/dkms/acpi_call.ko.xz" }
+
+// carries checks that the image, which is unpacked to /tmp/image, holds the module that is installed.
+func carries(r *Root, k, image string) {
+	r.t.Helper()
+	r.Sh("rm -rf /tmp/image && mkdir /tmp/image && cd /tmp/image && lsinitrd --unpack " + image + " && cmp " + acpiCall(k) + " /" + acpiCall(k))
+}
+
+// TestSyncByKernelInstall has kernel-install in charge of the initramfs: it makes it anew, calls our plugin on the way,
+// which finds nothing to do, and runs depmod. Whatever sync is killed in, the next one makes up for it.
+func TestSyncByKernelInstall(t *testing.T) {
+	r := NewRoot(t)
+	r.InstallProgram()
+	k := r.Kernels()[1]
+	image := "/boot/debian/" + k + "/initrd"
+	r.Write("/etc/dracut.conf.d/test.conf", "hostonly=no\ncompress=cat\ndracutmodules=\" base \"\nadd_drivers+=\" acpi_call \"\n", 0o644)
+	r.Unpack("acpi-call-dkms")
+	r.MustRun("dkms", "add", "acpi-call/1.2.2")
+	r.MustRun("kernel-install", "add", k, "/usr/lib/modules/"+k+"/vmlinuz")
+	carries(r, k, image)
+	for _, program := range []string{"depmod", "dracut", "kernel-install"} {
+		real := strings.TrimSpace(r.Sh("command -v " + program))
+		r.Write("/usr/local/sbin/"+program, "#!/bin/sh\necho \"$*\" >>/tmp/"+program+".log\nexec "+real+" \"$@\"\n", 0o755)
+	}
+	// Our plugin is called between these two.
+	for _, name := range []string{"39-before", "41-after"} {
+		r.Write("/etc/kernel/install.d/"+name+".install", "#!/bin/sh\nls -id /var/lib/dkms/acpi-call/1.2.2/"+k+"/*/module /"+acpiCall(k)+" >/tmp/"+name+"\n", 0o755)
+	}
+	change := func(name string) {
+		r.Sh("rm -f /tmp/*.log && touch /tmp/depmod.log /tmp/dracut.log /tmp/kernel-install.log && echo 'int " + name + ";' >>/usr/src/acpi-call-1.2.2/acpi_call.c")
+	}
+	ran := func(program string, want int) {
+		t.Helper()
+		n := 0
+		for line := range strings.Lines(r.Read("/tmp/" + program + ".log")) {
+			if !strings.Contains(line, "/initramfs") { // dracut's own
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("%s ran %d times, want %d: %s", program, n, want, r.Read("/tmp/"+program+".log"))
+		}
+	}
+
+	change("one")
+	out := r.MustRun("dkms-kernel-install", "sync", "--kernel", k)
+	if strings.Count(out, ": built, ") != 1 || !strings.Contains(out, "new initramfs by kernel-install") {
+		t.Errorf("sync: %s", out)
+	}
+	carries(r, k, image)
+	for _, program := range []string{"depmod", "dracut", "kernel-install"} {
+		ran(program, 1)
+	}
+	if before, after := r.Read("/tmp/39-before"), r.Read("/tmp/41-after"); before != after {
+		t.Errorf("the plugin did what sync had done: %s%s", before, after)
+	}
+
+	change("two")
+	cmd := r.Start("dkms-kernel-install", "sync", "--kernel", k)
+	for start := time.Now(); r.Read("/tmp/dracut.log") == ""; time.Sleep(10 * time.Millisecond) {
+		if time.Since(start) > r.Timeout {
+			t.Fatal("sync makes no initramfs")
+		}
+	}
+	r.check(syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL))
+	cmd.Wait()
+	r.Sh("rm /tmp/dracut.log && touch /tmp/dracut.log")
+	out = r.MustRun("dkms-kernel-install", "sync", "--kernel", k)
+	if strings.Contains(out, "built") || !strings.Contains(out, "new initramfs by kernel-install") {
+		t.Errorf("sync after one that was killed: %s", out)
+	}
+	ran("dracut", 1)
+	carries(r, k, image)
+	if out := r.MustRun("dkms-kernel-install", "sync", "--kernel", k); out != "" {
+		t.Errorf("there is still something to do: %s", out)
+	}
+	ran("dracut", 1)
 }

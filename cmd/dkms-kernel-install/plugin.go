@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strings"
 
 	"dkms-kernel-install/internal/engine"
@@ -62,7 +61,6 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 	if len(e.Settings.RequiredPackages) > 0 {
 		required = e.Settings.Required
 	}
-	depmodFollows := func(k tree.Target) bool { return depmodPlugin(e, k) }
 
 	if verb == "remove" {
 		if os.Getenv("KERNEL_INSTALL_BOOT_ENTRY_TYPE") != "" && isDir(filepath.Join(e.Settings.InstallTree, release, "kernel")) {
@@ -77,7 +75,7 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 			return fail(err)
 		}
 		defer unlock()
-		results, err := e.RemoveKernel(ctx, release, depmodFollows)
+		results, err := e.RemoveKernel(ctx, release, e.DepmodPlugin)
 		text.Failures(results)
 		unlock()
 		e.Finish(ctx)
@@ -100,7 +98,7 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 		return fail(err)
 	}
 	defer unlock()
-	results, err := e.Work(ctx, []tree.Target{e.Target(release)}, plan.Request{Goal: plan.Installed, Renew: true}, depmodFollows)
+	results, err := e.Work(ctx, []tree.Target{e.Target(release)}, plan.Request{Goal: plan.Installed, Renew: true}, e.DepmodPlugin)
 	text.Failures(results)
 	unlock()
 	e.Finish(ctx)
@@ -122,28 +120,6 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 // missing says that the kernel does not have the modules of a package.
 func missing(r engine.Result) bool {
 	return r.Outcome == engine.Failed || r.Outcome == engine.Skipped && len(r.Kept) == 0
-}
-
-// depmodPlugin says whether kernel-install's own plugin is about to run depmod
-// for k: it is there, neither masked nor left out, and sees a kernel.
-func depmodPlugin(e *engine.Engine, k tree.Target) bool {
-	const name = "50-depmod.install"
-	if list, set := os.LookupEnv("KERNEL_INSTALL_PLUGINS"); set && list != "" {
-		if !slices.ContainsFunc(strings.Fields(list), func(path string) bool { return filepath.Base(path) == name }) {
-			return false
-		}
-	}
-	if !isDir(filepath.Join(e.Settings.InstallTree, k.Release, "kernel")) || e.Settings.InstallTree != e.System.Modules {
-		return false
-	}
-	for _, dir := range e.System.KernelInstall {
-		fi, err := os.Stat(filepath.Join(dir, name))
-		if err == nil {
-			// A link to /dev/null masks the file in later folders.
-			return fi.Mode().IsRegular() && fi.Size() > 0 && fi.Mode()&0o111 != 0
-		}
-	}
-	return false
 }
 
 func isDir(path string) bool {

@@ -108,6 +108,10 @@ type Engine struct {
 	signers   map[string]signer
 	hashes    *fingerprint.Cache
 	changed   []tree.Target // kernels whose modules this run changed
+	notes     map[tree.Target]*note
+	renews    bool // this run makes each initramfs anew that its changes concern
+	carried   bool // only those that carry one of the modules
+	ways      map[tree.Target]renewal
 }
 
 // Events hears of the work as it goes on. Its methods are called one at a time.
@@ -129,6 +133,8 @@ func New(sys System, o Options, events Events) (*Engine, error) {
 		kernels: map[tree.Target]*kernel.Kernel{},
 		places:  map[tree.Target]*place.Kernel{},
 		signers: map[string]signer{},
+		notes:   map[tree.Target]*note{},
+		ways:    map[tree.Target]renewal{},
 		ignored: map[kmod.Compression]bool{},
 		hashes:  fingerprint.OpenCache(""),
 	}

@@ -42,6 +42,7 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 		e.Events.Note("warning: cannot clean up after a run that was killed: " + strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	var results []Result
+	var forget []tree.ID
 	for _, p := range packages {
 		if !slices.Contains(ids, p.ID) {
 			continue
@@ -64,15 +65,21 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 			}
 		}
 		if d == Unregister && left == 0 {
-			if exists(e.Tree.TarballDir(p.ID)) {
-				e.Events.Note(fmt.Sprintf("%s: its archives go with it: %s", p.ID, e.Tree.TarballDir(p.ID)))
-			}
-			if err := e.Tree.Unregister(p.ID); err != nil {
-				return results, failure.From(err, "cannot forget "+p.ID.String(), failure.StatusNoPerm)
-			}
+			forget = append(forget, p.ID)
 		}
 	}
-	return append(results, e.settle(ctx, results, depmodFollows)...), nil
+	// As long as a package is there, the next run of the same command comes here
+	// and settles what this one, killed, did not.
+	results = append(results, e.settle(ctx, e.unsettledKernels(match), results, depmodFollows)...)
+	for _, id := range forget {
+		if exists(e.Tree.TarballDir(id)) {
+			e.Events.Note(fmt.Sprintf("%s: its archives go with it: %s", id, e.Tree.TarballDir(id)))
+		}
+		if err := e.Tree.Unregister(id); err != nil {
+			return results, failure.From(err, "cannot forget "+id.String(), failure.StatusNoPerm)
+		}
+	}
+	return results, nil
 }
 
 func (e *Engine) removeBuild(ctx context.Context, p tree.Package, b tree.Build, packages []tree.Package, d Depth) (Result, error) {
@@ -86,6 +93,8 @@ func (e *Engine) removeBuild(ctx context.Context, p tree.Package, b tree.Build, 
 		}
 		placed := e.placed(p.ID, k, packages, seen)
 		e.weakLeaving(ctx, seen.Conf, placed, &r)
+		// A full disk does not keep anything from being removed.
+		_ = e.foresee(k, unsettled{})
 		removed, err := e.placer(k).Uninstall(placed)
 		r.Removed = removed
 		if err != nil {
@@ -122,6 +131,12 @@ func (e *Engine) RemoveKernel(ctx context.Context, release string, depmodFollows
 		return results, err
 	}
 	e.cache(e.Target(release)).Remove()
+	k := e.Target(release)
+	owed := e.owed(k)
+	owed.Modules, owed.Fresh = nil, "" // of an initramfs that goes too
+	if err := e.owe(k, owed); err != nil {
+		return results, failure.From(err, "cannot forget what was left to do for "+release, failure.StatusNoPerm)
+	}
 	// Links whose build is gone already, and archives.
 	for _, id := range ids {
 		for _, k := range e.Tree.Links(id.Name) {

@@ -17,27 +17,53 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// settle makes the kernels whose modules changed know their modules again. It
-// returns what failed.
-func (e *Engine) settle(ctx context.Context, results []Result, depmodFollows func(tree.Target) bool) []Result {
+// settle makes the kernels whose modules changed know their modules again, and
+// those of kernels that an earlier run left so. It returns what failed.
+func (e *Engine) settle(ctx context.Context, kernels []tree.Target, results []Result, depmodFollows func(tree.Target) bool) []Result {
+	if e.Options.DryRun {
+		return nil
+	}
 	var failed []Result
 	placed := map[tree.Target][]string{}
+	owes := map[tree.Target]unsettled{}
 	for _, r := range results {
+		if !slices.Contains(kernels, r.Kernel) {
+			kernels = append(slices.Clip(kernels), r.Kernel)
+		}
 		if len(r.Placed) == 0 && len(r.Removed) == 0 {
 			continue
 		}
 		placed[r.Kernel] = append(placed[r.Kernel], r.Placed...)
+		if e.renews {
+			u := unsettled{Modules: moduleNames(slices.Concat(r.Placed, r.Removed)...)}
+			if r.New {
+				u.Fresh = r.ID.String()
+			}
+			owes[r.Kernel] = owes[r.Kernel].and(u)
+		}
 		if !slices.Contains(e.changed, r.Kernel) {
 			e.changed = append(e.changed, r.Kernel)
 		}
 	}
-	for _, k := range e.changed {
+	for _, k := range kernels {
 		paths, changed := placed[k]
-		if !changed || e.Options.NoDepmod || depmodFollows != nil && depmodFollows(k) && e.Settings.PostTransaction == "" {
-			continue
+		owed := e.owed(k).and(owes[k])
+		depmod := (changed || owed.Depmod) && !e.Options.NoDepmod
+		if depmod && e.renewal(k, owed).depmod {
+			depmod, owed.Depmod = false, true
+		} else if depmod && depmodFollows != nil && depmodFollows(k) && e.Settings.PostTransaction == "" {
+			depmod, owed.Depmod = false, false
 		}
-		if err := place.Depmod(ctx, filepath.Join(e.Settings.InstallTree, k.Release)); err != nil {
-			failed = append(failed, e.failedKernel(k, failure.From(err, "depmod failed", failure.StatusInstall)))
+		if depmod {
+			err := place.Depmod(ctx, filepath.Join(e.Settings.InstallTree, k.Release))
+			if owed.Depmod = err != nil; err != nil {
+				failed = append(failed, e.failedKernel(k, failure.From(err, "depmod failed", failure.StatusInstall)))
+			}
+		}
+		if err := e.owe(k, owed); err != nil {
+			e.Events.Note(fmt.Sprintf("warning: %s: cannot note what is left to do: %v", k.Release, err))
+		}
+		if !depmod || owed.Depmod {
 			continue
 		}
 		if k.Release == e.Running && len(paths) > 0 && (e.Options.Modprobe || e.Settings.ModprobeOnInstall) {
@@ -47,6 +73,29 @@ func (e *Engine) settle(ctx context.Context, results []Result, depmodFollows fun
 		}
 	}
 	return failed
+}
+
+// DepmodPlugin says whether kernel-install's own plugin is about to run depmod
+// for k: it is there, neither masked nor left out, and sees a kernel.
+func (e *Engine) DepmodPlugin(k tree.Target) bool {
+	const name = "50-depmod.install"
+	if list, set := os.LookupEnv("KERNEL_INSTALL_PLUGINS"); set && list != "" {
+		if !slices.ContainsFunc(strings.Fields(list), func(path string) bool { return filepath.Base(path) == name }) {
+			return false
+		}
+	}
+	kernel, err := os.Stat(filepath.Join(e.Settings.InstallTree, k.Release, "kernel"))
+	if err != nil || !kernel.IsDir() || e.Settings.InstallTree != e.System.Modules {
+		return false
+	}
+	for _, dir := range e.System.KernelInstall {
+		fi, err := os.Stat(filepath.Join(dir, name))
+		if err == nil {
+			// A link to /dev/null masks the file in later folders.
+			return fi.Mode().IsRegular() && fi.Size() > 0 && fi.Mode()&0o111 != 0
+		}
+	}
+	return false
 }
 
 // failedKernel tells that something failed that concerns kernel k as a whole.

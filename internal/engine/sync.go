@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,7 +12,6 @@ import (
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/initramfs"
 	"dkms-kernel-install/internal/kernel"
-	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/tree"
 )
@@ -55,6 +52,7 @@ func (e *Engine) Sync(ctx context.Context, r SyncRequest) ([]Result, error) {
 		}
 	}
 	defer func() { unlock() }()
+	e.renews, e.carried = !r.NoInitramfs, r.CarriedOnly
 	results, err := e.Work(ctx, kernels, plan.Request{
 		Goal: plan.Installed, Only: r.Only, Dependents: r.Only != nil, Match: r.Match, Renew: !r.KeepStale,
 	}, nil)
@@ -65,17 +63,72 @@ func (e *Engine) Sync(ctx context.Context, r SyncRequest) ([]Result, error) {
 	unlock()
 	unlock = func() {}
 	for _, k := range kernels {
-		if e.Options.DryRun && slices.ContainsFunc(results, func(r Result) bool { return r.Kernel == k && r.Outcome == Planned }) {
-			e.Events.Note(k.Release + ": would run depmod")
+		owed := e.owed(k)
+		if e.Options.DryRun {
+			if owed = owed.and(planned(results, k)); owed.Depmod {
+				e.Events.Note(k.Release + ": would run depmod")
+			}
 		}
-		if r.NoInitramfs {
-			continue
+		way := e.renewal(k, owed)
+		if r.NoInitramfs || len(owed.Modules) == 0 || owed.Depmod && !e.Options.DryRun && !way.depmod {
+			continue // without depmod, it would be made from indexes that are out of date
 		}
-		if failed := e.renewInitramfs(ctx, k, results, r.CarriedOnly); failed != nil {
+		if failed := e.renewInitramfs(ctx, k, way); failed != nil {
 			results = append(results, *failed)
+			if owed.Depmod {
+				results = append(results, e.depmodAfterAll(ctx, k)...)
+			}
+		} else if err := e.settled(ctx, k, owed); err != nil {
+			e.Events.Note(fmt.Sprintf("warning: %s: the next run will make the initramfs again: %v", k.Release, err))
 		}
 	}
 	return results, nil
+}
+
+// planned returns what the results of a dry run would lead to.
+func planned(results []Result, k tree.Target) (u unsettled) {
+	for _, r := range results {
+		if r.Kernel == k && r.Outcome == Planned {
+			more := unsettled{Depmod: true, Modules: r.Modules}
+			if r.New {
+				more.Fresh = r.ID.String()
+			}
+			u = u.and(more)
+		}
+	}
+	return u
+}
+
+// settled forgets what was owed to k, unless another run has changed it since.
+func (e *Engine) settled(ctx context.Context, k tree.Target, owed unsettled) error {
+	if e.Options.DryRun {
+		return nil
+	}
+	unlock, err := e.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if e.readUnsettled(k).Changed != owed.Changed {
+		return nil
+	}
+	return e.owe(k, unsettled{})
+}
+
+// depmodAfterAll runs depmod for k where what was to run it has failed. It returns
+// what failed.
+func (e *Engine) depmodAfterAll(ctx context.Context, k tree.Target) []Result {
+	unlock, err := e.Lock(ctx)
+	if err != nil {
+		return nil // we are stopped, and the next run will do it
+	}
+	defer unlock()
+	e.ways[k] = renewal{}
+	delete(e.notes, k) // our plugin may have been called, and counted on what did not come
+	owed := e.owed(k)
+	owed.Depmod = true
+	_ = e.owe(k, owed) // settle says so where it cannot be noted
+	return e.settle(ctx, []tree.Target{k}, nil, nil)
 }
 
 // WithHeaders returns the kernels that have headers, oldest first.
@@ -93,59 +146,71 @@ func (e *Engine) WithHeaders() ([]tree.Target, error) {
 	return kernels, nil
 }
 
-// renewInitramfs makes a new initramfs for k where results say that it carries,
-// or may carry, a module that changed. It returns what failed.
-func (e *Engine) renewInitramfs(ctx context.Context, k tree.Target, results []Result, carriedOnly bool) *Result {
-	fail := func(f *failure.Failure) *Result {
-		r := e.failedKernel(k, f)
-		return &r
+// renewal is how a kernel's initramfs is made anew, and why; it is not where why
+// is empty.
+type renewal struct {
+	initramfs.Initramfs
+	why    string
+	depmod bool // it runs depmod too
+	err    error
+}
+
+// renewal decides whether the initramfs of k is made anew for what is owed to k.
+// The first answer of a run holds.
+func (e *Engine) renewal(k tree.Target, owed unsettled) renewal {
+	if !e.renews || len(owed.Modules) == 0 {
+		return renewal{}
 	}
-	var modules []string
-	fresh := ""
-	for _, r := range results {
-		if r.Kernel != k || len(r.Placed) == 0 && r.Outcome != Planned {
-			continue
-		}
-		for _, path := range slices.Concat(r.Placed, r.Removed) {
-			name, _, _ := kmod.SplitName(filepath.Base(path))
-			modules = append(modules, name)
-		}
-		modules = append(modules, r.Modules...)
-		if r.New {
-			fresh = r.ID.String() + " is new to it"
-		}
+	if w, ok := e.ways[k]; ok {
+		return w
 	}
-	if len(modules) == 0 {
-		return nil
-	}
+	w := e.findRenewal(k, owed)
+	e.ways[k] = w
+	return w
+}
+
+func (e *Engine) findRenewal(k tree.Target, owed unsettled) (w renewal) {
 	system := initramfs.System{Root: e.System.Root}
 	if system.Root == "" {
 		system.Modules = e.Settings.InstallTree
 	}
 	i, ok, err := system.Find(k.Release)
-	if err != nil {
-		return fail(failure.From(err, "cannot tell how the initramfs is made", failure.StatusInstall))
+	if err != nil || !ok {
+		return renewal{err: err}
 	}
-	if !ok {
-		return nil
-	}
-	why := ""
-	switch carries, err := i.Carries(modules); {
+	w.Initramfs = i
+	switch carries, err := i.Carries(owed.Modules); {
 	case err != nil:
-		why = "it may carry " + strings.Join(modules, ", ") + ": " + err.Error()
+		w.why = "it may carry " + strings.Join(owed.Modules, ", ") + ": " + err.Error()
 	case carries:
-		why = "it carries a module that changed"
-	case fresh != "" && !carriedOnly:
-		why = fresh
-	default:
+		w.why = "it carries a module that changed"
+	case owed.Fresh != "" && !e.carried:
+		w.why = owed.Fresh + " is new to it"
+	}
+	// What is loaded right after depmod cannot wait for it.
+	modprobe := k.Release == e.Running && (e.Options.Modprobe || e.Settings.ModprobeOnInstall)
+	w.depmod = w.why != "" && i.Generator == initramfs.KernelInstall && !modprobe && e.DepmodPlugin(k)
+	return w
+}
+
+// renewInitramfs makes a new initramfs for k. It returns what failed.
+func (e *Engine) renewInitramfs(ctx context.Context, k tree.Target, w renewal) *Result {
+	fail := func(f *failure.Failure) *Result {
+		r := e.failedKernel(k, f)
+		return &r
+	}
+	if w.err != nil {
+		return fail(failure.From(w.err, "cannot tell how the initramfs is made", failure.StatusInstall))
+	}
+	if w.why == "" {
 		return nil
 	}
 	if e.Options.DryRun {
-		e.Events.Note(fmt.Sprintf("%s: would make a new initramfs by %s: %s", k.Release, i.Generator, why))
+		e.Events.Note(fmt.Sprintf("%s: would make a new initramfs by %s: %s", k.Release, w.Generator, w.why))
 		return nil
 	}
 	start := time.Now()
-	for _, command := range i.Commands() {
+	for _, command := range w.Commands() {
 		var out tail
 		cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 		cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
@@ -158,6 +223,6 @@ func (e *Engine) renewInitramfs(ctx context.Context, k tree.Target, results []Re
 			})
 		}
 	}
-	e.Events.Note(fmt.Sprintf("%s: new initramfs by %s in %.1f s: %s", k.Release, i.Generator, time.Since(start).Seconds(), why))
+	e.Events.Note(fmt.Sprintf("%s: new initramfs by %s in %.1f s: %s", k.Release, w.Generator, time.Since(start).Seconds(), w.why))
 	return nil
 }

@@ -72,7 +72,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 		e.jobs = jobsFor(e.Settings.ParallelJobs, workers)
 	}
 	schedule(tasks, workers)
-	results = append(results, e.settle(ctx, results, depmodFollows)...)
+	results = append(results, e.settle(ctx, kernels, results, depmodFollows)...)
 	if err := e.hashes.Save(); err != nil && !errors.Is(err, fs.ErrPermission) {
 		e.Events.Note("cannot keep the cache of hashes: " + err.Error())
 	}
@@ -284,8 +284,11 @@ func (w *work) place(ctx context.Context, job *build.Job, r *Result) *failure.Fa
 	}
 	item.Modules = modules
 	r.New = e.Tree.InstalledVersion(item.Name, w.k) == ""
+	if err := e.foresee(w.k, w.changes(modules, r.New)); err != nil {
+		return failure.From(err, "cannot note what has to follow", failure.StatusInstall)
+	}
 	res, err := e.placer(w.k).Install(e.placed(item.ID, w.k, w.packages, item.Package))
-	r.Placed, r.Kept = res.Placed, res.Kept
+	r.Placed, r.Kept, r.Removed = res.Placed, res.Kept, res.Removed
 	e.weakPlaced(ctx, item.Conf, res, r)
 	if err != nil {
 		return failure.From(err, "install failed", failure.StatusInstall)
@@ -298,6 +301,22 @@ func (w *work) place(ctx context.Context, job *build.Job, r *Result) *failure.Fa
 		r.Warnings = append(r.Warnings, err.Error())
 	}
 	return nil
+}
+
+// changes returns what has to follow when the package, whose modules are in the
+// files of that name, takes the place of whichever version is there.
+func (w *work) changes(modules []string, fresh bool) unsettled {
+	u := unsettled{Modules: moduleNames(modules...)}
+	for _, p := range w.packages {
+		if p.Name == w.item.Name {
+			b, _ := p.Build(w.k)
+			u.Modules = append(u.Modules, moduleNames(b.Modules...)...)
+		}
+	}
+	if fresh {
+		u.Fresh = w.item.ID.String()
+	}
+	return u
 }
 
 // job describes a build of id for k.
