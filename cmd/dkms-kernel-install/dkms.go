@@ -17,6 +17,7 @@ import (
 	"dkms-kernel-install/internal/report"
 	"dkms-kernel-install/internal/tree"
 	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
 )
 
 // classic is the command line of the dkms face, as dkms(8) describes it.
@@ -168,6 +169,15 @@ func (c *classicRun) run() error {
 	}
 	if c.All && len(c.Kernelver)+len(c.Arch) > 0 {
 		return usage(failure.StatusNotFound, "--all and -k exclude each other")
+	}
+	// Nobody could make such a file, but the first of its folders.
+	for _, path := range []string{c.Archive, c.Conf, c.Config, c.Kernelsourcedir, c.Dkmstree, c.Sourcetree, c.Installtree} {
+		if len(path) >= unix.PathMax {
+			return usage(failure.StatusNotFound, "%.40s...: the path is longer than %d bytes", path, unix.PathMax-1)
+		}
+	}
+	if fi, err := os.Stat(c.Config); c.Config != "" && (err != nil || !fi.Mode().IsRegular()) {
+		return usage(failure.StatusNotFound, "--config: %q is no file", c.Config)
 	}
 	// What runs elsewhere finds them all the same.
 	for _, path := range []*string{&c.Conf, &c.Config, &c.Kernelsourcedir} {
@@ -438,6 +448,9 @@ func (c *classicRun) remove(d engine.Depth) error {
 	}
 	defer unlock()
 	if err := c.e.Registered(id); err != nil {
+		if d == engine.Unregister {
+			c.e.Tree.HealGone(id) // a removal that was cut short may have left an empty folder
+		}
 		return err
 	}
 	if c.RpmSafeUpgrade && d == engine.Unregister && c.e.Upgraded(id) {

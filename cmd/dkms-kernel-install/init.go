@@ -8,11 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/draft"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/tree"
 )
 
 type nativeInit struct {
@@ -171,27 +171,33 @@ func (c *nativeInit) modules(root *os.Root, top string) (conf *draft.Conf, notes
 // already is replaced only when that is asked for, whoever made it meanwhile;
 // the error is fs.ErrExist then.
 func writeNew(file, text string, replace bool) error {
-	f, err := renameio.NewPendingFile(file, renameio.WithTempDir(filepath.Dir(file)), renameio.WithPermissions(0o644))
+	// The same name every time: what a killed run leaves, the next one replaces.
+	tmp := filepath.Join(filepath.Dir(file), tree.TempName(filepath.Base(file)))
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	defer f.Cleanup()
-	if _, err := f.WriteString(text); err != nil {
+	defer os.Remove(tmp)
+	_, err = f.WriteString(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	if replace {
-		return f.CloseAtomicallyReplace()
+		return os.Rename(tmp, file)
 	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	err = unix.Renameat2(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, file, unix.RENAME_NOREPLACE)
+	err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, file, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) {
 		// A file system that cannot tell.
 		if _, err := os.Lstat(file); err == nil {
 			return fs.ErrExist
 		}
-		return f.CloseAtomicallyReplace()
+		return os.Rename(tmp, file)
 	}
 	return err
 }

@@ -82,7 +82,8 @@ func TestScript(t *testing.T) {
 			"waitfor": cmdWaitFor,
 			"files":   cmdFiles,
 			"running": cmdRunning,
-			"kills":   cmdKills,
+			"endures": cmdEndures,
+			"hostile": cmdHostile,
 
 			"initramfs": cmdInitramfs,
 			"tarball":   cmdTarball,
@@ -190,46 +191,6 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	for _, cmd := range ts.BackgroundCmds() {
 		ts.Check(syscall.Kill(cmd.Process.Pid, unix.SignalNum(args[0])))
 	}
-}
-
-// kills N COMMAND... starts a command N times and kills it each time, at moments
-// between its start and the time it takes. Then it runs the command to its end,
-// which may say that all is done already (3, 5), and looks for what was left.
-func cmdKills(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: kills N command...")
-	}
-	n, err := strconv.Atoi(args[0])
-	ts.Check(err)
-	command := func(args ...string) *exec.Cmd {
-		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Dir = ts.MkAbs(".")
-		cmd.Env = append(os.Environ(), "TESTROOT="+ts.Getenv("TESTROOT"), "PATH="+ts.Getenv("PATH"))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		return cmd
-	}
-	for i := range n {
-		cmd := command(args[1:]...)
-		ts.Check(cmd.Start())
-		// From before it does anything to after it has done most things.
-		time.Sleep(time.Duration(i*i) * 60 * time.Millisecond / time.Duration(n*n))
-		ts.Check(syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL))
-		_ = cmd.Wait()
-		if out, err := command("dkms", "status").CombinedOutput(); err != nil {
-			ts.Fatalf("kill %d of %q: dkms status: %v: %s", i, args[1:], err, out)
-		}
-	}
-	out, err := command(args[1:]...).CombinedOutput()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() != 3 && exit.ExitCode() != 5 || err != nil && exit == nil {
-		ts.Fatalf("%q after %d kills: %v: %s", args[1:], n, err, out)
-	}
-	ts.Check(filepath.WalkDir(ts.Getenv("WORK"), func(path string, d os.DirEntry, err error) error {
-		if err == nil && strings.HasPrefix(d.Name(), ".dkms-kernel-install-") {
-			err = fmt.Errorf("%q left %s", args[1:], path)
-		}
-		return err
-	}))
 }
 
 // waitfor FILE waits until there is such a file, "! waitfor FILE" until there is

@@ -140,7 +140,7 @@ func find(source []byte, re *regexp.Regexp) (string, bool) {
 	return string(m[1]), true
 }
 
-// depmod notes that it was called, and with what.
+// depmod notes that it was called, and with what, and which modules it finds.
 func depmod() {
 	root := os.Getenv("TESTROOT")
 	f, err := os.OpenFile(filepath.Join(root, "depmod.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -154,6 +154,21 @@ func depmod() {
 	if _, err := os.Stat(filepath.Join(root, "depmod.fails")); err == nil {
 		fmt.Fprintln(os.Stderr, "depmod: ERROR: the toy was told to fail")
 		os.Exit(1)
+	}
+	dir := filepath.Join(root, "lib/modules", os.Args[len(os.Args)-1])
+	list := ""
+	filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if _, _, ok := kmod.SplitName(filepath.Base(path)); ok {
+			list += strings.TrimPrefix(path, dir+"/") + ":\n"
+		}
+		return nil
+	})
+	file := filepath.Join(dir, "modules.dep")
+	if _, err := os.Stat(file); err != nil {
+		return
+	}
+	if err := os.WriteFile(file+".tmp", []byte(list), 0o644); err == nil {
+		os.Rename(file+".tmp", file)
 	}
 }
 

@@ -47,7 +47,13 @@ func (e *Engine) settle(ctx context.Context, kernels []tree.Target, results []Re
 	}
 	for _, k := range kernels {
 		paths, changed := placed[k]
-		owed := e.owed(k).and(owes[k])
+		owed := e.owed(k)
+		if owed.Depmod && !changed {
+			if err := e.placer(k).Tidy(); err != nil {
+				e.Events.Note("warning: " + err.Error())
+			}
+		}
+		owed = owed.and(owes[k])
 		depmod := (changed || owed.Depmod) && !e.Options.NoDepmod
 		if depmod && e.renewal(k, owed).depmod {
 			depmod, owed.Depmod = false, true

@@ -494,6 +494,9 @@ func writeTo(file string, r io.Reader, modified time.Time) error {
 	return tree.SyncDir(dir)
 }
 
+// Tidy removes the temporaries that a killed run left in the kernel's folder.
+func (k *Kernel) Tidy() error { return k.read() }
+
 // Depmod runs depmod for the kernel in dir. A folder without modules.dep belongs
 // to no kernel that is installed here and is passed over.
 func Depmod(ctx context.Context, dir string) error {

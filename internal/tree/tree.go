@@ -371,10 +371,11 @@ func (t Tree) Unregister(id ID) error {
 	if err := os.RemoveAll(t.TarballDir(id)); err != nil {
 		return err
 	}
-	if err := removeIfThere(t.SourceDir(id)); err != nil {
+	// The link goes last: without it, nobody can tell whose the folder is.
+	if err := os.RemoveAll(t.BuildDir(id)); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(t.BuildDir(id)); err != nil {
+	if err := removeIfThere(t.SourceDir(id)); err != nil {
 		return err
 	}
 	RemoveEmpty(t.PackageDir(id), t.Dir)
@@ -385,6 +386,10 @@ func (t Tree) Unregister(id ID) error {
 // removed, and a scratch folder that explains no failure for any kernel.
 func (t Tree) Heal(id ID) error {
 	dir := t.PackageDir(id)
+	// What has no such link may be anybody's: the tree may be a folder that was
+	// named by mistake.
+	fi, err := os.Lstat(t.SourceDir(id))
+	ours := err == nil && fi.Mode()&fs.ModeSymlink != 0
 	if _, err := removeTemps(filepath.Dir(dir)); err != nil {
 		return err
 	}
@@ -414,7 +419,7 @@ func (t Tree) Heal(id ID) error {
 			if err != nil {
 				return err
 			}
-			if len(left) == 0 {
+			if len(left) == 0 && ours {
 				RemoveEmpty(arch, dir)
 			}
 			for _, e := range left {
@@ -425,13 +430,30 @@ func (t Tree) Heal(id ID) error {
 				}
 			}
 		}
-		if len(arches) == 0 {
+		if len(arches) == 0 && ours {
 			RemoveEmpty(release, dir)
 		}
+	}
+	if !ours {
+		return nil
 	}
 	if !t.explainsFailure(id) {
 		return os.RemoveAll(t.BuildDir(id))
 	}
+	return nil
+}
+
+// HealGone removes what a killed run left of id, which is no package of the tree
+// any more.
+func (t Tree) HealGone(id ID) error {
+	if err := CheckID(id); err != nil {
+		return err
+	}
+	if err := t.Heal(id); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	os.Remove(t.PackageDir(id)) // where it is empty
+	RemoveEmpty(filepath.Dir(t.PackageDir(id)), t.Dir)
 	return nil
 }
 

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// statuses are the exit statuses of the dkms face.
+var statuses = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 21, 77, 101}
+
+// hostile OPTION COMMAND... runs the command with each of many odd values for the
+// option, or as an argument where that is empty, and expects that it ends soon, with a
+// status of the table and an error that can be read, and that the machine is then
+// what it was. Only an add, a build, an archive or a removal that succeeds may change it.
+func cmdHostile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: hostile option command...")
+	}
+	option, command := args[0], args[1:]
+	work := ts.Getenv("WORK")
+	values := []string{"", ".", "..", "../..", "-", "--", "-x", "--force", " ", "a b", "a\nb", "\n", "a\tb", "\x1b[2J",
+		strings.Repeat("a", 256), strings.Repeat("a", 5000), strings.Repeat("a/", 3000), "$(touch evil)", "`touch evil`", ";touch evil", "'", `"`, `\`,
+		"*", "[", "?", "{a,b}", "\xff\xfe", "a\xffb", "%s%n", "a/b/c/d", "/dev/null", "/proc/self/mem", "/proc/none/a/b",
+		"../file", "../folder", "../fifo", "../loop", "../dangling", "../fifo/x", "../loop/x", "../file/x",
+		work + "/odd/file", work + "/odd/folder", work + "/odd/fifo", work + "/odd/loop", work + "/odd/dangling"}
+	if !strings.HasSuffix(option, "tree") {
+		values = append(values, "/", "../../../../../../../../etc") // trees of the real machine
+	}
+	ts.Check(ts.Exec("env"))
+	env := strings.Split(strings.TrimSuffix(ts.ReadFile("stdout"), "\n"), "\n")
+	saved := work + ".saved"
+	ts.Check(os.RemoveAll(saved))
+	defer os.RemoveAll(saved)
+	copyMachine(ts, work, saved)
+	want := state(ts, work)
+	for i, value := range values {
+		forms := [][]string{{option, value}}
+		switch {
+		case option == "":
+			forms = [][]string{{value}}
+		case strings.HasPrefix(option, "--") && i%2 == 0:
+			forms = [][]string{{option + "=" + value}}
+		}
+		for _, form := range forms {
+			line := slices.Concat(command, form)
+			fail := func(format string, args ...any) {
+				ts.Fatalf("%.300q: %.3000s", line, fmt.Sprintf(format, args...))
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			cmd := exec.CommandContext(ctx, "bash", append([]string{"-c", `exec "$@"`, "bash"}, line...)...)
+			cmd.Dir, cmd.Env = filepath.Join(work, "odd/deep"), env
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+			out, err := cmd.CombinedOutput()
+			hung := ctx.Err() != nil
+			cancel()
+			var exit *exec.ExitError
+			switch {
+			case hung:
+				fail("hangs\n%s", out)
+			case err != nil && !errors.As(err, &exit):
+				ts.Check(err)
+			case !slices.Contains(statuses, cmd.ProcessState.ExitCode()):
+				fail("exit status %d\n%s", cmd.ProcessState.ExitCode(), out)
+			case err != nil && len(strings.TrimSpace(string(out))) == 0:
+				fail("fails without a word")
+			case strings.Contains(string(out), "panic") || strings.Contains(string(out), "goroutine"):
+				fail("%s", out)
+			case err != nil && len(out) > 20000:
+				fail("says too much: %d bytes", len(out))
+			}
+			if _, err := os.Lstat(filepath.Join(cmd.Dir, "evil")); err == nil {
+				fail("a shell ran it\n%s", out)
+			}
+			if diff := cmp.Diff(want, state(ts, work)); diff != "" {
+				if err != nil && !slices.Contains(command, "build") { // whose log stays
+					fail("failed with %v, and changed:\n%s\n%s", err, diff, out)
+				}
+				if !writes(command) {
+					fail("changed:\n%s\n%s", diff, out)
+				}
+				copyMachine(ts, saved, work)
+			}
+		}
+	}
+}
+
+// writes says whether a command may change the machine when it succeeds: an empty
+// value is one that is not given.
+func writes(command []string) bool {
+	return slices.ContainsFunc(command, func(word string) bool {
+		return slices.Contains([]string{"add", "build", "install", "mktarball", "unbuild", "remove"}, word)
+	})
+}
