@@ -47,9 +47,9 @@ type classic struct {
 	Directive       []string `sep:"none" placeholder:"NAME=VALUE" help:"Set a directive of dkms.conf; may be repeated."`
 	Config          string   `placeholder:"FILE" help:"The kernel's configuration."`
 	Kernelsourcedir string   `placeholder:"DIR" help:"The kernel's headers."`
-	Dkmstree        string   `placeholder:"DIR" help:"Instead of /var/lib/dkms."`
-	Sourcetree      string   `placeholder:"DIR" help:"Instead of /usr/src."`
-	Installtree     string   `placeholder:"DIR" help:"Instead of /lib/modules."`
+	Dkmstree        folder   `placeholder:"DIR" help:"Instead of /var/lib/dkms."`
+	Sourcetree      folder   `placeholder:"DIR" help:"Instead of /usr/src."`
+	Installtree     folder   `placeholder:"DIR" help:"Instead of /lib/modules."`
 	Jobs            *int     `short:"j" placeholder:"N" help:"Number of jobs at a time; 0 means no limit."`
 	Quiet           bool     `short:"q" help:"Say only what failed."`
 	Verbose         bool     `help:"Say more."`
@@ -59,6 +59,18 @@ type classic struct {
 	NoCleanKernel   bool `hidden:""`
 	NoPrepareKernel bool `hidden:""`
 	Debug           bool `hidden:""`
+}
+
+// folder is the path of one. An empty one, such as a script's variable that is not
+// set, would name another than was meant.
+type folder string
+
+func (f *folder) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return errors.New("the folder has no name")
+	}
+	*f = folder(text)
+	return nil
 }
 
 // verbs are the actions of the dkms face.
@@ -171,7 +183,7 @@ func (c *classicRun) run() error {
 		return usage(failure.StatusNotFound, "--all and -k exclude each other")
 	}
 	// Nobody could make such a file, but the first of its folders.
-	for _, path := range []string{c.Archive, c.Conf, c.Config, c.Kernelsourcedir, c.Dkmstree, c.Sourcetree, c.Installtree} {
+	for _, path := range []string{c.Archive, c.Conf, c.Config, c.Kernelsourcedir, string(c.Dkmstree), string(c.Sourcetree), string(c.Installtree)} {
 		if len(path) >= unix.PathMax {
 			return usage(failure.StatusNotFound, "%.40s...: the path is longer than %d bytes", path, unix.PathMax-1)
 		}
@@ -190,7 +202,7 @@ func (c *classicRun) run() error {
 		}
 	}
 	e, err := engine.New(c.p.system, engine.Options{
-		SourceTree: c.Sourcetree, DkmsTree: c.Dkmstree, InstallTree: c.Installtree,
+		SourceTree: string(c.Sourcetree), DkmsTree: string(c.Dkmstree), InstallTree: string(c.Installtree),
 		KernelSourceDir: c.Kernelsourcedir, KernelConfig: c.Config, Directives: c.Directive, Conf: c.Conf, Jobs: jobs,
 		// An upgrade that installs nothing, because the modules are no newer,
 		// would end with nothing once the old package goes.
@@ -265,13 +277,12 @@ func (c *classicRun) kernels() ([]tree.Target, error) {
 		if arch == "" {
 			return nil, usage(failure.StatusNoArch, "kernel %s has no architecture", release)
 		}
-		for _, s := range []string{release, arch} {
-			if err := conf.CheckName(s); err != nil {
-				return nil, usage(failure.StatusNotFound, "-k %q: %v", k, err)
-			}
+		target := tree.Target{Release: release, Arch: arch}
+		if err := tree.CheckTarget(target); err != nil {
+			return nil, usage(failure.StatusNotFound, "-k %q: %v", k, err)
 		}
-		if k := (tree.Target{Release: release, Arch: arch}); !slices.Contains(list, k) {
-			list = append(list, k)
+		if !slices.Contains(list, target) {
+			list = append(list, target)
 		}
 	}
 	return list, nil

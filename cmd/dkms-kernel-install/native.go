@@ -8,7 +8,6 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/plan"
@@ -113,7 +112,7 @@ func (c *nativeAddAll) Run(r *nativeRun) error {
 // Run takes back what was built for a kernel.
 func (c *nativeRemove) Run(r *nativeRun) error {
 	return r.with(engine.Options{}, func(e *engine.Engine) error {
-		if err := conf.CheckName(c.Kernel); err != nil {
+		if err := tree.CheckTarget(e.Target(c.Kernel)); err != nil {
 			return &failure.Failure{What: "this is no kernel release", Why: err.Error(), Status: 1}
 		}
 		unlock, err := e.Lock(r.ctx)
@@ -162,7 +161,7 @@ func (r *nativeRun) with(o engine.Options, do func(*engine.Engine) error) error 
 // knownKernel says whether a kernel of that name is installed; a wrong name is
 // more likely a slip of the finger than a kernel to come.
 func knownKernel(e *engine.Engine, release string) error {
-	if conf.CheckName(release) == nil && e.Kernel(e.Target(release)).Exists() {
+	if tree.CheckTarget(e.Target(release)) == nil && e.Kernel(e.Target(release)).Exists() {
 		return nil
 	}
 	return &failure.Failure{What: fmt.Sprintf("there is no kernel %q", release), Why: e.Settings.InstallTree + "/" + release + " does not exist",

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/place"
@@ -37,10 +36,7 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 			}
 		}
 	}
-	if err := e.heal(packages, kernels); err != nil {
-		// It may be of another package, which must not keep this one here.
-		e.Events.Note("warning: cannot clean up after a run that was killed: " + strings.ReplaceAll(err.Error(), "\n", "; "))
-	}
+	e.heal(packages, kernels)
 	var results []Result
 	var forget []tree.ID
 	for _, p := range packages {

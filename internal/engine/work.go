@@ -36,9 +36,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 		return nil, failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
 	}
 	if !e.Options.DryRun {
-		if err := e.heal(packages, kernels); err != nil {
-			return nil, failure.From(err, "cannot clean up after a run that was killed", failure.StatusNoPerm)
-		}
+		e.heal(packages, kernels)
 	}
 	var results []Result
 	var tasks []task
@@ -156,8 +154,9 @@ func dependencies(item plan.Item, items []plan.Item, seen []plan.Package) map[st
 	return versions
 }
 
-// heal mends what killed runs left of packages, of each as far as it can.
-func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) error {
+// heal mends what killed runs left of packages, of each as far as it can: what is
+// wrong with one must not keep another from being installed or removed.
+func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) {
 	err := e.Tree.HealTop()
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -175,7 +174,9 @@ func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) error {
 			err = errors.Join(err, e.placer(k).Heal(p.Name, installed))
 		}
 	}
-	return err
+	if err != nil {
+		e.Events.Note("warning: cannot clean up after a run that was killed: " + strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
 }
 
 func (e *Engine) done(r Result) {
