@@ -309,6 +309,54 @@ func (r *Root) Peer(args ...string) Result {
 	return r.Run(append([]string{file}, args...)...)
 }
 
+// UseRepository makes mkroot's /opt/repo the one place that apt in the root installs from, without network. As on
+// a machine where nothing runs, no service is started.
+func (r *Root) UseRepository() {
+	r.t.Helper()
+	r.Env = append(r.Env, "DEBIAN_FRONTEND=noninteractive")
+	r.Write("/etc/apt/sources.list", "deb [trusted=yes] file:/opt/repo ./\n", 0o644)
+	r.Write("/etc/apt/apt.conf.d/99test", `APT::Get::Assume-Yes "true";
+APT::Sandbox::User "root";
+APT::Install-Recommends "false";
+Dpkg::Use-Pty "false";
+DPkg::Options:: "--force-unsafe-io";
+`, 0o644)
+	r.Write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
+	r.MustRun("apt-get", "update")
+}
+
+// AddToRepository makes a package of a folder of the root that is laid out as dpkg-deb -R does, for apt to find
+// beside the packages of UseRepository.
+func (r *Root) AddToRepository(dir string) {
+	r.t.Helper()
+	r.Sh("mkdir -p /opt/more && dpkg-deb --root-owner-group -b " + dir + " /opt/more && cd /opt/more && dpkg-scanpackages -m . >Packages")
+	r.Write("/etc/apt/sources.list.d/more.list", "deb [trusted=yes] file:/opt/more ./\n", 0o644)
+	r.MustRun("apt-get", "update")
+}
+
+// Apt runs apt-get, expects that it succeeds and leaves no package half installed, and returns all that it said.
+func (r *Root) Apt(args ...string) string {
+	r.t.Helper()
+	res := r.Run(append([]string{"apt-get"}, args...)...)
+	if res.Status != 0 {
+		r.t.Fatalf("apt-get %q: %v", args, res)
+	}
+	if audit := r.MustRun("dpkg", "--audit"); audit != "" {
+		r.t.Fatalf("apt-get %q leaves: %s", args, audit)
+	}
+	return res.Stdout + res.Stderr
+}
+
+// InstallDeb installs what is being tested with apt, as the package that its Makefile makes.
+func (r *Root) InstallDeb() {
+	r.t.Helper()
+	const file = "/root/dkms-kernel-install.deb"
+	deb, err := os.ReadFile(makePackage(r.t, "deb"))
+	r.check(err)
+	r.Write(file, string(deb), 0o644)
+	r.Apt("install", file)
+}
+
 // Entry is what Snapshot tells of a file: its type and mode, and where a symlink points.
 type Entry struct{ Mode, Target string }
 
