@@ -145,7 +145,7 @@ func (j *Job) run(ctx context.Context) error {
 		tree.RemoveEmpty(filepath.Dir(targetDir), j.Tree.PackageDir(j.ID))
 	}()
 	for _, m := range j.Conf.Modules {
-		if err := j.finish(ctx, log, m, dir, tmp); err != nil {
+		if err := j.collect(ctx, log, m, dir, tmp); err != nil {
 			return err
 		}
 	}
@@ -154,6 +154,11 @@ func (j *Job) run(ctx context.Context) error {
 	}
 	if err := j.Script(ctx, log, dir, "POST_BUILD", j.Conf.PostBuild); err != nil {
 		return err
+	}
+	for _, m := range j.Conf.Modules {
+		if err := j.seal(ctx, filepath.Join(tmp, m.DestName+".ko")); err != nil {
+			return err
+		}
 	}
 	if err := j.keep(log, tmp, targetDir); err != nil {
 		return fmt.Errorf("cannot keep the modules: %w", err)
@@ -199,9 +204,9 @@ func (j *Job) keepSymvers(dir, tmp string) error {
 	return writeFile(filepath.Join(tmp, "Module.symvers"), io.LimitReader(f, kmod.MaxSize))
 }
 
-// finish takes one module from the build folder dir to the folder tmp: checked,
-// stripped, signed and compressed.
-func (j *Job) finish(ctx context.Context, log *os.File, m conf.Module, dir, tmp string) error {
+// collect takes one module from the build folder dir to the folder tmp: checked
+// and stripped. What comes after it, [Job.seal], needs this machine's keys.
+func (j *Job) collect(ctx context.Context, log *os.File, m conf.Module, dir, tmp string) error {
 	built := filepath.Join(m.BuiltLocation, m.BuiltName+".ko")
 	fail := func(err error) error {
 		return &failure.Failure{What: "build failed", Why: built + ": " + err.Error(), Log: log.Name(), Status: failure.StatusNoModule, Err: err,
@@ -232,20 +237,28 @@ func (j *Job) finish(ctx context.Context, log *os.File, m conf.Module, dir, tmp 
 	if err := kmod.Check(module, j.Kernel.Arch, j.Kernel.Release); err != nil {
 		return fail(err)
 	}
-	if m.Strip {
-		strip := exec.Command(j.Kernel.Compiler().Strip, "-g", file)
-		strip.Stdout, strip.Stderr = log, log
-		fmt.Fprintf(log, "# command: %s\n", strings.Join(strip.Args, " "))
-		if err := child.Run(ctx, strip); err != nil {
-			return fail(fmt.Errorf("cannot strip it: %w", err))
-		}
-		if module, err = os.ReadFile(file); err != nil {
-			return err
-		}
+	if !m.Strip {
+		return nil
+	}
+	strip := exec.Command(j.Kernel.Compiler().Strip, "-g", file)
+	strip.Stdout, strip.Stderr = log, log
+	fmt.Fprintf(log, "# command: %s\n", strings.Join(strip.Args, " "))
+	if err := child.Run(ctx, strip); err != nil {
+		return fail(fmt.Errorf("cannot strip it: %w", err))
+	}
+	return nil
+}
+
+// seal signs and compresses the module in file, NAME.ko, under the name that says
+// how it is compressed.
+func (j *Job) seal(ctx context.Context, file string) error {
+	module, err := os.ReadFile(file)
+	if err != nil {
+		return err
 	}
 	if j.Sign != nil {
 		if module, err = j.Sign(ctx, module); err != nil {
-			return &failure.Failure{What: "signing failed", Why: fmt.Sprintf("%s: %v", built, err), Status: failure.StatusMake, Err: err,
+			return &failure.Failure{What: "signing failed", Why: fmt.Sprintf("%s: %v", filepath.Base(file), err), Status: failure.StatusMake, Err: err,
 				Hint: "check mok_signing_key and mok_certificate in framework.conf, or set try_sign_modules=false"}
 		}
 	}
