@@ -20,6 +20,7 @@ import (
 	"syscall"
 
 	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/sandbox"
 )
 
 // version is set by the linker: see the Makefile.
@@ -32,6 +33,7 @@ type program struct {
 }
 
 func main() {
+	sandbox.Main()
 	// Compressing makes much garbage; collecting it early costs little next to
 	// the compilers that run beside us.
 	debug.SetMemoryLimit(32 << 20)

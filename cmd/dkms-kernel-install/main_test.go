@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/sandbox"
 )
 
 // The scripts in testdata/script tell, each, of one behaviour of the whole
@@ -26,6 +27,7 @@ import (
 // read or touched. toy_test.go has the kernels that packages are built for.
 
 func TestMain(m *testing.M) {
+	sandbox.Main()
 	testscript.Main(m, map[string]func(){
 		// The program by its three names.
 		"dkms":                face,
@@ -119,7 +121,12 @@ func setup(env *testscript.Env) error {
 	)
 	// Without try_sign_modules, signing would depend on whether the tests
 	// run in a chroot.
-	conf := fmt.Sprintf("source_tree=%[1]s/usr/src\ndkms_tree=%[1]s/var/lib/dkms\ninstall_tree=%[1]s/lib/modules\ntry_sign_modules=true\n", env.WorkDir)
+	conf := fmt.Sprintf("source_tree=%[1]s/usr/src\ndkms_tree=%[1]s/var/lib/dkms\ninstall_tree=%[1]s/lib/modules\ntry_sign_modules=true\nbuild_sandbox=\"*=write:%[1]s/open\"\n", env.WorkDir)
+	// Where builds leave word for a script.
+	open := filepath.Join(env.WorkDir, "open")
+	if err := errors.Join(os.Mkdir(open, 0o777), os.Chmod(open, 0o777)); err != nil {
+		return err
+	}
 	return os.WriteFile(filepath.Join(env.WorkDir, "etc/dkms/framework.conf"), []byte(conf), 0o644)
 }
 

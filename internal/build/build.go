@@ -15,11 +15,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/sandbox"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -45,6 +45,13 @@ type Job struct {
 	Sign        func(ctx context.Context, module []byte) ([]byte, error)
 	Compression kmod.Compression
 	Compress    kmod.Options
+	// World is what the commands of the build find of the machine, but for the
+	// folders of the build; nil where they run as everything else does.
+	World *sandbox.World
+	// Timeout is how long all commands together may take; 0 is no limit.
+	Timeout time.Duration
+
+	staging staging
 }
 
 func (j *Job) target() tree.Target {
@@ -57,12 +64,12 @@ func (j *Job) target() tree.Target {
 // *[failure.Failure].
 func (j *Job) Run(ctx context.Context) error {
 	err := j.run(ctx)
+	os.RemoveAll(j.staging.top)
 	if err == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
 		// There is no failure here for anybody to look at.
-		os.RemoveAll(j.Tree.BuildDir(j.ID))
 		return failure.From(context.Cause(ctx), "build interrupted", failure.StatusMake)
 	}
 	return failure.From(err, "build failed", failure.StatusMake)
@@ -84,54 +91,26 @@ func (j *Job) checkSource() error {
 		Hint: "install the package that brings the source of " + j.ID.String(), Status: failure.StatusBadConf}
 }
 
-func (j *Job) run(ctx context.Context) error {
+func (j *Job) run(ctx context.Context) (err error) {
 	if err := j.checkSource(); err != nil {
 		return err
 	}
-	dir := j.Tree.BuildDir(j.ID)
-	if err := Stage(ctx, j.Source, dir); err != nil {
-		return fmt.Errorf("cannot copy the source: %w", err)
-	}
-	overlay := filepath.Join(j.Settings.EtcDir, j.Name, "patches")
-	if fi, err := os.Stat(overlay); err == nil && fi.IsDir() {
-		if err := stageInto(ctx, overlay, dir, "patches"); err != nil {
-			return fmt.Errorf("cannot copy patches: %w", err)
-		}
-	}
-	logPath := filepath.Join(dir, "make.log")
-	// A source may bring a make.log, even as a link that leads elsewhere.
-	if err := os.RemoveAll(logPath); err != nil {
-		return err
-	}
-	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_EXCL|os.O_RDWR|unix.O_NOFOLLOW, 0o644)
+	log, err := j.stage(ctx)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-
-	fmt.Fprintf(log, "make.log for %s for kernel %s (%s)\n%s\n\n", j.ID, j.Kernel.Release, j.Kernel.Arch, time.Now().Format(time.UnixDate))
-	for _, patch := range j.Conf.Patches {
-		if err := j.patch(ctx, log, patch); err != nil {
-			return err
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			j.abandon()
 		}
-	}
-	if err := j.Script(ctx, log, dir, "PRE_BUILD", j.Conf.PreBuild); err != nil {
-		return err
-	}
-	if err := j.command(ctx, log, "build", j.makeCommand()); err != nil {
-		return err
-	}
+	}()
+	fmt.Fprintf(log, "make.log for %s for kernel %s (%s)\n%s\n\n", j.ID, j.Kernel.Release, j.Kernel.Arch, time.Now().Format(time.UnixDate))
 
 	targetDir := j.Tree.TargetDir(j.ID, j.target())
 	_, err = os.Lstat(targetDir)
 	first := errors.Is(err, os.ErrNotExist)
 	tmp := filepath.Join(targetDir, tree.TempName("module"))
-	if err := os.RemoveAll(tmp); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(tmp, 0o755); err != nil {
-		return err
-	}
 	done := false
 	defer func() {
 		if done {
@@ -144,33 +123,78 @@ func (j *Job) run(ctx context.Context) error {
 		}
 		tree.RemoveEmpty(filepath.Dir(targetDir), j.Tree.PackageDir(j.ID))
 	}()
-	for _, m := range j.Conf.Modules {
-		if err := j.collect(ctx, log, m, dir, tmp); err != nil {
+	if j.World == nil || !j.World.Features.Mounts {
+		// Where commands write to it themselves.
+		if err := errors.Join(os.MkdirAll(targetDir, 0o755), j.own(targetDir)); err != nil {
 			return err
 		}
 	}
-	if err := j.keepSymvers(dir, tmp); err != nil {
+	err = j.commands(ctx, log)
+	if j.user() != nil && !j.World.Features.Mounts {
+		err = errors.Join(err, os.Chown(targetDir, os.Geteuid(), os.Getegid()))
+	}
+	if err != nil {
 		return err
 	}
-	if err := j.Script(ctx, log, dir, "POST_BUILD", j.Conf.PostBuild); err != nil {
+	if err := os.RemoveAll(tmp); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		return err
 	}
 	for _, m := range j.Conf.Modules {
-		if err := j.seal(ctx, filepath.Join(tmp, m.DestName+".ko")); err != nil {
+		if err := j.seal(ctx, m, tmp); err != nil {
 			return err
 		}
 	}
-	if err := j.keep(log, tmp, targetDir); err != nil {
+	if err := j.keepSymvers(tmp); err != nil {
+		return err
+	}
+	if err := j.keep(ctx, log, tmp, targetDir); err != nil {
 		return fmt.Errorf("cannot keep the modules: %w", err)
 	}
 	done = true
-	return os.RemoveAll(dir)
+	return j.forget()
 }
 
-// keep makes the finished modules in tmp the build. The log and the record of
-// dependencies come first: the rename of the modules' folder is the moment at
-// which the build exists.
-func (j *Job) keep(log *os.File, tmp, targetDir string) error {
+// commands runs what the package says, and leaves its modules, stripped, in the
+// folder raw of the staging, and what it wrote beside its build in out.
+func (j *Job) commands(ctx context.Context, log *os.File) error {
+	if j.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, j.Timeout, &sandbox.LimitError{
+			What: fmt.Sprintf("it took longer than %v", j.Timeout), Hint: "look at the end of the log; build_timeout in framework.conf is the limit"})
+		defer cancel()
+	}
+	for _, patch := range j.Conf.Patches {
+		if err := j.patch(ctx, log, patch); err != nil {
+			return err
+		}
+	}
+	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "PRE_BUILD", j.Conf.PreBuild); err != nil {
+		return err
+	}
+	if err := j.shell(ctx, log, j.world(), j.Tree.BuildDir(j.ID), "build failed", j.makeCommand(), failure.StatusMake); err != nil {
+		return err
+	}
+	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "POST_BUILD", j.Conf.PostBuild); err != nil {
+		return err
+	}
+	for _, m := range j.Conf.Modules {
+		if err := j.collect(m); err != nil {
+			return err
+		}
+	}
+	return j.strip(ctx, log)
+}
+
+// keep makes the finished modules in tmp the build. What POST_BUILD left, the log
+// and the record of dependencies come first: the rename of the modules' folder is
+// the moment at which the build exists.
+func (j *Job) keep(ctx context.Context, log *os.File, tmp, targetDir string) error {
+	if err := j.keepOut(ctx, targetDir); err != nil {
+		return err
+	}
 	for name, version := range j.DependsOn {
 		if err := writeFile(filepath.Join(targetDir, ".dep_"+name), strings.NewReader(version+"\n")); err != nil {
 			return err
@@ -191,9 +215,26 @@ func (j *Job) keep(log *os.File, tmp, targetDir string) error {
 	return tree.ReplaceDir(tmp, filepath.Join(targetDir, "module"))
 }
 
+// keepOut copies what the commands left beside the build, which other packages may
+// look for: files and folders that are not the tree's own.
+func (j *Job) keepOut(ctx context.Context, targetDir string) error {
+	entries, err := os.ReadDir(j.staging.out)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if name := e.Name(); name != "module" && name != "log" && name[0] != '.' {
+			if err := stageInto(ctx, filepath.Join(j.staging.out, name), targetDir, name, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // keepSymvers keeps Module.symvers, which builds that depend on this one read.
-func (j *Job) keepSymvers(dir, tmp string) error {
-	f, err := openInside(dir, "Module.symvers")
+func (j *Job) keepSymvers(tmp string) error {
+	f, err := openInside(j.staging.build, "Module.symvers")
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -204,65 +245,91 @@ func (j *Job) keepSymvers(dir, tmp string) error {
 	return writeFile(filepath.Join(tmp, "Module.symvers"), io.LimitReader(f, kmod.MaxSize))
 }
 
-// collect takes one module from the build folder dir to the folder tmp: checked
-// and stripped. What comes after it, [Job.seal], needs this machine's keys.
-func (j *Job) collect(ctx context.Context, log *os.File, m conf.Module, dir, tmp string) error {
-	built := filepath.Join(m.BuiltLocation, m.BuiltName+".ko")
-	fail := func(err error) error {
-		return &failure.Failure{What: "build failed", Why: built + ": " + err.Error(), Log: log.Name(), Status: failure.StatusNoModule, Err: err,
-			Hint: "check BUILT_MODULE_NAME and BUILT_MODULE_LOCATION in dkms.conf, and what make did in the log"}
-	}
-	f, err := openInside(dir, built)
+// collect takes one module from the build folder to the folder raw, in which the
+// build has no hand any more.
+func (j *Job) collect(m conf.Module) error {
+	f, err := openInside(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"))
 	if errors.Is(err, os.ErrNotExist) {
-		return fail(errors.New("make succeeded, but did not build it"))
+		return j.badModule(m, errors.New("make succeeded, but did not build it"))
 	}
 	if err != nil {
-		return fail(err)
+		return j.badModule(m, err)
 	}
 	defer f.Close()
 	if fi, err := f.Stat(); err != nil {
-		return fail(err)
+		return j.badModule(m, err)
 	} else if fi.Size() > kmod.MaxSize {
-		return fail(fmt.Errorf("it has %d bytes, a module may have %d at most", fi.Size(), kmod.MaxSize))
+		return j.badModule(m, fmt.Errorf("it has %d bytes, a module may have %d at most", fi.Size(), kmod.MaxSize))
 	}
-	file := filepath.Join(tmp, m.DestName+".ko")
-	// From here on the build has no hand in the file any more.
-	if err := writeFile(file, io.LimitReader(f, kmod.MaxSize)); err != nil {
-		return err
-	}
-	module, err := os.ReadFile(file)
+	module, err := io.ReadAll(io.LimitReader(f, kmod.MaxSize))
 	if err != nil {
-		return err
+		return j.badModule(m, err)
 	}
 	if err := kmod.Check(module, j.Kernel.Arch, j.Kernel.Release); err != nil {
-		return fail(err)
+		return j.badModule(m, err)
 	}
-	if !m.Strip {
-		return nil
-	}
-	strip := exec.Command(j.Kernel.Compiler().Strip, "-g", file)
-	strip.Stdout, strip.Stderr = log, log
-	fmt.Fprintf(log, "# command: %s\n", strings.Join(strip.Args, " "))
-	if err := child.Run(ctx, strip); err != nil {
-		return fail(fmt.Errorf("cannot strip it: %w", err))
-	}
-	return nil
+	file := filepath.Join(j.staging.raw, m.DestName+".ko")
+	return errors.Join(os.WriteFile(file, module, 0o644), j.own(file))
 }
 
-// seal signs and compresses the module in file, NAME.ko, under the name that says
-// how it is compressed.
-func (j *Job) seal(ctx context.Context, file string) error {
-	module, err := os.ReadFile(file)
+// strip strips the modules in raw that are to be.
+func (j *Job) strip(ctx context.Context, log *os.File) error {
+	w, dir := j.World, j.staging.raw
+	if w != nil {
+		world := *w
+		world.Tmp = dir
+		if w = &world; w.Features.Mounts {
+			dir = "/tmp"
+		}
+	}
+	cmd := exec.Command(j.Kernel.Compiler().Strip, "-g", "--")
+	for _, m := range j.Conf.Modules {
+		if m.Strip {
+			cmd.Args = append(cmd.Args, filepath.Join(dir, m.DestName+".ko"))
+		}
+	}
+	if len(cmd.Args) == 3 {
+		return nil
+	}
+	fmt.Fprintf(log, "# command: %s\n", strings.Join(cmd.Args, " "))
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	err := j.start(ctx, log, w, cmd)
+	if err == nil {
+		return nil
+	}
+	return &failure.Failure{What: "build failed", Why: fmt.Sprintf("cannot strip the modules: %v", err), Log: j.logPath(), Status: failure.StatusNoModule, Err: err,
+		Hint: "check what is in the log; STRIP[#]=no in dkms.conf leaves a module as it is"}
+}
+
+// badModule is why a module that a build made will not do.
+func (j *Job) badModule(m conf.Module, err error) error {
+	return &failure.Failure{What: "build failed", Why: filepath.Join(m.BuiltLocation, m.BuiltName+".ko") + ": " + err.Error(),
+		Log: j.logPath(), Status: failure.StatusNoModule, Err: err,
+		Hint: "check BUILT_MODULE_NAME and BUILT_MODULE_LOCATION in dkms.conf, and what make did in the log"}
+}
+
+// seal checks, signs and compresses a module of raw to the folder tmp, under the
+// name that says how it is compressed.
+func (j *Job) seal(ctx context.Context, m conf.Module, tmp string) error {
+	f, err := openInside(j.staging.raw, m.DestName+".ko")
 	if err != nil {
-		return err
+		return j.badModule(m, err)
+	}
+	defer f.Close()
+	module, err := io.ReadAll(io.LimitReader(f, kmod.MaxSize))
+	if err == nil {
+		err = kmod.Check(module, j.Kernel.Arch, j.Kernel.Release)
+	}
+	if err != nil {
+		return j.badModule(m, err)
 	}
 	if j.Sign != nil {
 		if module, err = j.Sign(ctx, module); err != nil {
-			return &failure.Failure{What: "signing failed", Why: fmt.Sprintf("%s: %v", filepath.Base(file), err), Status: failure.StatusMake, Err: err,
+			return &failure.Failure{What: "signing failed", Why: fmt.Sprintf("%s.ko: %v", m.DestName, err), Status: failure.StatusMake, Err: err,
 				Hint: "check mok_signing_key and mok_certificate in framework.conf, or set try_sign_modules=false"}
 		}
 	}
-	out, err := os.OpenFile(file+j.Compression.Ext(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	out, err := os.OpenFile(filepath.Join(tmp, m.DestName+".ko"+j.Compression.Ext()), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
@@ -270,13 +337,7 @@ func (j *Job) seal(ctx context.Context, file string) error {
 	if err := kmod.Compress(out, module, j.Compression, j.Compress); err != nil {
 		return err
 	}
-	if err := errors.Join(out.Chmod(0o644), out.Sync()); err != nil {
-		return err
-	}
-	if out.Name() != file {
-		return os.Remove(file)
-	}
-	return nil
+	return errors.Join(out.Chmod(0o644), out.Sync())
 }
 
 // openInside opens the regular file called name, a relative path, below dir. No

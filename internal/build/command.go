@@ -17,6 +17,7 @@ import (
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/sandbox"
 )
 
 // evalScript runs the command in $1 with the shell variables that follow. It is
@@ -50,15 +51,15 @@ func (j *Job) makeCommand() string {
 	return make + args
 }
 
-// command runs a shell command in the build folder.
-func (j *Job) command(ctx context.Context, log *os.File, what, command string) error {
-	return j.shell(ctx, log, j.Tree.BuildDir(j.ID), what+" failed", command, failure.StatusMake)
-}
-
 // Script runs the script that directive names, with its arguments: the one in
 // /etc/dkms/M if the administrator put one there, else the package's own below
-// dir, in folder dir. Its output goes to log.
+// dir, in folder dir. Its output goes to log. It may change the system.
 func (j *Job) Script(ctx context.Context, log *os.File, dir, directive, value string) error {
+	return j.script(ctx, log, nil, dir, dir, directive, value)
+}
+
+// script is Script in a world, where dir is found as seen.
+func (j *Job) script(ctx context.Context, log *os.File, w *sandbox.World, dir, seen, directive, value string) error {
 	if value == "" {
 		return nil
 	}
@@ -70,11 +71,10 @@ func (j *Job) Script(ctx context.Context, log *os.File, dir, directive, value st
 		return &failure.Failure{What: what, Why: fmt.Sprintf("%q leads out of the source", name), Status: failure.StatusBadConf,
 			Hint: "correct " + directive + " in dkms.conf"}
 	}
-	script := filepath.Join(dir, name)
+	script := filepath.Join(seen, name)
 	if override := filepath.Join(j.Settings.EtcDir, j.Name, name); executable(override) {
 		script = override
-	}
-	if !executable(script) {
+	} else if !executable(filepath.Join(dir, name)) {
 		// Packages name scripts that only some systems need.
 		fmt.Fprintf(log, "# %s: %s is not an executable file, passed over\n", directive, script)
 		return nil
@@ -83,7 +83,7 @@ func (j *Job) Script(ctx context.Context, log *os.File, dir, directive, value st
 	if directive == "PRE_INSTALL" {
 		status = failure.StatusPreInstall
 	}
-	return j.shell(ctx, log, dir, what, quote(script)+" "+args, status)
+	return j.shell(ctx, log, w, seen, what, quote(script)+" "+args, status)
 }
 
 func executable(file string) bool {
@@ -93,14 +93,13 @@ func executable(file string) bool {
 
 func (j *Job) patch(ctx context.Context, log *os.File, name string) error {
 	fail := func(why string, status int) error {
-		return &failure.Failure{What: "patch failed", Why: why, Log: log.Name(), Status: status,
+		return &failure.Failure{What: "patch failed", Why: why, Log: j.logPath(), Status: status,
 			Hint: "correct PATCH in dkms.conf, or the file in patches/"}
 	}
 	if !filepath.IsLocal(name) || strings.Contains(name, "..") {
 		return fail(fmt.Sprintf("%q leads out of the patches folder", name), failure.StatusPatchUnsafe)
 	}
-	dir := j.Tree.BuildDir(j.ID)
-	f, err := openInside(dir, filepath.Join("patches", name))
+	f, err := openInside(j.staging.build, filepath.Join("patches", name))
 	if errors.Is(err, os.ErrNotExist) {
 		return fail(fmt.Sprintf("patches/%s is missing", name), failure.StatusPatchUnsafe)
 	}
@@ -109,9 +108,9 @@ func (j *Job) patch(ctx context.Context, log *os.File, name string) error {
 	}
 	defer f.Close()
 	cmd := exec.Command("patch", "-p1", "--batch")
-	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = dir, f, log, log
+	cmd.Dir, cmd.Stdin = j.Tree.BuildDir(j.ID), f
 	fmt.Fprintf(log, "# patch: %s\n", name)
-	if err := child.Run(ctx, cmd); errors.Is(err, exec.ErrNotFound) {
+	if err := j.start(ctx, log, j.world(), cmd); errors.Is(err, exec.ErrNotFound) {
 		return &failure.Failure{What: "patch failed", Why: "the program patch is not installed", Status: failure.StatusPatch, Err: err, Hint: "install patch"}
 	} else if err != nil {
 		return fail(fmt.Sprintf("patches/%s does not apply (%v)", name, err), failure.StatusPatch)
@@ -119,20 +118,53 @@ func (j *Job) patch(ctx context.Context, log *os.File, name string) error {
 	return nil
 }
 
+// world is what the build's commands find; nil where there is nothing special.
+func (j *Job) world() *sandbox.World {
+	if j.World == nil {
+		return nil
+	}
+	w := *j.World
+	target := j.Tree.TargetDir(j.ID, j.target())
+	w.Tmp = j.staging.tmp
+	out := j.staging.out
+	if !w.Features.Mounts {
+		out = target
+	}
+	w.Writable = append([]sandbox.Bind{{From: j.staging.build, To: j.Tree.BuildDir(j.ID)}, {From: out, To: target}}, w.Writable...)
+	return &w
+}
+
+// start runs cmd in a world, or outside of any where that is nil, with its output
+// in log.
+func (j *Job) start(ctx context.Context, log *os.File, w *sandbox.World, cmd *exec.Cmd) error {
+	cmd.Stdout, cmd.Stderr = log, log
+	if w == nil {
+		return child.Run(ctx, cmd)
+	}
+	return w.Run(ctx, cmd)
+}
+
 // shell runs a shell command in dir, with its output in log.
-func (j *Job) shell(ctx context.Context, log *os.File, dir, what, command string, status int) error {
+func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, dir, what, command string, status int) error {
 	fmt.Fprintf(log, "# command: %s\n", command)
 	start, _ := log.Seek(0, io.SeekEnd)
+	where := ""
+	if log.Name() != "" { // what has no name nobody can look into
+		where = j.logPath()
+	}
 	cmd := exec.Command("bash", append([]string{"--norc", "--noprofile", "-c", evalScript, "dkms", command}, j.Vars...)...)
 	cmd.Dir = dir
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = j.environ()
-	err := child.Run(ctx, cmd)
+	cmd.Env = j.environ(w)
+	err := j.start(ctx, log, w, cmd)
 	fmt.Fprintf(log, "\n# exit status: %s\n", exitStatus(err))
+	var limit *sandbox.LimitError
+	if errors.As(err, &limit) {
+		return &failure.Failure{What: what, Why: limit.What, Hint: limit.Hint, Log: where, Status: status, Err: err}
+	}
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	f := &failure.Failure{What: what, Log: log.Name(), Status: status, Err: err}
+	f := &failure.Failure{What: what, Log: where, Status: status, Err: err}
 	if f.Why = decisive(io.NewSectionReader(log, start, 1<<62)); f.Why == "" {
 		f.Why = exitStatus(err)
 	}
@@ -145,12 +177,19 @@ func (j *Job) shell(ctx context.Context, log *os.File, dir, what, command string
 }
 
 // environ is what commands of the package see.
-func (j *Job) environ() []string {
+func (j *Job) environ(w *sandbox.World) []string {
 	env := conf.Environ(os.Environ(),
 		"LC_MESSAGES=C", // what decisive looks for is English
 		"kernelver="+j.Kernel.Release, "arch="+j.Kernel.Arch, "module="+j.Name, "module_version="+j.Version)
 	if cc := j.Kernel.Compiler().CC; cc != "" {
 		env = append(env, "CC="+cc, "KERNEL_CC="+cc)
+	}
+	if w != nil {
+		tmp := j.staging.tmp
+		if w.Features.Mounts {
+			tmp = "/tmp"
+		}
+		env = append(env, "HOME="+tmp, "TMPDIR="+tmp)
 	}
 	return append(env, j.Settings.BuildEnvironment...)
 }

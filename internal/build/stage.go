@@ -3,13 +3,128 @@ package build
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/sandbox"
 )
+
+// staging are the folders of one build, until it is one.
+type staging struct {
+	top   string // the temporary that holds the others and the log
+	build string // what commands find at M/V/build
+	out   string // what they find at M/V/K/A
+	tmp   string // what they find at /tmp
+	raw   string // modules before they are signed and compressed
+}
+
+// stage makes the folders, with a copy of the source in build, and the log. The
+// user of the build owns what its commands may write to.
+func (j *Job) stage(ctx context.Context) (log *os.File, err error) {
+	top := j.Tree.StagingDir(j.ID, j.target())
+	j.staging = staging{top, filepath.Join(top, "build"), filepath.Join(top, "out"), filepath.Join(top, "tmp"), filepath.Join(top, "raw")}
+	s := &j.staging
+	if j.World == nil || !j.World.Features.Mounts {
+		s.build = j.Tree.BuildDir(j.ID)
+	}
+	for _, dir := range []string{top, s.build} {
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, err
+		}
+	}
+	for _, dir := range []string{top, s.build, s.out, s.tmp, s.raw} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return nil, err
+		}
+		if err := j.own(dir); dir != top && err != nil {
+			return nil, err
+		}
+	}
+	if err := stageInto(ctx, j.Source, s.build, ".", j.user()); err != nil {
+		return nil, fmt.Errorf("cannot copy the source: %w", err)
+	}
+	overlay := filepath.Join(j.Settings.EtcDir, j.Name, "patches")
+	if fi, err := os.Stat(overlay); err == nil && fi.IsDir() {
+		if err := stageInto(ctx, overlay, s.build, "patches", j.user()); err != nil {
+			return nil, fmt.Errorf("cannot copy patches: %w", err)
+		}
+	}
+	return os.OpenFile(filepath.Join(top, "make.log"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+}
+
+// user is who owns what is staged; nil for who we are.
+func (j *Job) user() *sandbox.User {
+	if j.World == nil {
+		return nil
+	}
+	return j.World.User
+}
+
+// own gives file to the user of the build.
+func (j *Job) own(file string) error {
+	if u := j.user(); u != nil {
+		return os.Lchown(file, u.UID, u.GID)
+	}
+	return nil
+}
+
+// logPath is where the log is found once the build has failed.
+func (j *Job) logPath() string { return filepath.Join(j.Tree.BuildDir(j.ID), "make.log") }
+
+// scratch guards the one folder of a package that a failed build is left in, which
+// may have failed for two kernels at once.
+var scratch sync.Mutex
+
+// abandon leaves the folder of a failed build, and its log, where people look for
+// them. What cannot be left is of no use to anybody.
+func (j *Job) abandon() {
+	scratch.Lock()
+	defer scratch.Unlock()
+	s, dir := j.staging, j.Tree.BuildDir(j.ID)
+	if root, err := os.OpenRoot(s.build); err == nil {
+		// The source may have brought a make.log, even as a link that leads
+		// elsewhere.
+		root.RemoveAll("make.log")
+		if j.user() != nil {
+			disown(root)
+		}
+		root.Close()
+	}
+	os.Rename(filepath.Join(s.top, "make.log"), filepath.Join(s.build, "make.log"))
+	if s.build != dir && os.RemoveAll(dir) == nil {
+		os.Rename(s.build, dir)
+	}
+}
+
+// disown makes everything in a folder ours, without the right to run as somebody.
+func disown(root *os.Root) {
+	fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil {
+			root.Lchown(path, os.Geteuid(), os.Getegid())
+			if fi, err := d.Info(); err == nil && fi.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
+				root.Chmod(path, fi.Mode().Perm())
+			}
+		}
+		return nil
+	})
+}
+
+// forget removes what an earlier build of the package left that failed, unless
+// that was for another kernel, which still has none.
+func (j *Job) forget() error {
+	scratch.Lock()
+	defer scratch.Unlock()
+	if j.staging.build != j.Tree.BuildDir(j.ID) && j.Tree.ExplainsFailure(j.ID) {
+		return nil
+	}
+	return os.RemoveAll(j.Tree.BuildDir(j.ID))
+}
 
 // Stage makes dir a fresh copy of the folder source, whatever was there before.
 func Stage(ctx context.Context, source, dir string) error {
@@ -19,20 +134,26 @@ func Stage(ctx context.Context, source, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	return stageInto(ctx, source, dir, ".")
+	return stageInto(ctx, source, dir, ".", nil)
 }
 
 // stageInto copies the folder source over the folder sub of dir: folders, files,
 // and symbolic links as they are, of which none can make it write outside dir.
 // Modes and times are kept, since make goes by them; what is none of the three
 // (a FIFO, a device) has no business in a source and is left out, as are the
-// set-user-ID bits.
-func stageInto(ctx context.Context, source, dir, sub string) error {
+// set-user-ID bits. The owner of the copies is user, or else who we are.
+func stageInto(ctx context.Context, source, dir, sub string, user *sandbox.User) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
+	own := func(to string) error {
+		if user == nil {
+			return nil
+		}
+		return root.Lchown(to, user.UID, user.GID)
+	}
 	var folders []func() error // times of folders, set after their content
 	err = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
 		if err == nil {
@@ -57,7 +178,7 @@ func stageInto(ctx context.Context, source, dir, sub string) error {
 			}
 			folders = append(folders, func() error {
 				// Searchable for us, whatever the source's owner thought.
-				return errors.Join(root.Chmod(to, fi.Mode().Perm()|0o700), root.Chtimes(to, fi.ModTime(), fi.ModTime()))
+				return errors.Join(root.Chmod(to, fi.Mode().Perm()|0o700), own(to), root.Chtimes(to, fi.ModTime(), fi.ModTime()))
 			})
 			return nil
 		case fi.Mode()&fs.ModeSymlink != 0:
@@ -68,9 +189,9 @@ func stageInto(ctx context.Context, source, dir, sub string) error {
 			if err := root.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			return root.Symlink(target, to)
+			return errors.Join(root.Symlink(target, to), own(to))
 		case fi.Mode().IsRegular():
-			return copyFile(path, root, to, fi)
+			return errors.Join(copyFile(path, root, to, fi), own(to))
 		}
 		return nil
 	})

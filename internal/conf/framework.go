@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"dkms-kernel-install/internal/kmod"
 )
@@ -49,6 +50,15 @@ type Settings struct {
 	SignFile, MOKSigningKey, MOKCertificate string
 	TrySignModules                          string // "true", "false" or ""
 
+	// BuildUser is who builds run as; "" is the usual one. BuildTimeout is how
+	// long the commands of one build may take.
+	BuildUser    string
+	BuildTimeout time.Duration
+	// BuildSandbox says by glob patterns of package names, the last that
+	// matches wins, what builds may have that they have not otherwise; see
+	// [Settings.Allowed].
+	BuildSandbox []Allowance
+
 	// BuildEnvironment is added to the environment of builds, NAME=VALUE.
 	BuildEnvironment []string
 	// RequiredPackages are glob patterns of package names without which the
@@ -60,13 +70,68 @@ type Settings struct {
 	AddonModulesDir string
 }
 
+// Allowance is what the builds of the packages that match a glob pattern may have.
+type Allowance struct {
+	Packages string
+	Allowed
+}
+
+// Allowed is what a build may have of the machine, beyond what all may.
+type Allowed struct {
+	Network bool // the machine's network
+	Home    bool // people's files
+	Root    bool // to be root, though without its power over others
+	All     bool // everything: no sandbox
+	// Write are folders that it may write to, as far as its user may.
+	Write []string
+}
+
+// Allowed returns what builds of the package called name may have.
+func (s Settings) Allowed(name string) (a Allowed) {
+	for _, b := range s.BuildSandbox {
+		if ok, _ := filepath.Match(b.Packages, name); ok {
+			a = b.Allowed
+		}
+	}
+	return a
+}
+
+// allowance reads GLOB=WORD,WORD…
+func allowance(text string) (a Allowance, err error) {
+	glob, words, ok := strings.Cut(text, "=")
+	a.Packages = glob
+	if _, err := filepath.Match(glob, ""); err != nil || !ok || glob == "" {
+		return a, fmt.Errorf("framework.conf: build_sandbox: %q is not PACKAGE=WORD", text)
+	}
+	for word := range strings.SplitSeq(words, ",") {
+		switch word {
+		case "network":
+			a.Network = true
+		case "home":
+			a.Home = true
+		case "root":
+			a.Root = true
+		case "off":
+			a.All = true
+		case "on":
+		default:
+			dir, ok := strings.CutPrefix(word, "write:")
+			if !ok || !filepath.IsAbs(dir) {
+				return a, fmt.Errorf("framework.conf: build_sandbox: %q is none of on, off, network, home, root, write:/FOLDER", word)
+			}
+			a.Write = append(a.Write, filepath.Clean(dir))
+		}
+	}
+	return a, nil
+}
+
 // NoLimit is the number of jobs that means as many as there are.
 const NoLimit = math.MaxInt32
 
 var frameworkNames = strings.Fields(`source_tree dkms_tree install_tree verbose
 	parallel_jobs build_environment sign_file mok_signing_key mok_certificate try_sign_modules
 	required_packages tmp_location symlink_modules autoinstall_all_kernels modprobe_on_install
-	post_transaction continue_on_error compress_gzip_opts compress_xz_opts compress_zstd_opts`)
+	post_transaction continue_on_error build_user build_timeout build_sandbox compress_gzip_opts compress_xz_opts compress_zstd_opts`)
 
 // ReadSettings evaluates framework.conf and framework.conf.d/*.conf below etc.
 func (s *Shell) ReadSettings(etc string) (Settings, error) {
@@ -122,6 +187,8 @@ func settings(v values, etc string) (Settings, error) {
 		ModprobeOnInstall:     v.get("modprobe_on_install") != "",
 		AutoinstallAllKernels: v.get("autoinstall_all_kernels") != "",
 		PostTransaction:       v.get("post_transaction"),
+		BuildUser:             v.get("build_user"),
+		BuildTimeout:          2 * time.Hour,
 		CompressOptions: map[kmod.Compression]string{
 			kmod.Gzip: v.get("compress_gzip_opts"), kmod.XZ: v.get("compress_xz_opts"), kmod.Zstd: v.get("compress_zstd_opts"),
 		},
@@ -157,6 +224,24 @@ func settings(v values, etc string) (Settings, error) {
 	for _, glob := range set.RequiredPackages {
 		if _, err := filepath.Match(glob, ""); err != nil {
 			return set, fmt.Errorf("framework.conf: required_packages: %q is not a glob pattern", glob)
+		}
+	}
+	if text := v.get("build_timeout"); text != "" {
+		seconds, err := strconv.Atoi(text)
+		if set.BuildTimeout = time.Duration(seconds) * time.Second; err == nil && (seconds < 0 || set.BuildTimeout/time.Second != time.Duration(seconds)) {
+			err = errors.New("out of range")
+		}
+		if err != nil {
+			return set, fmt.Errorf("framework.conf: build_timeout: %q is not a number of seconds", text)
+		}
+	}
+	for _, i := range indices(v["build_sandbox"]) {
+		for _, text := range strings.Fields(v["build_sandbox"][i]) {
+			a, err := allowance(text)
+			if err != nil {
+				return set, err
+			}
+			set.BuildSandbox = append(set.BuildSandbox, a)
 		}
 	}
 	for _, i := range indices(v["build_environment"]) {

@@ -101,17 +101,19 @@ type Engine struct {
 	jobs      int        // N of make -jN
 	eventMu   sync.Mutex // guards the calls of Events, and ignored
 	ignored   map[kmod.Compression]bool
-	weakMu    sync.Mutex // one script at a time: each works on all kernels
-	mu        sync.Mutex // guards what follows
-	kernels   map[tree.Target]*kernel.Kernel
-	places    map[tree.Target]*place.Kernel
-	signers   map[string]signer
-	hashes    *fingerprint.Cache
-	changed   []tree.Target // kernels whose modules this run changed
-	notes     map[tree.Target]*note
-	renews    bool // this run makes each initramfs anew that its changes concern
-	carried   bool // only those that carry one of the modules
-	ways      map[tree.Target]renewal
+	// unconfined says that it has been said that builds are.
+	unconfined bool
+	weakMu     sync.Mutex // one script at a time: each works on all kernels
+	mu         sync.Mutex // guards what follows
+	kernels    map[tree.Target]*kernel.Kernel
+	places     map[tree.Target]*place.Kernel
+	signers    map[string]signer
+	hashes     *fingerprint.Cache
+	changed    []tree.Target // kernels whose modules this run changed
+	notes      map[tree.Target]*note
+	renews     bool // this run makes each initramfs anew that its changes concern
+	carried    bool // only those that carry one of the modules
+	ways       map[tree.Target]renewal
 }
 
 // Events hears of the work as it goes on. Its methods are called one at a time.

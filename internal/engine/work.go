@@ -22,6 +22,7 @@ import (
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/sandbox"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -52,7 +53,12 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 			w.dependsOn = dependencies(item, items, seen)
 			t := task{run: func() { results[first+i] = w.do(ctx, results[first:]) }}
 			if item.Verdict == plan.Do {
-				t.key = item.ID.String() // one build folder, one build
+				if item.Build && !e.Options.DryRun {
+					w.world = e.world(item.ID, k)
+				}
+				if w.world == nil || !w.world.Features.Mounts {
+					t.key = item.ID.String() // one build folder, one build
+				}
 				for _, n := range item.Needs {
 					t.needs = append(t.needs, first+n)
 				}
@@ -194,6 +200,7 @@ type work struct {
 	packages  []tree.Package
 	dependsOn map[string]string
 	placing   *sync.Mutex
+	world     *sandbox.World // of its build
 }
 
 // do does what the plan says of the item; items are the results of the same
@@ -246,7 +253,8 @@ func (w *work) do(ctx context.Context, items []Result) (r Result) {
 	job.Compress = w.e.compressOptions(job.Compression)
 	if item.Build {
 		sign := w.e.signer(w.kern)
-		job.Sign = sign
+		job.Sign, job.Timeout = sign, w.e.Settings.BuildTimeout
+		job.World = w.world
 		made, errMade := w.e.fingerprint(ctx, item.ID, w.k, item.Source, item.Conf)
 		if err := job.Run(ctx); err != nil {
 			return fail(failure.From(err, "build failed", failure.StatusMake))

@@ -90,6 +90,12 @@ func (t Tree) SourceDir(id ID) string { return filepath.Join(t.PackageDir(id), "
 // BuildDir returns the folder in which a package is built.
 func (t Tree) BuildDir(id ID) string { return filepath.Join(t.PackageDir(id), "build") }
 
+// StagingDir returns the folder that holds what a build for k is made of until it
+// is one. It is a temporary.
+func (t Tree) StagingDir(id ID, k Target) string {
+	return filepath.Join(t.PackageDir(id), TempName("build-"+k.Release+"-"+k.Arch))
+}
+
 // TargetDir returns the folder of a package's build for k.
 func (t Tree) TargetDir(id ID, k Target) string {
 	return filepath.Join(t.PackageDir(id), k.Release, k.Arch)
@@ -437,7 +443,7 @@ func (t Tree) Heal(id ID) error {
 	if !ours {
 		return nil
 	}
-	if !t.explainsFailure(id) {
+	if !t.ExplainsFailure(id) {
 		return os.RemoveAll(t.BuildDir(id))
 	}
 	return nil
@@ -476,11 +482,12 @@ func removeTemps(dir string) (left []fs.DirEntry, err error) {
 	return left, err
 }
 
-// explainsFailure says whether the scratch folder of id holds the log of a build
+// ExplainsFailure says whether the scratch folder of id holds the log of a build
 // that failed and has not succeeded since. The log's first line ends in
 // "for kernel K (A)".
-func (t Tree) explainsFailure(id ID) bool {
-	f, err := os.Open(filepath.Join(t.BuildDir(id), "make.log"))
+func (t Tree) ExplainsFailure(id ID) bool {
+	// A FIFO, which the package may have left there, would keep us waiting.
+	f, err := os.OpenFile(filepath.Join(t.BuildDir(id), "make.log"), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return false
 	}
