@@ -8,6 +8,8 @@ DESTDIR  =
 DIST     = $(CURDIR)/dist
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 GO       = go
+# As programs for every machine are: cgo would bring a C library of its own in.
+export CGO_ENABLED = 0
 BIN      = dkms-kernel-install
 
 # One root file system for demo, integration tests and benchmarks.
@@ -26,7 +28,7 @@ package_env = PACKAGE_VERSION="$$(tools/package-version '$(VERSION)' "$$(git rev
 	docs test test-all lint fuzz demo bench tools clean
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/dkms-kernel-install
+	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/dkms-kernel-install
 
 # The plugin is the program; the commands are links to it. A framework.conf that
 # is there is the administrator's.

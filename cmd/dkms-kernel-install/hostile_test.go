@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -102,4 +104,38 @@ func writes(command []string) bool {
 	return slices.ContainsFunc(command, func(word string) bool {
 		return slices.Contains([]string{"add", "build", "install", "mktarball", "unbuild", "remove"}, word)
 	})
+}
+
+// evil NAME SHELL makes packages NAME-pre, NAME-make and NAME-file, which try what
+// the shell command does from PRE_BUILD, from MAKE and from their Makefile: where
+// it succeeds they leave a file of their name in $WORK/open, and build.
+func cmdEvil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: evil name command")
+	}
+	for how, conf := range map[string][]string{
+		"pre":  {"PRE_BUILD=try"},
+		"make": {`MAKE="./try && make -C $kernel_source_dir M=$dkms_tree/$PACKAGE_NAME/1.0/build"`},
+		"file": {`MAKE="make"`},
+	} {
+		name := args[0] + "-" + how
+		cmdPackage(ts, false, append([]string{name, "1.0"}, conf...))
+		dir := filepath.Join(ts.Getenv("SRC"), name+"-1.0")
+		try := "#!/bin/bash\nif (" + args[1] + "); then touch $TESTROOT/open/" + name + "; exit 0; fi\necho 'error: " + name + " was denied'\nexit 1\n"
+		ts.Check(os.WriteFile(filepath.Join(dir, "try"), []byte(try), 0o755))
+		ts.Check(os.WriteFile(filepath.Join(dir, "Makefile"), []byte("all:\n\t./try\n\tkbuild $(kernelver) $(arch) .\n"), 0o644))
+		ts.Check(ts.Exec("dkms", "add", name+"/1.0"))
+	}
+}
+
+// listen sets $PORT to a TCP port of the loopback that somebody listens on, and
+// $OUTSIDE to a process that a build has nothing to do with.
+func cmdListen(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	ts.Setenv("PORT", port)
+	ts.Setenv("OUTSIDE", strconv.Itoa(os.Getpid()))
 }

@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 		// What it runs.
 		"depmod": depmod,
 		"kbuild": kbuild,
+		// A machine that denies something.
+		"without": without,
 	})
 }
 
@@ -86,6 +88,8 @@ func TestScript(t *testing.T) {
 			"running": cmdRunning,
 			"endures": cmdEndures,
 			"hostile": cmdHostile,
+			"evil":    cmdEvil,
+			"listen":  cmdListen,
 
 			"initramfs": cmdInitramfs,
 			"tarball":   cmdTarball,

@@ -131,7 +131,7 @@ func (j *Job) run(ctx context.Context) (err error) {
 	}
 	err = j.commands(ctx, log)
 	if j.user() != nil && !j.World.Features.Mounts {
-		err = errors.Join(err, os.Chown(targetDir, os.Geteuid(), os.Getegid()))
+		err = errors.Join(err, os.Chown(targetDir, os.Geteuid(), os.Getegid()), disown(targetDir, true))
 	}
 	if err != nil {
 		return err
@@ -277,7 +277,7 @@ func (j *Job) strip(ctx context.Context, log *os.File) error {
 	w, dir := j.World, j.staging.raw
 	if w != nil {
 		world := *w
-		world.Tmp = dir
+		world.Tmp, world.Usage = dir, j.staging.top
 		if w = &world; w.Features.Mounts {
 			dir = "/tmp"
 		}

@@ -125,7 +125,7 @@ func (j *Job) world() *sandbox.World {
 	}
 	w := *j.World
 	target := j.Tree.TargetDir(j.ID, j.target())
-	w.Tmp = j.staging.tmp
+	w.Tmp, w.Usage = j.staging.tmp, j.staging.top
 	out := j.staging.out
 	if !w.Features.Mounts {
 		out = target

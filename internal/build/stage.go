@@ -87,15 +87,11 @@ func (j *Job) abandon() {
 	scratch.Lock()
 	defer scratch.Unlock()
 	s, dir := j.staging, j.Tree.BuildDir(j.ID)
-	if root, err := os.OpenRoot(s.build); err == nil {
-		// The source may have brought a make.log, even as a link that leads
-		// elsewhere.
-		root.RemoveAll("make.log")
-		if j.user() != nil {
-			disown(root)
-		}
-		root.Close()
+	if j.user() != nil {
+		disown(s.build, false)
 	}
+	// The source may have brought a make.log, even as a folder.
+	os.RemoveAll(filepath.Join(s.build, "make.log"))
 	os.Rename(filepath.Join(s.top, "make.log"), filepath.Join(s.build, "make.log"))
 	if s.build != dir && os.RemoveAll(dir) == nil {
 		os.Rename(s.build, dir)
@@ -103,13 +99,25 @@ func (j *Job) abandon() {
 }
 
 // disown makes everything in a folder ours, without the right to run as somebody.
-func disown(root *os.Root) {
-	fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
-		if err == nil {
-			root.Lchown(path, os.Geteuid(), os.Getegid())
-			if fi, err := d.Info(); err == nil && fi.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
-				root.Chmod(path, fi.Mode().Perm())
-			}
+// Where plain is set, what is neither a file nor a folder goes.
+func disown(dir string, plain bool) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if plain && !d.IsDir() && !d.Type().IsRegular() {
+			return root.Remove(path)
+		}
+		if err := root.Lchown(path, os.Geteuid(), os.Getegid()); err != nil {
+			return err
+		}
+		if fi, err := d.Info(); err == nil && fi.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
+			return root.Chmod(path, fi.Mode().Perm())
 		}
 		return nil
 	})

@@ -16,7 +16,7 @@ var secrets = strings.Fields(`/root /home /run /etc/shadow /etc/shadow- /etc/gsh
 	/etc/secureboot /usr/share/secureboot /var/lib/sbctl /var/lib/shim-signed/mok /var/mail /var/spool /proc/kcore`)
 
 const (
-	buildProcesses = 4096     // at once, of one build
+	buildProcesses = 2048     // at once, of one build
 	buildFileSize  = 8 << 30  // bytes of one file
 	buildOutput    = 64 << 20 // bytes of what one command prints
 )

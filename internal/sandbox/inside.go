@@ -208,12 +208,12 @@ func (s *spec) mount() error {
 			unix.Close(b.fd)
 		}
 	}()
-	// What does not exist is passed over where it is not needed.
+	// What is not needed is passed over where nobody finds it anyway.
 	open := func(needed bool, binds ...Bind) ([]bind, error) {
 		first := len(opened)
 		for _, b := range binds {
 			o, err := open(b.From, b.To)
-			if errors.Is(err, fs.ErrNotExist) && !needed {
+			if !needed && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
 				continue
 			}
 			if err != nil {

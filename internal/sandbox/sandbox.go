@@ -57,6 +57,9 @@ type World struct {
 	FileSize  int64
 	// Output is how many bytes a command may print; 0 is no limit.
 	Output int64
+	// Usage is a folder: when its file system gets full, the command whose
+	// folder holds most is ended. "" is none.
+	Usage string
 }
 
 // Bind shows the folder From at To.
@@ -153,7 +156,7 @@ func try(u *User) Features {
 		if f.Drop {
 			w.User = u
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		err := w.Run(ctx, exec.Command("bash", "-c", ":"))
 		cancel()
 		if err != nil {
@@ -254,6 +257,7 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	defer cancel(nil)
 	stop := context.AfterFunc(ctx, func() { child.Kill(self) })
 	defer stop()
+	go w.watch(ctx, self.Process.Pid, cancel)
 	var said bytes.Buffer
 	var ends sync.WaitGroup
 	ends.Go(func() { said.ReadFrom(problem) })
@@ -313,6 +317,10 @@ func (w *World) attr() *syscall.SysProcAttr {
 	}
 	a.Cloneflags |= syscall.CLONE_NEWUSER
 	uid, gid := os.Geteuid(), os.Getegid()
+	if uid != 0 {
+		// Only root's programs have capabilities by themselves.
+		a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
+	}
 	a.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
 	a.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
 	if w.User != nil {
@@ -324,6 +332,9 @@ func (w *World) attr() *syscall.SysProcAttr {
 }
 
 // LimitError is why a command was ended: it used more than it may.
-type LimitError struct{ What, Hint string }
+type LimitError struct {
+	What string // it has used
+	Hint string // what to do about it
+}
 
 func (e *LimitError) Error() string { return e.What }

@@ -36,7 +36,7 @@ func world(t *testing.T) (w *World, build string) {
 	if err != nil || os.Geteuid() != 0 {
 		u = nil
 	}
-	w = &World{Features: Probe(u), User: u, Over: filepath.Join(top, "tree/M/V"), Keep: []string{"source", "kept", "gone"}, Processes: 200}
+	w = &World{Features: Probe(u), User: u, Over: filepath.Join(top, "tree/M/V"), Keep: []string{"source", "kept", "gone"}, Processes: 200, Usage: top, Show: []string{top}}
 	if !w.Features.Drop {
 		w.User = nil
 	}
@@ -229,5 +229,27 @@ func TestNotFound(t *testing.T) {
 	var s *SetupError
 	if err := w.Run(t.Context(), exec.Command("true")); w.Features.Mounts && !errors.As(err, &s) {
 		t.Errorf("Run = %v, want that it cannot be set up", err)
+	}
+}
+
+// TestProcesses starts more and more processes, each of which does the same.
+func TestProcesses(t *testing.T) {
+	w, _ := world(t)
+	if !w.Features.PID || !w.Features.Drop {
+		t.Skip("this machine cannot count them")
+	}
+	other := *w
+	other.Tmp = t.TempDir()
+	done := make(chan error)
+	go func() {
+		cmd := exec.Command("bash", "-c", "for i in {1..20}; do sleep 0.1; done")
+		done <- other.Run(t.Context(), cmd)
+	}()
+	out, err := run(t, w, `bomb() { bomb | bomb & bomb | bomb & wait; }; bomb`)
+	if err == nil {
+		t.Errorf("nothing ended it: %s", out)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("another build: %v", err)
 	}
 }
