@@ -40,6 +40,8 @@ install: build
 	install -d $(DESTDIR)$(SYSCONF)/dkms/framework.conf.d $(DESTDIR)/var/lib/dkms
 	test -e $(DESTDIR)$(SYSCONF)/dkms/framework.conf || install -m 644 install.d/framework.conf $(DESTDIR)$(SYSCONF)/dkms/framework.conf
 	install -D -m 644 install.d/framework.conf $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install/framework.conf
+	install -D -m 644 install.d/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/dkms-kernel-install.conf
+	test -n "$(DESTDIR)" || ! command -v systemd-sysusers >/dev/null || systemd-sysusers dkms-kernel-install.conf
 	for page in dkms-kernel-install.8 dkms.8 dkms.conf.5 framework.conf.5; do \
 	  install -D -m 644 install.d/man/$$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page || exit 1; done
 	for name in dkms dkms-kernel-install; do \
@@ -91,7 +93,7 @@ uninstall:
 	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$name \
 	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$name.fish \
 	    $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_$$name $(DESTDIR)$(ZSHDIR)/_$$name; done
-	rm -f $(DESTDIR)$(PREFIX)/lib/kernel/install.d/40-dkms.install
+	rm -f $(DESTDIR)$(PREFIX)/lib/kernel/install.d/40-dkms.install $(DESTDIR)$(PREFIX)/lib/sysusers.d/dkms-kernel-install.conf
 	rm -f $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install/framework.conf
 	test ! -d $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install
 	for page in dkms-kernel-install.8 dkms.8 dkms.conf.5 framework.conf.5; do \

@@ -22,6 +22,7 @@ var (
 		"/usr/share/bash-completion/completions/dkms":                   "-rw-r--r--",
 		"/usr/share/bash-completion/completions/dkms-kernel-install":    "-rw-r--r--",
 		"/usr/share/doc/dkms-kernel-install/framework.conf":             "-rw-r--r--",
+		"/usr/lib/sysusers.d/dkms-kernel-install.conf":                  "-rw-r--r--",
 		"/usr/share/fish/vendor_completions.d/dkms.fish":                "-rw-r--r--",
 		"/usr/share/fish/vendor_completions.d/dkms-kernel-install.fish": "-rw-r--r--",
 		"/usr/share/man/man5/dkms.conf.5":                               "-rw-r--r--",
