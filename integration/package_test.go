@@ -317,7 +317,9 @@ func TestDebReplacesDkms(t *testing.T) {
 func TestDebAlone(t *testing.T) {
 	need(t, "dpkg-deb")
 	r := NewRoot(t)
-	before := r.Sh("find /etc /usr /var/lib/dkms -path /usr/lib/modules -prune -o -print 2>/dev/null | LC_ALL=C sort")
+	// Users stay, as Debian wants it, and with them backups of the files that list them.
+	const list = "find /etc /usr /var/lib/dkms -path /usr/lib/modules -prune -o -name '*-' -o -print 2>/dev/null | LC_ALL=C sort"
+	before := r.Sh(list)
 	text, err := os.ReadFile(makePackage(t, "deb"))
 	r.check(err)
 	r.Write("/opt/ours.deb", string(text), 0o644)
@@ -327,6 +329,9 @@ func TestDebAlone(t *testing.T) {
 	}
 	if got := r.MustRun("dpkg", "--verify", "dkms-kernel-install"); got != "" {
 		t.Errorf("files differ from the package's: %s", got)
+	}
+	if got := r.MustRun("id", "-un", "dkms-build"); got != "dkms-build\n" {
+		t.Errorf("the user of builds: %q", got)
 	}
 	// Settings of Debian's come and go in silence: there are none of ours.
 	if r.Exists("/etc/dkms/framework.conf") {
@@ -338,7 +343,7 @@ func TestDebAlone(t *testing.T) {
 		t.Error("an administrator switched the unit off, and an upgrade switched it on")
 	}
 	r.MustRun("apt-get", "purge", "-y", "dkms-kernel-install")
-	if diff := cmp.Diff(before, r.Sh("find /etc /usr /var/lib/dkms -path /usr/lib/modules -prune -o -print 2>/dev/null | LC_ALL=C sort")); diff != "" {
+	if diff := cmp.Diff(before, r.Sh(list)); diff != "" {
 		t.Errorf("the purge left (+) or took (-): %s", diff)
 	}
 }
