@@ -51,6 +51,10 @@ type Job struct {
 	// Timeout is how long all commands together may take; 0 is no limit.
 	Timeout time.Duration
 
+	// Several says that the package is built for other kernels in the same run:
+	// the log of each that fails has a name of its own.
+	Several bool
+
 	staging staging
 }
 

@@ -74,8 +74,15 @@ func (j *Job) own(file string) error {
 	return nil
 }
 
-// logPath is where the log is found once the build has failed.
-func (j *Job) logPath() string { return filepath.Join(j.Tree.BuildDir(j.ID), "make.log") }
+// logPath is where the log is found once the build has failed. That of the last one
+// that did is make.log, too.
+func (j *Job) logPath() string {
+	name := "make.log"
+	if j.Several {
+		name = "make-" + j.Kernel.Release + "-" + j.Kernel.Arch + ".log"
+	}
+	return filepath.Join(j.Tree.BuildDir(j.ID), name)
+}
 
 // scratch guards the one folder of a package that a failed build is left in, which
 // may have failed for two kernels at once.
@@ -90,9 +97,20 @@ func (j *Job) abandon() {
 	if j.user() != nil {
 		disown(s.build, false)
 	}
-	// The source may have brought a make.log, even as a folder.
-	os.RemoveAll(filepath.Join(s.build, "make.log"))
-	os.Rename(filepath.Join(s.top, "make.log"), filepath.Join(s.build, "make.log"))
+	logs, _ := filepath.Glob(filepath.Join(dir, "make-*.log"))
+	if s.build == dir || !j.Several {
+		logs = nil
+	}
+	for _, log := range append(logs, filepath.Join(s.top, "make.log")) {
+		// The source may have brought one of its own, even as a folder.
+		to := filepath.Join(s.build, filepath.Base(log))
+		os.RemoveAll(to)
+		os.Rename(log, to)
+	}
+	if own := filepath.Base(j.logPath()); own != "make.log" {
+		os.RemoveAll(filepath.Join(s.build, own))
+		os.Link(filepath.Join(s.build, "make.log"), filepath.Join(s.build, own))
+	}
 	if s.build != dir && os.RemoveAll(dir) == nil {
 		os.Rename(s.build, dir)
 	}

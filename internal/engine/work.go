@@ -49,7 +49,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 		var placing sync.Mutex // one package at a time in the kernel's folder
 		results = append(results, make([]Result, len(items))...)
 		for i, item := range items {
-			w := &work{e: e, k: k, item: item, packages: packages, placing: &placing, kern: e.Kernel(k)}
+			w := &work{e: e, k: k, item: item, packages: packages, placing: &placing, kern: e.Kernel(k), several: len(kernels) > 1}
 			w.dependsOn = dependencies(item, items, seen)
 			t := task{run: func() { results[first+i] = w.do(ctx, results[first:]) }}
 			if item.Verdict == plan.Do {
@@ -201,6 +201,7 @@ type work struct {
 	dependsOn map[string]string
 	placing   *sync.Mutex
 	world     *sandbox.World // of its build
+	several   bool           // kernels are worked on
 }
 
 // do does what the plan says of the item; items are the results of the same
@@ -254,7 +255,7 @@ func (w *work) do(ctx context.Context, items []Result) (r Result) {
 	if item.Build {
 		sign := w.e.signer(w.kern)
 		job.Sign, job.Timeout = sign, w.e.Settings.BuildTimeout
-		job.World = w.world
+		job.World, job.Several = w.world, w.several
 		made, errMade := w.e.fingerprint(ctx, item.ID, w.k, item.Source, item.Conf)
 		if err := job.Run(ctx); err != nil {
 			return fail(failure.From(err, "build failed", failure.StatusMake))
