@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 		"kbuild": kbuild,
 		// A machine that denies something.
 		"without": without,
+		"full":    full,
 	})
 }
 
@@ -89,6 +90,7 @@ func TestScript(t *testing.T) {
 			"endures": cmdEndures,
 			"hostile": cmdHostile,
 			"evil":    cmdEvil,
+			"filling": cmdFilling,
 			"listen":  cmdListen,
 
 			"initramfs": cmdInitramfs,

@@ -167,8 +167,14 @@ func depmod() {
 	if _, err := os.Stat(file); err != nil {
 		return
 	}
-	if err := os.WriteFile(file+".tmp", []byte(list), 0o644); err == nil {
-		os.Rename(file+".tmp", file)
+	err = os.WriteFile(file+".tmp", []byte(list), 0o644)
+	if err == nil {
+		err = os.Rename(file+".tmp", file)
+	}
+	if err != nil {
+		os.Remove(file + ".tmp")
+		fmt.Fprintln(os.Stderr, "depmod: ERROR:", err)
+		os.Exit(1)
 	}
 }
 

@@ -539,13 +539,14 @@ func ReplaceDir(tmp, dir string) error {
 	err := os.Rename(tmp, dir)
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTDIR) {
 		// The old one takes the temporary's name.
-		if err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
-			err = os.RemoveAll(dir)
-			if err == nil {
+		switch err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err {
+		case nil:
+			err = os.RemoveAll(tmp)
+		case unix.EINVAL, unix.ENOSYS:
+			// A file system that cannot. After any other error the old one stays.
+			if err = os.RemoveAll(dir); err == nil {
 				err = os.Rename(tmp, dir)
 			}
-		} else {
-			err = os.RemoveAll(tmp)
 		}
 	}
 	if err != nil {
