@@ -17,6 +17,7 @@ import (
 
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/jobserver"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/sandbox"
@@ -36,8 +37,13 @@ type Job struct {
 	Kernel   *kernel.Kernel
 	Settings conf.Settings
 	Tree     tree.Tree
-	// Jobs is N of make -jN; below 0, make -j without a limit.
-	Jobs int
+	// Jobs is N of make -jN, where that is added; 0 for no -j, below 0 for one
+	// without a limit. Jobserver is where each make of the command that builds
+	// the modules gets the right to run more than one job; nil for nowhere.
+	Jobs      int
+	Jobserver *jobserver.Server
+	// Used is what the commands of a build that has ended used.
+	Used Usage
 	// DependsOn holds the versions of the dependencies that are built
 	// against, by package name, where they are to be recorded.
 	DependsOn map[string]string
@@ -178,7 +184,7 @@ func (j *Job) commands(ctx context.Context, log *os.File) error {
 	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "PRE_BUILD", j.Conf.PreBuild); err != nil {
 		return err
 	}
-	if err := j.shell(ctx, log, j.world(), j.Tree.BuildDir(j.ID), "build failed", j.makeCommand(), failure.StatusMake); err != nil {
+	if err := j.shell(ctx, log, j.world(), j.Tree.BuildDir(j.ID), "build failed", j.makeCommand(), j.Jobserver, failure.StatusMake); err != nil {
 		return err
 	}
 	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "POST_BUILD", j.Conf.PostBuild); err != nil {

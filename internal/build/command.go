@@ -17,6 +17,7 @@ import (
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/jobserver"
 	"dkms-kernel-install/internal/sandbox"
 )
 
@@ -36,19 +37,21 @@ func (j *Job) makeCommand() string {
 	if command == "" {
 		command = "make -C " + quote(j.Kernel.SourceDir) + " M=" + quote(j.Tree.BuildDir(j.ID))
 	}
-	args, bare := strings.CutPrefix(command, "make")
-	if !bare || args != "" && !strings.ContainsAny(args[:1], " \t\n") {
+	if !Bare(command) {
 		return command
 	}
-	jobs := ""
-	if j.Jobs >= 0 {
-		jobs = strconv.Itoa(j.Jobs)
+	make := "make"
+	switch {
+	case j.Jobs > 0:
+		make += " -j" + strconv.Itoa(j.Jobs)
+	case j.Jobs < 0:
+		make += " -j"
 	}
-	make := fmt.Sprintf("make -j%s KERNELRELEASE=%s", jobs, quote(j.Kernel.Release))
+	make += " KERNELRELEASE=" + quote(j.Kernel.Release)
 	for _, a := range j.Kernel.Compiler().Args {
 		make += " " + a
 	}
-	return make + args
+	return make + strings.TrimPrefix(command, "make")
 }
 
 // Script runs the script that directive names, with its arguments: the one in
@@ -83,7 +86,7 @@ func (j *Job) script(ctx context.Context, log *os.File, w *sandbox.World, dir, s
 	if directive == "PRE_INSTALL" {
 		status = failure.StatusPreInstall
 	}
-	return j.shell(ctx, log, w, seen, what, quote(script)+" "+args, status)
+	return j.shell(ctx, log, w, seen, what, quote(script)+" "+args, nil, status)
 }
 
 func executable(file string) bool {
@@ -138,14 +141,16 @@ func (j *Job) world() *sandbox.World {
 // in log.
 func (j *Job) start(ctx context.Context, log *os.File, w *sandbox.World, cmd *exec.Cmd) error {
 	cmd.Stdout, cmd.Stderr = log, log
+	defer func() { j.Used.add(cmd.ProcessState) }()
 	if w == nil {
 		return child.Run(ctx, cmd)
 	}
 	return w.Run(ctx, cmd)
 }
 
-// shell runs a shell command in dir, with its output in log.
-func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, dir, what, command string, status int) error {
+// shell runs a shell command in dir, with its output in log. Where server is not
+// nil, each make that it starts gets jobs from there.
+func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, dir, what, command string, server *jobserver.Server, status int) error {
 	fmt.Fprintf(log, "# command: %s\n", command)
 	start, _ := log.Seek(0, io.SeekEnd)
 	where := ""
@@ -155,6 +160,13 @@ func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, dir, wh
 	cmd := exec.Command("bash", append([]string{"--norc", "--noprofile", "-c", evalScript, "dkms", command}, j.Vars...)...)
 	cmd.Dir = dir
 	cmd.Env = j.environ(w)
+	if server != nil {
+		done, err := server.Share(cmd)
+		if err != nil {
+			return fmt.Errorf("cannot share the jobserver: %w", err)
+		}
+		defer done()
+	}
 	err := j.start(ctx, log, w, cmd)
 	fmt.Fprintf(log, "\n# exit status: %s\n", exitStatus(err))
 	var limit *sandbox.LimitError

@@ -67,21 +67,27 @@ func TestMakeCommand(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(auto), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, tt := range []struct{ make, config, want string }{
-		{"", "", "make -j3 KERNELRELEASE=6.1 -C " + dir + "/6.1/build M=/tree/toy/1.0/build"},
-		{"make", "", "make -j3 KERNELRELEASE=6.1"},
-		{"make all X='a b'", "", "make -j3 KERNELRELEASE=6.1 all X='a b'"},
-		{"'make' all", "", "'make' all"},
-		{"makefile.sh", "", "makefile.sh"},
-		{"cd src && make", "", "cd src && make"},
-		{"make\tall && make more", "", "make -j3 KERNELRELEASE=6.1\tall && make more"},
-		{"make all", "CONFIG_LD_IS_LLD=y\n", "make -j3 KERNELRELEASE=6.1 LLVM=1 LD=ld.lld all"},
+	for _, tt := range []struct {
+		make, config string
+		jobs         int
+		want         string
+	}{
+		{"", "", 0, "make KERNELRELEASE=6.1 -C " + dir + "/6.1/build M=/tree/toy/1.0/build"},
+		{"make", "", 0, "make KERNELRELEASE=6.1"},
+		{"make all", "", 3, "make -j3 KERNELRELEASE=6.1 all"},
+		{"make all", "", -1, "make -j KERNELRELEASE=6.1 all"},
+		{"make all X='a b'", "", 0, "make KERNELRELEASE=6.1 all X='a b'"},
+		{"'make' all", "", 0, "'make' all"},
+		{"makefile.sh", "", 0, "makefile.sh"},
+		{"cd src && make", "", 0, "cd src && make"},
+		{"make\tall && make more", "", 0, "make KERNELRELEASE=6.1\tall && make more"},
+		{"make all", "CONFIG_LD_IS_LLD=y\n", 0, "make KERNELRELEASE=6.1 LLVM=1 LD=ld.lld all"},
 	} {
 		if err := os.WriteFile(auto, []byte(tt.config), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		j := Job{
-			ID: tree.ID{Name: "toy", Version: "1.0"}, Tree: tree.Tree{Dir: "/tree"}, Jobs: 3,
+			ID: tree.ID{Name: "toy", Version: "1.0"}, Tree: tree.Tree{Dir: "/tree"}, Jobs: tt.jobs,
 			Conf: conf.Conf{Make: tt.make}, Kernel: kernel.New(dir, "6.1", "x86_64", "", ""),
 		}
 		if got := j.makeCommand(); got != tt.want {

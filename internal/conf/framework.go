@@ -10,13 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/machine"
 )
 
 // Settings is what framework.conf says, with the defaults filled in.
@@ -27,7 +27,7 @@ type Settings struct {
 	SourceTree   string // where packages put their sources
 	DkmsTree     string // the tree of what is registered and built
 	InstallTree  string // the modules of all kernels
-	ParallelJobs int    // builds at a time and N of make -jN, or NoLimit
+	ParallelJobs int    // how many jobs all builds together may run at a time, or NoLimit
 	Verbose      bool
 	TmpLocation  string // for files that are soon gone; "" is the system's usual place
 
@@ -175,7 +175,7 @@ func settings(v values, etc string) (Settings, error) {
 		SourceTree:     "/usr/src",
 		DkmsTree:       "/var/lib/dkms",
 		InstallTree:    "/lib/modules",
-		ParallelJobs:   runtime.NumCPU(),
+		ParallelJobs:   machine.Processors(),
 		Verbose:        v.get("verbose") != "",
 		SignFile:       v.get("sign_file"),
 		MOKSigningKey:  v.get("mok_signing_key"),

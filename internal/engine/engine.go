@@ -97,8 +97,8 @@ type Engine struct {
 	Events   Events
 
 	shell     *conf.Shell
-	upgrading tree.ID    // see Upgrading
-	jobs      int        // N of make -jN
+	upgrading tree.ID // see Upgrading
+	costs     func() *costs
 	eventMu   sync.Mutex // guards the calls of Events, and ignored
 	ignored   map[kmod.Compression]bool
 	// unconfined says that it has been said that builds are.
@@ -139,8 +139,10 @@ func New(sys System, o Options, events Events) (*Engine, error) {
 		ways:    map[tree.Target]renewal{},
 		ignored: map[kmod.Compression]bool{},
 		hashes:  fingerprint.OpenCache(""),
+		costs:   sync.OnceValue(func() *costs { return openCosts("") }),
 	}
 	if sys.CacheDir != "" {
+		e.costs = sync.OnceValue(func() *costs { return openCosts(filepath.Join(sys.CacheDir, "costs.json")) })
 		e.hashes = fingerprint.OpenCache(filepath.Join(sys.CacheDir, "hashes.json"))
 	}
 	set, err := e.shell.ReadSettings(sys.EtcDir)

@@ -21,6 +21,7 @@ import (
 	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/sandbox"
 	"dkms-kernel-install/internal/tree"
@@ -41,7 +42,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 	}
 	var results []Result
 	var tasks []task
-	builds := 0
+	var building []*work
 	for _, k := range kernels {
 		seen, items := e.plan(ctx, k, packages, r)
 		e.checkHeaders(k, items)
@@ -51,7 +52,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 		for i, item := range items {
 			w := &work{e: e, k: k, item: item, packages: packages, placing: &placing, kern: e.Kernel(k), several: len(kernels) > 1}
 			w.dependsOn = dependencies(item, items, seen)
-			t := task{run: func() { results[first+i] = w.do(ctx, results[first:]) }}
+			t := task{run: func(letGo func()) { results[first+i] = w.do(ctx, results[first:], letGo) }}
 			if item.Verdict == plan.Do {
 				if item.Build && !e.Options.DryRun {
 					w.world = e.world(item.ID, k)
@@ -62,20 +63,29 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 				for _, n := range item.Needs {
 					t.needs = append(t.needs, first+n)
 				}
-				if item.Build {
-					builds++
-					t.cost = build.Cost(item.Source)
+				if item.Build && !e.Options.DryRun {
+					w.task = len(tasks)
+					building = append(building, w)
 				}
 			}
 			tasks = append(tasks, t)
 		}
 	}
-	workers := max(1, min(e.Settings.ParallelJobs, builds))
-	e.jobs = -1
-	if e.Settings.ParallelJobs != conf.NoLimit {
-		e.jobs = jobsFor(e.Settings.ParallelJobs, workers)
+	m := means{memory: machine.Memory}
+	if len(building) > 0 {
+		if m.server, err = e.share(ctx, building, tasks); err != nil {
+			return nil, failure.From(err, "cannot start builds", failure.StatusMake)
+		}
+		if m.server != nil {
+			defer m.server.Close()
+		}
 	}
-	schedule(tasks, workers)
+	schedule(ctx, tasks, m)
+	if len(building) > 0 {
+		if err := e.costs().save(packages); err != nil && !errors.Is(err, fs.ErrPermission) {
+			e.Events.Note("cannot keep what builds cost: " + err.Error())
+		}
+	}
 	results = append(results, e.settle(ctx, kernels, results, depmodFollows)...)
 	if err := e.hashes.Save(); err != nil && !errors.Is(err, fs.ErrPermission) {
 		e.Events.Note("cannot keep the cache of hashes: " + err.Error())
@@ -111,13 +121,6 @@ func (e *Engine) plan(ctx context.Context, k tree.Target, packages []tree.Packag
 		}
 	}
 	return seen, plan.Make(seen, r)
-}
-
-// jobsFor returns N of make -jN for each of workers builds at a time, on a
-// machine for jobs processes: builds are rarely as wide as the machine, so
-// together they may ask for twice of what there is.
-func jobsFor(jobs, workers int) int {
-	return min(jobs, max(2, (2*jobs+workers-1)/workers))
 }
 
 // checkHeaders fails what would have to be built for a kernel without headers.
@@ -202,11 +205,14 @@ type work struct {
 	placing   *sync.Mutex
 	world     *sandbox.World // of its build
 	several   bool           // kernels are worked on
+	task      int            // its place in the schedule
+	jobs      jobs           // of its build
 }
 
 // do does what the plan says of the item; items are the results of the same
-// plan, of which those that the item needs are final.
-func (w *work) do(ctx context.Context, items []Result) (r Result) {
+// plan, of which those that the item needs are final. It calls letGo when there is
+// nothing more to build.
+func (w *work) do(ctx context.Context, items []Result, letGo func()) (r Result) {
 	item := w.item
 	r = Result{ID: item.ID, Kernel: w.k}
 	defer func() { w.e.done(r) }()
@@ -256,10 +262,13 @@ func (w *work) do(ctx context.Context, items []Result) (r Result) {
 		sign := w.e.signer(w.kern)
 		job.Sign, job.Timeout = sign, w.e.Settings.BuildTimeout
 		job.World, job.Several = w.world, w.several
+		job.Jobs, job.Jobserver = w.jobs.number, w.jobs.server
 		made, errMade := w.e.fingerprint(ctx, item.ID, w.k, item.Source, item.Conf)
 		if err := job.Run(ctx); err != nil {
 			return fail(failure.From(err, "build failed", failure.StatusMake))
 		}
+		letGo()
+		w.e.costs().note(item.Name, job.Used)
 		if errMade == nil {
 			errMade = fingerprint.Write(w.e.Tree.TargetDir(item.ID, w.k), made)
 		}
@@ -335,7 +344,7 @@ func (e *Engine) job(id tree.ID, k tree.Target, source string, p plan.Package) *
 	vars := append(e.source(id, k).Vars(e.Settings), "PACKAGE_NAME="+id.Name, "PACKAGE_VERSION="+id.Version)
 	return &build.Job{
 		ID: id, Source: source, Conf: p.Conf, Vars: vars, Kernel: kern,
-		Settings: e.Settings, Tree: e.Tree, Jobs: e.jobs, Compression: kern.Compression(),
+		Settings: e.Settings, Tree: e.Tree, Compression: kern.Compression(),
 	}
 }
 

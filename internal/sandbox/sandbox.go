@@ -195,7 +195,7 @@ func missing(f Features, drop bool, why error) []string {
 
 // Run runs cmd in the world to its end, or kills it with all that it started when
 // ctx is done and returns the cause. What it prints, on stderr too, goes to
-// cmd.Stdout. Its result is that of [exec.Cmd.Run]; a command that a signal ended
+// cmd.Stdout; cmd.ProcessState is of the process that made the world for it. Its result is that of [exec.Cmd.Run]; a command that a signal ended
 // has the exit status 128 and the signal's number, one that printed too much a
 // [LimitError]. Where what Features promise cannot be had the command does not
 // run, and the error is a [SetupError].
@@ -271,6 +271,7 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 		}
 	})
 	err = self.Wait()
+	cmd.ProcessState = self.ProcessState
 	if !w.Features.PID {
 		child.Kill(self) // what is left in the group of one that was killed
 	}

@@ -1,0 +1,59 @@
+package engine
+
+import (
+	"context"
+
+	"dkms-kernel-install/internal/build"
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/jobserver"
+)
+
+// jobs is how the make of one build knows how many jobs to run.
+type jobs struct {
+	number int // see [build.Job]
+	server *jobserver.Server
+}
+
+// share makes a jobserver for the builds, and sets what their tasks need of it and
+// of memory. Without a limit it is nil.
+func (e *Engine) share(ctx context.Context, builds []*work, tasks []task) (*jobserver.Server, error) {
+	var server *jobserver.Server
+	if e.Settings.ParallelJobs != conf.NoLimit {
+		version, err := e.hashes.Compiler(ctx, "make")
+		if err != nil {
+			version = "" // each build will say what is wrong with make
+		}
+		if server, err = jobserver.New(e.Settings.ParallelJobs, version); err != nil {
+			return nil, err
+		}
+	}
+	for _, w := range builds {
+		t := &tasks[w.task]
+		w.jobs, t.tokens = jobsFor(w.item.Conf.Make, server)
+		var memory int64
+		t.cost, memory = e.costs().of(w.item.Name, w.item.Source)
+		t.memory = memory * int64(t.tokens)
+	}
+	return server, nil
+}
+
+// jobsFor decides how make in the command, which builds the modules, knows how
+// many jobs to run, and how many tokens of the server the build holds for that.
+func jobsFor(command string, server *jobserver.Server) (jobs, int) {
+	if server == nil {
+		return jobs{number: -1}, 1
+	}
+	own, ok := build.OwnJobs(command)
+	switch {
+	case ok && own > 0:
+		return jobs{}, min(own, server.Tokens())
+	case ok:
+		return jobs{}, server.Tokens()
+	case !build.Bare(command) || server.Tokens() == 1:
+		return jobs{}, 1
+	case server.Shares():
+		return jobs{server: server}, 1
+	}
+	// A make that cannot share has all of the machine.
+	return jobs{number: server.Tokens()}, server.Tokens()
+}
