@@ -1,8 +1,10 @@
 package fingerprint
 
 import (
+	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -229,5 +231,121 @@ func TestDiffers(t *testing.T) {
 		if got := b.Differs(tt.now); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.now, got, tt.want)
 		}
+	}
+}
+
+// When one file of a folder changes, the others are not read again; nor is a
+// folder that two kernels' headers share.
+func TestDigests(t *testing.T) {
+	dir := t.TempDir()
+	src, file := dir+"/src", dir+"/cache/hashes.json"
+	write(t, src+"/a", "1")
+	write(t, src+"/b/c", "2")
+	hash := func(c *Cache) string {
+		t.Helper()
+		h, err := c.Source(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Save(); err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	hash(OpenCache(file))
+	kept := OpenCache(file).digests(src)
+	kept.lock.Unlock()
+	if len(kept.was) != 2 {
+		t.Fatalf("%d digests are kept: %v", len(kept.was), kept)
+	}
+	// Whoever reads b/c again will not find this.
+	c := kept.was["b/c"]
+	c.Sum = "remembered"
+	kept.now = map[string]digest{"a": kept.was["a"], "b/c": c}
+	kept.changed = true
+	kept.lock.Lock()
+	kept.close()
+
+	write(t, src+"/a", "other")
+	got := hash(OpenCache(file))
+	write(t, src+"/b/c", "3")
+	write(t, src+"/b/c", "2")
+	want := hash(OpenCache(""))
+	if got == want {
+		t.Error("b/c was read again, though only a changed")
+	}
+	if got := hash(OpenCache(file)); got != want {
+		t.Error("b/c was not read again, though it was written")
+	}
+
+	for _, name := range []string{"one", "two"} {
+		if err := os.MkdirAll(dir+"/"+name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(src, dir+"/"+name+"/scripts"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, err := OpenCache(file).Headers(dir + "/one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept = OpenCache(file).digests(src)
+	for name, d := range kept.was {
+		kept.now[name] = digest{d.Stamp, "remembered"}
+	}
+	kept.changed = true
+	kept.close()
+	if second, err := OpenCache(file).Headers(dir + "/two"); err != nil || second == first {
+		t.Errorf("%v: what the second kernel shares with the first was read again", err)
+	}
+
+	if err := os.RemoveAll(src); err != nil {
+		t.Fatal(err)
+	}
+	hash(OpenCache(file))
+	if left, err := os.ReadDir(dir + "/cache/files"); err != nil || len(left) != 0 {
+		t.Errorf("%v, %v: digests of a folder that is gone", left, err)
+	}
+}
+
+// Who asks while another works on the same answer waits for it.
+func TestOnce(t *testing.T) {
+	c := OpenCache("")
+	made := 0
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			got, err := c.value([]string{"/key"}, func(io.Writer) error { return nil }, func() (string, error) {
+				time.Sleep(10 * time.Millisecond)
+				made++ // two at once would be a race
+				return "value", nil
+			})
+			if got != "value" || err != nil {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+	wg.Wait()
+	if made != 1 {
+		t.Errorf("made %d times", made)
+	}
+}
+
+// Anew looks again.
+func TestAnew(t *testing.T) {
+	src := t.TempDir()
+	write(t, src+"/a", "1")
+	c := OpenCache("")
+	was, err := c.Source(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, src+"/a", "other")
+	if now, err := c.Anew().Source(src); err != nil || now == was {
+		t.Errorf("%v: the change was not seen", err)
+	}
+	if now, err := c.Source(src); err != nil || now != was {
+		t.Errorf("%v: another answer in the same run", err)
 	}
 }
