@@ -178,7 +178,7 @@ func (j *Job) commands(ctx context.Context, log *os.File) error {
 	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "PRE_BUILD", j.Conf.PreBuild); err != nil {
 		return err
 	}
-	if err := j.shell(ctx, log, j.world(), j.Tree.BuildDir(j.ID), "build failed", j.makeCommand(), failure.StatusMake); err != nil {
+	if err := j.shell(ctx, log, j.world(), j.buildEnviron(j.world()), j.Tree.BuildDir(j.ID), "build failed", j.makeCommand(), failure.StatusMake); err != nil {
 		return err
 	}
 	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "POST_BUILD", j.Conf.PostBuild); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -83,7 +84,11 @@ func (j *Job) script(ctx context.Context, log *os.File, w *sandbox.World, dir, s
 	if directive == "PRE_INSTALL" {
 		status = failure.StatusPreInstall
 	}
-	return j.shell(ctx, log, w, seen, what, quote(script)+" "+args, status)
+	env := j.environ(w)
+	if strings.HasSuffix(directive, "_BUILD") {
+		env = j.buildEnviron(w)
+	}
+	return j.shell(ctx, log, w, env, seen, what, quote(script)+" "+args, status)
 }
 
 func executable(file string) bool {
@@ -144,8 +149,9 @@ func (j *Job) start(ctx context.Context, log *os.File, w *sandbox.World, cmd *ex
 	return w.Run(ctx, cmd)
 }
 
-// shell runs a shell command in dir, with its output in log.
-func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, dir, what, command string, status int) error {
+// shell runs a shell command in dir, with the environment env and with its output
+// in log.
+func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, env []string, dir, what, command string, status int) error {
 	fmt.Fprintf(log, "# command: %s\n", command)
 	start, _ := log.Seek(0, io.SeekEnd)
 	where := ""
@@ -154,7 +160,7 @@ func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, dir, wh
 	}
 	cmd := exec.Command("bash", append([]string{"--norc", "--noprofile", "-c", evalScript, "dkms", command}, j.Vars...)...)
 	cmd.Dir = dir
-	cmd.Env = j.environ(w)
+	cmd.Env = env
 	err := j.start(ctx, log, w, cmd)
 	fmt.Fprintf(log, "\n# exit status: %s\n", exitStatus(err))
 	var limit *sandbox.LimitError
@@ -192,6 +198,23 @@ func (j *Job) environ(w *sandbox.World) []string {
 		env = append(env, "HOME="+tmp, "TMPDIR="+tmp)
 	}
 	return append(env, j.Settings.BuildEnvironment...)
+}
+
+// same makes two builds of the same the same, whoever makes them, where, and
+// when. It is the environment of commands that build, and of no others: an
+// initramfs that POST_INSTALL makes has a time of its own.
+var same = []string{
+	"LC_ALL=C", "LANG=C", "TZ=UTC",
+	// A time that programs take for one, and not for a mistake: 2020-01-01.
+	"SOURCE_DATE_EPOCH=1577836800", "KBUILD_BUILD_TIMESTAMP=Wed Jan  1 00:00:00 UTC 2020",
+	"KBUILD_BUILD_USER=dkms", "KBUILD_BUILD_HOST=localhost",
+	// The order in which scripts see what has none.
+	"PYTHONHASHSEED=0", "PERL_HASH_SEED=0",
+}
+
+// buildEnviron is what commands that build see. What build_environment says wins.
+func (j *Job) buildEnviron(w *sandbox.World) []string {
+	return slices.Concat(j.environ(w), same, j.Settings.BuildEnvironment)
 }
 
 func exitStatus(err error) string {
