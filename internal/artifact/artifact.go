@@ -95,7 +95,7 @@ func (c *Cache) path(key string) string { return filepath.Join(c.Dir, key) }
 // folder that is not there.
 func (c *Cache) usable(make bool) error {
 	if c == nil || c.MaxSize <= 0 || c.Dir == "" {
-		return errors.New("the cache is off")
+		return fs.ErrNotExist
 	}
 	if make {
 		if err := os.MkdirAll(filepath.Dir(c.Dir), 0o755); err != nil {
@@ -123,8 +123,12 @@ func ours(fi fs.FileInfo) bool {
 
 // Put keeps files under key, in place of what was there. The files are named by
 // what they are called in the entry; a folder stands for all regular files below
-// it. It is an error that something else is among them.
+// it. It is an error that something else is among them. A cache that is off keeps
+// nothing, which is none.
 func (c *Cache) Put(key string, files map[string]string) error {
+	if c == nil || c.MaxSize <= 0 {
+		return nil
+	}
 	if !validKey(key) {
 		return fmt.Errorf("%q is no key", key)
 	}
@@ -176,7 +180,7 @@ func list(key string, files map[string]string) (m manifest, paths []string, err 
 
 // digest describes the file called path.
 func digest(path string) (file, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return file{}, err
 	}
@@ -217,7 +221,7 @@ func (c *Cache) write(f io.Writer, m manifest, paths []string) error {
 
 // pour copies the content of the file called path.
 func pour(w io.Writer, path string) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

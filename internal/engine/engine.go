@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"dkms-kernel-install/internal/artifact"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/distro"
 	"dkms-kernel-install/internal/failure"
@@ -109,7 +110,8 @@ type Engine struct {
 	places     map[tree.Target]*place.Kernel
 	signers    map[string]signer
 	hashes     *fingerprint.Cache
-	changed    []tree.Target // kernels whose modules this run changed
+	builds     *artifact.Cache // nil for none
+	changed    []tree.Target   // kernels whose modules this run changed
 	notes      map[tree.Target]*note
 	renews     bool // this run makes each initramfs anew that its changes concern
 	carried    bool // only those that carry one of the modules
@@ -177,6 +179,7 @@ func New(sys System, o Options, events Events) (*Engine, error) {
 		}
 	}
 	e.Settings = set
+	e.builds = e.openBuilds()
 	e.Tree = tree.Tree{Dir: set.DkmsTree}
 	e.Running, e.Arch = uname()
 	return e, nil

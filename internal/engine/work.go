@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dkms-kernel-install/internal/atomicfile"
 	"dkms-kernel-install/internal/build"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
@@ -76,6 +77,9 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 		e.jobs = jobsFor(e.Settings.ParallelJobs, workers)
 	}
 	schedule(tasks, workers)
+	if builds > 0 {
+		e.builds.Tidy()
+	}
 	results = append(results, e.settle(ctx, kernels, results, depmodFollows)...)
 	if err := e.hashes.Save(); err != nil && !errors.Is(err, fs.ErrPermission) {
 		e.Events.Note("cannot keep the cache of hashes: " + err.Error())
@@ -163,6 +167,9 @@ func dependencies(item plan.Item, items []plan.Item, seen []plan.Package) map[st
 // heal mends what killed runs left of packages, of each as far as it can: what is
 // wrong with one must not keep another from being installed or removed.
 func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) {
+	if e.System.CacheDir != "" {
+		atomicfile.Clean(e.System.CacheDir)
+	}
 	err := e.Tree.HealTop()
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -256,7 +263,7 @@ func (w *work) do(ctx context.Context, items []Result) (r Result) {
 		sign := w.e.signer(w.kern)
 		job.Sign, job.Timeout = sign, w.e.Settings.BuildTimeout
 		job.World, job.Several = w.world, w.several
-		made, errMade := w.e.fingerprint(ctx, item.ID, w.k, item.Source, item.Conf)
+		made, errMade := w.e.remembering(ctx, job)
 		if err := job.Run(ctx); err != nil {
 			return fail(failure.From(err, "build failed", failure.StatusMake))
 		}
@@ -266,7 +273,10 @@ func (w *work) do(ctx context.Context, items []Result) (r Result) {
 		if errMade != nil {
 			r.Warnings = append(r.Warnings, "cannot record what it was built from: "+errMade.Error())
 		}
-		r.Built, r.Signed, r.Compression = true, sign != nil, job.Compression
+		if err := job.CacheErr; err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) {
+			r.Warnings = append(r.Warnings, "the cache of builds cannot be used: "+job.CacheErr.Error())
+		}
+		r.Built, r.Cached, r.Signed, r.Compression = true, job.Cached, sign != nil, job.Compression
 	}
 	if item.Place {
 		if f := w.place(ctx, job, &r); f != nil {

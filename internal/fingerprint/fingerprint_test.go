@@ -349,3 +349,69 @@ func TestAnew(t *testing.T) {
 		t.Errorf("%v: another answer in the same run", err)
 	}
 }
+
+func TestKey(t *testing.T) {
+	b := Build{1, "s", "c", "h", "gcc 14", map[string]string{"a": "1", "b": "2"}}
+	get := func(b Build, effective ...any) string {
+		t.Helper()
+		key, err := Key(b, effective...)
+		if err != nil || len(key) != 64 {
+			t.Fatalf("%q, %v", key, err)
+		}
+		return key
+	}
+	seen := map[string]bool{}
+	other := b
+	other.Rules++
+	for _, key := range []string{get(b), get(other), get(Build{}), get(b, "x"), get(b, "x", ""), get(b, []string{"x"}), get(b, map[string]string{"x": ""})} {
+		if seen[key] {
+			t.Error("two builds have the same key")
+		}
+		seen[key] = true
+	}
+	if get(b, map[string]int{"y": 1, "x": 2}) != get(b, map[string]int{"x": 2, "y": 1}) {
+		t.Error("the same build has two keys")
+	}
+	if _, err := Key(b, func() {}); err == nil {
+		t.Error("what cannot be written has a key")
+	}
+}
+
+func TestOutside(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := dir + "/src"
+	write(t, top+"/a/file", "")
+	write(t, dir+"/other/file", "")
+	links := func(pairs ...string) {
+		t.Helper()
+		for i := 0; i < len(pairs); i += 2 {
+			if err := os.Symlink(pairs[i+1], top+"/"+pairs[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	links("in", "a/file", "a/up", "../a", "nowhere", "a/none", "abs", top+"/a")
+	if files, whole := Outside(top, dir+"/none"); len(files) != 0 || !whole {
+		t.Errorf("%q, %v: nothing leads out", files, whole)
+	}
+	links("out", dir+"/other/file", "again", dir+"/other/file")
+	if files, whole := Outside(top); len(files) != 1 || files[0] != dir+"/other/file" || !whole {
+		t.Errorf("%q, %v", files, whole)
+	}
+	for name, to := range map[string]string{"a folder": dir + "/other", "a relative link": "../other/file", "a link to nowhere": dir + "/none"} {
+		links("x", to)
+		if _, whole := Outside(top); whole {
+			t.Errorf("%s: it is read by nobody", name)
+		}
+		if err := os.Remove(top + "/x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, top+"/.git/HEAD", "")
+	if _, whole := Outside(top); whole {
+		t.Error("the records of version control are read by nobody")
+	}
+}
