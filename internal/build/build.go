@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -336,7 +337,9 @@ func (j *Job) strip(ctx context.Context, log *os.File) error {
 
 // badModule is why a module that a build made will not do.
 func (j *Job) badModule(m conf.Module, err error) error {
-	return &failure.Failure{What: "build failed", Why: filepath.Join(m.BuiltLocation, m.BuiltName+".ko") + ": " + err.Error(),
+	var file *fs.PathError // one that cannot be read now
+	return &failure.Failure{Lasting: !errors.As(err, &file),
+		What: "build failed", Why: filepath.Join(m.BuiltLocation, m.BuiltName+".ko") + ": " + err.Error(),
 		Log: j.logPath(), Status: failure.StatusNoModule, Err: err,
 		Hint: "check BUILT_MODULE_NAME and BUILT_MODULE_LOCATION in dkms.conf, and what make did in the log"}
 }

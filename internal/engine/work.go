@@ -244,6 +244,15 @@ func (w *work) do(ctx context.Context, items []Result) (r Result) {
 	if ctx.Err() != nil {
 		return fail(failure.From(context.Cause(ctx), "not started", failure.StatusMake))
 	}
+	job := w.e.job(item.ID, w.k, item.Source, item.Package)
+	var made fingerprint.Build
+	var errMade error
+	if item.Build {
+		made, errMade = w.e.remembering(ctx, job)
+		if f := w.failedBefore(job); f != nil {
+			return fail(f)
+		}
+	}
 	if w.e.Options.DryRun {
 		r.Outcome, r.Why, r.Built = Planned, item.Why, item.Build
 		r.New = w.e.Tree.InstalledVersion(item.Name, w.k) == ""
@@ -256,15 +265,15 @@ func (w *work) do(ctx context.Context, items []Result) (r Result) {
 	w.e.Events.Start(item.ID, w.k, item.Build)
 	w.e.eventMu.Unlock()
 
-	job := w.e.job(item.ID, w.k, item.Source, item.Package)
 	job.DependsOn = w.dependsOn
 	job.Compress = w.e.compressOptions(job.Compression)
 	if item.Build {
 		sign := w.e.signer(w.kern)
 		job.Sign, job.Timeout = sign, w.e.Settings.BuildTimeout
 		job.World, job.Several = w.world, w.several
-		made, errMade := w.e.remembering(ctx, job)
-		if err := job.Run(ctx); err != nil {
+		err := job.Run(ctx)
+		w.keepOutcome(job, err)
+		if err != nil {
 			return fail(failure.From(err, "build failed", failure.StatusMake))
 		}
 		if errMade == nil {
