@@ -159,7 +159,7 @@ func (j *Job) Effective() any {
 		last[name] = v
 	}
 	for name, v := range last {
-		if !immaterial.MatchString(name) {
+		if variable.MatchString(name) && !immaterial.MatchString(name) {
 			e.Environ = append(e.Environ, v)
 		}
 	}
@@ -169,6 +169,9 @@ func (j *Job) Effective() any {
 
 // jobsOption is the option of make that says how many processes it may run.
 var jobsOption = regexp.MustCompile(`[ \t]-j[ \t]*[0-9]*(?:[ \t]|$)`)
+
+// variable matches the names that shells and make take for those of variables.
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // immaterial matches the names of variables that tell who called us, and from
 // where, and that no build goes by: the same is built by a package manager, at
