@@ -207,6 +207,8 @@ func (c *classicRun) run() error {
 		// An upgrade that installs nothing, because the modules are no newer,
 		// would end with nothing once the old package goes.
 		Force: c.Force, ForceVersion: c.ForceVersionOverride || c.RpmSafeUpgrade,
+		// A person who asks for it gets another try.
+		Retry:    slices.Contains([]string{"build", "install", "match"}, c.Action),
 		NoDepmod: c.NoDepmod, Modprobe: c.ModprobeOnInstall, SymlinkModules: c.SymlinkModules,
 	}, c.text)
 	if err != nil {

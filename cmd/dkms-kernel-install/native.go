@@ -128,9 +128,8 @@ func (c *nativeRemove) Run(r *nativeRun) error {
 // Run prints the status.
 func (c *nativeStatus) Run(r *nativeRun) error {
 	return r.with(engine.Options{}, func(e *engine.Engine) error {
-		list, err := e.Status(
-			func(tree.ID) bool { return true },
-			func(k tree.Target) bool { return c.Kernel == "" || k.Release == c.Kernel })
+		matchKernel := func(k tree.Target) bool { return c.Kernel == "" || k.Release == c.Kernel }
+		list, err := e.Status(func(tree.ID) bool { return true }, matchKernel)
 		if err != nil {
 			return err
 		}
@@ -142,6 +141,9 @@ func (c *nativeStatus) Run(r *nativeRun) error {
 		}
 		for _, s := range list {
 			fmt.Fprintln(r.p.stdout, report.StatusLine(s))
+		}
+		for _, f := range e.FailedBuilds(matchKernel) {
+			r.text.Note(fmt.Sprintf("%s for %s: %s: %s (to try again: %s)", f.ID, f.Kernel.Release, f.What, f.Why, f.TryAgain))
 		}
 		return nil
 	})

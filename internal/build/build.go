@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dkms-kernel-install/internal/artifact"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/jobserver"
@@ -61,6 +63,20 @@ type Job struct {
 	// the log of each that fails has a name of its own.
 	Several bool
 
+	// Cache, where not nil, keeps what builds made; this one under Key, which
+	// names all that it is made from. An empty Key is of a build that
+	// nobody can name. Anew makes the build though the cache has it.
+	Cache *artifact.Cache
+	Key   string
+	Anew  bool
+	// Changed says, once the build is made, whether what it is made from is
+	// no longer what Key names.
+	Changed func() bool
+	// Cached is set by Run: the build is from the cache. CacheErr is why the
+	// cache could not be used, where it could have been.
+	Cached   bool
+	CacheErr error
+
 	staging staging
 }
 
@@ -105,17 +121,19 @@ func (j *Job) run(ctx context.Context) (err error) {
 	if err := j.checkSource(); err != nil {
 		return err
 	}
-	log, err := j.stage(ctx)
-	if err != nil {
-		return err
+	log := j.restore()
+	if log == nil {
+		if log, err = j.stage(ctx); err != nil {
+			return err
+		}
+		j.logHead(log)
 	}
 	defer log.Close()
 	defer func() {
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !j.Cached {
 			j.abandon()
 		}
 	}()
-	fmt.Fprintf(log, "make.log for %s for kernel %s (%s)\n%s\n\n", j.ID, j.Kernel.Release, j.Kernel.Arch, time.Now().Format(time.UnixDate))
 
 	targetDir := j.Tree.TargetDir(j.ID, j.target())
 	_, err = os.Lstat(targetDir)
@@ -133,18 +151,10 @@ func (j *Job) run(ctx context.Context) (err error) {
 		}
 		tree.RemoveEmpty(filepath.Dir(targetDir), j.Tree.PackageDir(j.ID))
 	}()
-	if j.World == nil || !j.World.Features.Mounts {
-		// Where commands write to it themselves.
-		if err := errors.Join(os.MkdirAll(targetDir, 0o755), j.own(targetDir)); err != nil {
+	if !j.Cached {
+		if err := j.make(ctx, log, targetDir); err != nil {
 			return err
 		}
-	}
-	err = j.commands(ctx, log)
-	if j.user() != nil && !j.World.Features.Mounts {
-		err = errors.Join(err, os.Chown(targetDir, os.Geteuid(), os.Getegid()), disown(targetDir, true))
-	}
-	if err != nil {
-		return err
 	}
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
@@ -164,8 +174,28 @@ func (j *Job) run(ctx context.Context) (err error) {
 		return fmt.Errorf("cannot keep the modules: %w", err)
 	}
 	done = true
+	// Only now: a cache must not take the room that the build needs.
+	j.remember(log, targetDir)
 	return j.forget()
 }
+
+// make makes the build.
+func (j *Job) make(ctx context.Context, log *os.File, targetDir string) error {
+	if !j.private() {
+		// Where commands write to it themselves.
+		if err := errors.Join(os.MkdirAll(targetDir, 0o755), j.own(targetDir)); err != nil {
+			return err
+		}
+	}
+	err := j.commands(ctx, log)
+	if j.user() != nil && !j.private() {
+		err = errors.Join(err, os.Chown(targetDir, os.Geteuid(), os.Getegid()), disown(targetDir, true))
+	}
+	return err
+}
+
+// private says whether commands write to folders of this build alone.
+func (j *Job) private() bool { return j.World != nil && j.World.Features.Mounts }
 
 // commands runs what the package says, and leaves its modules, stripped, in the
 // folder raw of the staging, and what it wrote beside its build in out.
@@ -184,7 +214,7 @@ func (j *Job) commands(ctx context.Context, log *os.File) error {
 	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "PRE_BUILD", j.Conf.PreBuild); err != nil {
 		return err
 	}
-	if err := j.shell(ctx, log, j.world(), j.Tree.BuildDir(j.ID), "build failed", j.makeCommand(), j.Jobserver, failure.StatusMake); err != nil {
+	if err := j.shell(ctx, log, j.world(), j.buildEnviron(j.world()), j.Tree.BuildDir(j.ID), "build failed", j.makeCommand(), j.Jobserver, failure.StatusMake); err != nil {
 		return err
 	}
 	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "POST_BUILD", j.Conf.PostBuild); err != nil {
@@ -313,7 +343,9 @@ func (j *Job) strip(ctx context.Context, log *os.File) error {
 
 // badModule is why a module that a build made will not do.
 func (j *Job) badModule(m conf.Module, err error) error {
-	return &failure.Failure{What: "build failed", Why: filepath.Join(m.BuiltLocation, m.BuiltName+".ko") + ": " + err.Error(),
+	var file *fs.PathError // one that cannot be read now
+	return &failure.Failure{Lasting: !errors.As(err, &file),
+		What: "build failed", Why: filepath.Join(m.BuiltLocation, m.BuiltName+".ko") + ": " + err.Error(),
 		Log: j.logPath(), Status: failure.StatusNoModule, Err: err,
 		Hint: "check BUILT_MODULE_NAME and BUILT_MODULE_LOCATION in dkms.conf, and what make did in the log"}
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,7 +72,7 @@ func (j *Job) script(ctx context.Context, log *os.File, w *sandbox.World, dir, s
 	name, args, _ := strings.Cut(value, " ")
 	what := directive + " failed"
 	if !filepath.IsLocal(name) {
-		return &failure.Failure{What: what, Why: fmt.Sprintf("%q leads out of the source", name), Status: failure.StatusBadConf,
+		return &failure.Failure{What: what, Why: fmt.Sprintf("%q leads out of the source", name), Status: failure.StatusBadConf, Lasting: true,
 			Hint: "correct " + directive + " in dkms.conf"}
 	}
 	script := filepath.Join(seen, name)
@@ -86,7 +87,11 @@ func (j *Job) script(ctx context.Context, log *os.File, w *sandbox.World, dir, s
 	if directive == "PRE_INSTALL" {
 		status = failure.StatusPreInstall
 	}
-	return j.shell(ctx, log, w, seen, what, quote(script)+" "+args, nil, status)
+	env := j.environ(w)
+	if strings.HasSuffix(directive, "_BUILD") {
+		env = j.buildEnviron(w)
+	}
+	return j.shell(ctx, log, w, env, seen, what, quote(script)+" "+args, nil, status)
 }
 
 func executable(file string) bool {
@@ -95,8 +100,8 @@ func executable(file string) bool {
 }
 
 func (j *Job) patch(ctx context.Context, log *os.File, name string) error {
-	fail := func(why string, status int) error {
-		return &failure.Failure{What: "patch failed", Why: why, Log: j.logPath(), Status: status,
+	fail := func(why string, status int) *failure.Failure {
+		return &failure.Failure{What: "patch failed", Why: why, Log: j.logPath(), Status: status, Lasting: true,
 			Hint: "correct PATCH in dkms.conf, or the file in patches/"}
 	}
 	if !filepath.IsLocal(name) || strings.Contains(name, "..") {
@@ -107,7 +112,9 @@ func (j *Job) patch(ctx context.Context, log *os.File, name string) error {
 		return fail(fmt.Sprintf("patches/%s is missing", name), failure.StatusPatchUnsafe)
 	}
 	if err != nil {
-		return fail(fmt.Sprintf("patches/%s: %v", name, err), failure.StatusPatchUnsafe)
+		f := fail(fmt.Sprintf("patches/%s: %v", name, err), failure.StatusPatchUnsafe)
+		f.Lasting = false
+		return f
 	}
 	defer f.Close()
 	cmd := exec.Command("patch", "-p1", "--batch")
@@ -116,7 +123,11 @@ func (j *Job) patch(ctx context.Context, log *os.File, name string) error {
 	if err := j.start(ctx, log, j.world(), cmd); errors.Is(err, exec.ErrNotFound) {
 		return &failure.Failure{What: "patch failed", Why: "the program patch is not installed", Status: failure.StatusPatch, Err: err, Hint: "install patch"}
 	} else if err != nil {
-		return fail(fmt.Sprintf("patches/%s does not apply (%v)", name, err), failure.StatusPatch)
+		f := fail(fmt.Sprintf("patches/%s does not apply (%v)", name, err), failure.StatusPatch)
+		// With 2, patch says that it had trouble of another kind.
+		var exit *exec.ExitError
+		f.Lasting = errors.As(err, &exit) && exit.ExitCode() == 1 && ctx.Err() == nil
+		return f
 	}
 	return nil
 }
@@ -148,9 +159,9 @@ func (j *Job) start(ctx context.Context, log *os.File, w *sandbox.World, cmd *ex
 	return w.Run(ctx, cmd)
 }
 
-// shell runs a shell command in dir, with its output in log. Where server is not
-// nil, each make that it starts gets jobs from there.
-func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, dir, what, command string, server *jobserver.Server, status int) error {
+// shell runs a shell command in dir, with the environment env and with its output
+// in log. Where server is not nil, each make that it starts gets jobs from there.
+func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, env []string, dir, what, command string, server *jobserver.Server, status int) error {
 	fmt.Fprintf(log, "# command: %s\n", command)
 	start, _ := log.Seek(0, io.SeekEnd)
 	where := ""
@@ -159,7 +170,7 @@ func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, dir, wh
 	}
 	cmd := exec.Command("bash", append([]string{"--norc", "--noprofile", "-c", evalScript, "dkms", command}, j.Vars...)...)
 	cmd.Dir = dir
-	cmd.Env = j.environ(w)
+	cmd.Env = env
 	if server != nil {
 		done, err := server.Share(cmd)
 		if err != nil {
@@ -177,6 +188,7 @@ func (j *Job) shell(ctx context.Context, log *os.File, w *sandbox.World, dir, wh
 		return err
 	}
 	f := &failure.Failure{What: what, Log: where, Status: status, Err: err}
+	f.Lasting = lasting(err, io.NewSectionReader(log, start, 1<<62))
 	if f.Why = decisive(io.NewSectionReader(log, start, 1<<62)); f.Why == "" {
 		f.Why = exitStatus(err)
 	}
@@ -206,6 +218,23 @@ func (j *Job) environ(w *sandbox.World) []string {
 	return append(env, j.Settings.BuildEnvironment...)
 }
 
+// same makes two builds of the same the same, whoever makes them, where, and
+// when. It is the environment of commands that build, and of no others: an
+// initramfs that POST_INSTALL makes has a time of its own.
+var same = []string{
+	"LC_ALL=C", "LANG=C", "TZ=UTC",
+	// A time that programs take for one, and not for a mistake: 2020-01-01.
+	"SOURCE_DATE_EPOCH=1577836800", "KBUILD_BUILD_TIMESTAMP=Wed Jan  1 00:00:00 UTC 2020",
+	"KBUILD_BUILD_USER=dkms", "KBUILD_BUILD_HOST=localhost",
+	// The order in which scripts see what has none.
+	"PYTHONHASHSEED=0", "PERL_HASH_SEED=0",
+}
+
+// buildEnviron is what commands that build see. What build_environment says wins.
+func (j *Job) buildEnviron(w *sandbox.World) []string {
+	return slices.Concat(j.environ(w), same, j.Settings.BuildEnvironment)
+}
+
 func exitStatus(err error) string {
 	if err == nil {
 		return "0"
@@ -233,6 +262,35 @@ var causes = []*regexp.Regexp{
 	regexp.MustCompile(`(?i)\berror:`),
 	regexp.MustCompile(`^make(\[\d+\])?: \*\*\* .*No rule to make target`),
 	regexp.MustCompile(`\*\*\*`),
+}
+
+// passing matches what a line of a log looks like that tells of something which may
+// be otherwise the next time, whatever it is that failed in the end.
+var passing = regexp.MustCompile(`No space left on device|[Kk]illed|out of memory|memory exhausted|Cannot allocate memory|` +
+	`Resource temporarily unavailable|Too many open files|[Dd]isk quota|Input/output error|Read-only file system|` +
+	`Permission denied|Operation not permitted|Text file busy|Stale file handle|[Tt]imed out|Temporary failure|` +
+	`Could not resolve|Connection refused|Network is unreachable|internal compiler error|Segmentation fault|Bus error|Terminated|Interrupt|` +
+	`: (?:command )?not found$|^make(?:\[\d+\])?: .*: No such file or directory$`)
+
+// lasting says whether a command that ended with err, and said what is in log,
+// will do so again while nothing changes: it ended by itself, and nothing in the log
+// is about the machine. In doubt it is not, and is tried again.
+func lasting(err error, log io.Reader) bool {
+	var exit *exec.ExitError
+	// A shell has 126 and 127 for what cannot be run, and more for signals.
+	if !errors.As(err, &exit) || exit.ExitCode() <= 0 || exit.ExitCode() >= 126 {
+		return false
+	}
+	r := bufio.NewReader(log)
+	for {
+		line, _, err := r.ReadLine()
+		if err != nil {
+			return err == io.EOF
+		}
+		if passing.Match(bytes.TrimSpace(line)) {
+			return false
+		}
+	}
 }
 
 // decisive returns the line of a log that tells why it ends in a failure: the

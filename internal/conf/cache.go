@@ -4,15 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"syscall"
 
-	"github.com/google/renameio/v2"
+	"dkms-kernel-install/internal/atomicfile"
 )
 
 // Cache remembers what confs said, so that a run which finds nothing to do need
@@ -66,7 +64,7 @@ func (c *Cache) Replace(confs map[*Source]Conf, set Settings) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.MkdirAll(filepath.Dir(c.file), 0o755), renameio.WriteFile(c.file, b, 0o644))
+	return atomicfile.WriteFile(c.file, b, 0o644)
 }
 
 // Remove removes the cache.

@@ -58,6 +58,11 @@ type Settings struct {
 	// matches wins, what builds may have that they have not otherwise; see
 	// [Settings.Allowed].
 	BuildSandbox []Allowance
+	// BuildCacheSize is how many bytes the cache of builds may hold, 0 for no
+	// cache; BuildCacheAge is for how long one may be in it without use, 0
+	// for any time.
+	BuildCacheSize int64
+	BuildCacheAge  time.Duration
 
 	// BuildEnvironment is added to the environment of builds, NAME=VALUE.
 	BuildEnvironment []string
@@ -130,6 +135,7 @@ const NoLimit = math.MaxInt32
 
 var frameworkNames = strings.Fields(`source_tree dkms_tree install_tree verbose
 	parallel_jobs build_environment sign_file mok_signing_key mok_certificate try_sign_modules
+	build_cache_size build_cache_days
 	required_packages tmp_location symlink_modules autoinstall_all_kernels modprobe_on_install
 	post_transaction continue_on_error build_user build_timeout build_sandbox compress_gzip_opts compress_xz_opts compress_zstd_opts`)
 
@@ -176,6 +182,8 @@ func settings(v values, etc string) (Settings, error) {
 		DkmsTree:       "/var/lib/dkms",
 		InstallTree:    "/lib/modules",
 		ParallelJobs:   machine.Processors(),
+		BuildCacheSize: 1024 << 20,
+		BuildCacheAge:  90 * 24 * time.Hour,
 		Verbose:        v.get("verbose") != "",
 		SignFile:       v.get("sign_file"),
 		MOKSigningKey:  v.get("mok_signing_key"),
@@ -217,6 +225,22 @@ func settings(v values, etc string) (Settings, error) {
 			n = NoLimit
 		}
 		set.ParallelJobs = n
+	}
+	for _, n := range []struct {
+		name, what string
+		most       int
+		take       func(int)
+	}{
+		{"build_cache_size", "MiB", 1 << 30, func(n int) { set.BuildCacheSize = int64(n) << 20 }},
+		{"build_cache_days", "days", 1 << 15, func(n int) { set.BuildCacheAge = time.Duration(n) * 24 * time.Hour }},
+	} {
+		if value := v.get(n.name); value != "" {
+			number, err := strconv.Atoi(value)
+			if err != nil || number < 0 || number > n.most {
+				return set, fmt.Errorf("framework.conf: %s: %q is not a number of %s", n.name, value, n.what)
+			}
+			n.take(number)
+		}
 	}
 	for _, i := range indices(v["required_packages"]) {
 		set.RequiredPackages = append(set.RequiredPackages, strings.Fields(v["required_packages"][i])...)

@@ -2,15 +2,12 @@ package engine
 
 import (
 	"encoding/json"
-	"errors"
 	"maps"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
-
+	"dkms-kernel-install/internal/atomicfile"
 	"dkms-kernel-install/internal/build"
 	"dkms-kernel-install/internal/tree"
 )
@@ -103,5 +100,5 @@ func (c *costs) save(packages []tree.Package) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.MkdirAll(filepath.Dir(c.file), 0o755), renameio.WriteFile(c.file, b, 0o644))
+	return atomicfile.WriteFile(c.file, b, 0o644)
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"dkms-kernel-install/internal/artifact"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/distro"
 	"dkms-kernel-install/internal/failure"
@@ -79,10 +80,13 @@ type Options struct {
 	// Force takes failures of PRE_INSTALL and of dependencies for none, and
 	// implies ForceVersion: modules go in whatever the kernel's own are.
 	Force, ForceVersion bool
-	NoDepmod            bool
-	Modprobe            bool // load what was installed for the running kernel
-	SymlinkModules      bool
-	DryRun              bool // change nothing
+	// Retry builds what failed before, though nothing has changed since. Force
+	// implies it, and that nothing comes from the cache of builds.
+	Retry          bool
+	NoDepmod       bool
+	Modprobe       bool // load what was installed for the running kernel
+	SymlinkModules bool
+	DryRun         bool // change nothing
 }
 
 // Engine is one run of the program. Close it.
@@ -102,18 +106,21 @@ type Engine struct {
 	eventMu   sync.Mutex // guards the calls of Events, and ignored
 	ignored   map[kmod.Compression]bool
 	// unconfined says that it has been said that builds are.
-	unconfined bool
-	weakMu     sync.Mutex // one script at a time: each works on all kernels
-	mu         sync.Mutex // guards what follows
-	kernels    map[tree.Target]*kernel.Kernel
-	places     map[tree.Target]*place.Kernel
-	signers    map[string]signer
-	hashes     *fingerprint.Cache
-	changed    []tree.Target // kernels whose modules this run changed
-	notes      map[tree.Target]*note
-	renews     bool // this run makes each initramfs anew that its changes concern
-	carried    bool // only those that carry one of the modules
-	ways       map[tree.Target]renewal
+	unconfined   bool
+	machineOnce  sync.Once
+	machineStamp string     // see machine
+	weakMu       sync.Mutex // one script at a time: each works on all kernels
+	mu           sync.Mutex // guards what follows
+	kernels      map[tree.Target]*kernel.Kernel
+	places       map[tree.Target]*place.Kernel
+	signers      map[string]signer
+	hashes       *fingerprint.Cache
+	builds       *artifact.Cache // nil for none
+	changed      []tree.Target   // kernels whose modules this run changed
+	notes        map[tree.Target]*note
+	renews       bool // this run makes each initramfs anew that its changes concern
+	carried      bool // only those that carry one of the modules
+	ways         map[tree.Target]renewal
 }
 
 // Events hears of the work as it goes on. Its methods are called one at a time.
@@ -179,6 +186,7 @@ func New(sys System, o Options, events Events) (*Engine, error) {
 		}
 	}
 	e.Settings = set
+	e.builds = e.openBuilds()
 	e.Tree = tree.Tree{Dir: set.DkmsTree}
 	e.Running, e.Arch = uname()
 	return e, nil

@@ -31,11 +31,12 @@ type Result struct {
 	Kernel  tree.Target
 	Outcome Outcome
 
-	Built, Signed bool
-	Compression   kmod.Compression
-	Placed        []string // paths of modules put into the kernel's folder
-	Kept          []string // why modules of the kernel's own were kept
-	Removed       []string // paths of modules taken out
+	// Cached says that what was built is from the cache of builds.
+	Built, Cached, Signed bool
+	Compression           kmod.Compression
+	Placed                []string // paths of modules put into the kernel's folder
+	Kept                  []string // why modules of the kernel's own were kept
+	Removed               []string // paths of modules taken out
 	// New says that no version of the package was installed for the kernel
 	// before. Modules are the names of those that would be placed.
 	New     bool

@@ -12,18 +12,19 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// fingerprint names what a build of id for k would be made from now.
-func (e *Engine) fingerprint(ctx context.Context, id tree.ID, k tree.Target, source string, c conf.Conf) (fingerprint.Build, error) {
+// fingerprint names what a build of id for k would be made from now, as hashes
+// knows it.
+func (e *Engine) fingerprint(ctx context.Context, hashes *fingerprint.Cache, id tree.ID, k tree.Target, source string, c conf.Conf) (fingerprint.Build, error) {
 	b := fingerprint.Build{Rules: build.Rules}
 	kern := e.Kernel(k)
 	var err error
-	if b.Source, err = e.hashes.Source(source, filepath.Join(e.Settings.EtcDir, id.Name)); err != nil {
+	if b.Source, err = hashes.Source(source, filepath.Join(e.Settings.EtcDir, id.Name)); err != nil {
 		return b, err
 	}
 	compiler := kern.Compiler()
 	// The overrides as they are written, not what they say: that may change
 	// with the kernel that runs or the processors that are there.
-	overrides, err := e.hashes.Source(e.source(id, k).Files(e.Settings.EtcDir)[1:]...)
+	overrides, err := hashes.Source(e.source(id, k).Files(e.Settings.EtcDir)[1:]...)
 	if err != nil {
 		return b, err
 	}
@@ -32,13 +33,13 @@ func (e *Engine) fingerprint(ctx context.Context, id tree.ID, k tree.Target, sou
 	if e.Options.KernelSourceDir == "" {
 		headers = append(headers, filepath.Join(kern.Dir, "source"))
 	}
-	if b.Headers, err = e.hashes.Headers(headers...); err != nil {
+	if b.Headers, err = hashes.Headers(headers...); err != nil {
 		return b, err
 	}
 	if compiler.CC == "" {
 		compiler.CC = "gcc"
 	}
-	if b.Compiler, err = e.hashes.Compiler(ctx, compiler.CC); err != nil {
+	if b.Compiler, err = hashes.Compiler(ctx, compiler.CC); err != nil {
 		return b, err
 	}
 	for _, name := range c.BuildDepends {
@@ -61,7 +62,7 @@ func (e *Engine) fingerprint(ctx context.Context, id tree.ID, k tree.Target, sou
 // is, or where it cannot be told. A build that somebody else made is taken as
 // current, and changes are noticed from then on.
 func (e *Engine) stale(ctx context.Context, p tree.Package, k tree.Target, c conf.Conf) string {
-	now, err := e.fingerprint(ctx, p.ID, k, p.Source, c)
+	now, err := e.fingerprint(ctx, e.hashes, p.ID, k, p.Source, c)
 	if err != nil || now.Headers == "" || now.Compiler == "" {
 		return "" // it could not be built
 	}

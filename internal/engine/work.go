@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dkms-kernel-install/internal/atomicfile"
 	"dkms-kernel-install/internal/build"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
@@ -85,6 +86,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 		if err := e.costs().save(packages); err != nil && !errors.Is(err, fs.ErrPermission) {
 			e.Events.Note("cannot keep what builds cost: " + err.Error())
 		}
+		e.builds.Tidy()
 	}
 	results = append(results, e.settle(ctx, kernels, results, depmodFollows)...)
 	if err := e.hashes.Save(); err != nil && !errors.Is(err, fs.ErrPermission) {
@@ -166,6 +168,9 @@ func dependencies(item plan.Item, items []plan.Item, seen []plan.Package) map[st
 // heal mends what killed runs left of packages, of each as far as it can: what is
 // wrong with one must not keep another from being installed or removed.
 func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) {
+	if e.System.CacheDir != "" {
+		atomicfile.Clean(e.System.CacheDir)
+	}
 	err := e.Tree.HealTop()
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -243,6 +248,15 @@ func (w *work) do(ctx context.Context, items []Result, letGo func()) (r Result) 
 	if ctx.Err() != nil {
 		return fail(failure.From(context.Cause(ctx), "not started", failure.StatusMake))
 	}
+	job := w.e.job(item.ID, w.k, item.Source, item.Package)
+	var made fingerprint.Build
+	var errMade error
+	if item.Build {
+		made, errMade = w.e.remembering(ctx, job)
+		if f := w.failedBefore(job); f != nil {
+			return fail(f)
+		}
+	}
 	if w.e.Options.DryRun {
 		r.Outcome, r.Why, r.Built = Planned, item.Why, item.Build
 		r.New = w.e.Tree.InstalledVersion(item.Name, w.k) == ""
@@ -255,7 +269,6 @@ func (w *work) do(ctx context.Context, items []Result, letGo func()) (r Result) 
 	w.e.Events.Start(item.ID, w.k, item.Build)
 	w.e.eventMu.Unlock()
 
-	job := w.e.job(item.ID, w.k, item.Source, item.Package)
 	job.DependsOn = w.dependsOn
 	job.Compress = w.e.compressOptions(job.Compression)
 	if item.Build {
@@ -263,8 +276,9 @@ func (w *work) do(ctx context.Context, items []Result, letGo func()) (r Result) 
 		job.Sign, job.Timeout = sign, w.e.Settings.BuildTimeout
 		job.World, job.Several = w.world, w.several
 		job.Jobs, job.Jobserver = w.jobs.number, w.jobs.server
-		made, errMade := w.e.fingerprint(ctx, item.ID, w.k, item.Source, item.Conf)
-		if err := job.Run(ctx); err != nil {
+		err := job.Run(ctx)
+		w.keepOutcome(job, err)
+		if err != nil {
 			return fail(failure.From(err, "build failed", failure.StatusMake))
 		}
 		letGo()
@@ -275,7 +289,10 @@ func (w *work) do(ctx context.Context, items []Result, letGo func()) (r Result) 
 		if errMade != nil {
 			r.Warnings = append(r.Warnings, "cannot record what it was built from: "+errMade.Error())
 		}
-		r.Built, r.Signed, r.Compression = true, sign != nil, job.Compression
+		if err := job.CacheErr; err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) {
+			r.Warnings = append(r.Warnings, "the cache of builds cannot be used: "+job.CacheErr.Error())
+		}
+		r.Built, r.Cached, r.Signed, r.Compression = true, job.Cached, sign != nil, job.Compression
 	}
 	if item.Place {
 		if f := w.place(ctx, job, &r); f != nil {

@@ -21,6 +21,9 @@ type Failure struct {
 	Hint string
 	// Status is the exit status that the classic dkms command has for it.
 	Status int
+	// Lasting says that the same work fails again while nothing changes: it is
+	// not about a lack of room, of memory, of time, or of a program.
+	Lasting bool
 	// Err is the cause, where it is an error of its own.
 	Err error
 }

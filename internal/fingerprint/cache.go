@@ -20,8 +20,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
-
+	"dkms-kernel-install/internal/atomicfile"
 	"dkms-kernel-install/internal/child"
 )
 
@@ -30,24 +29,44 @@ import (
 // answered once it answers again, without another look: one is for one run. It
 // may be used by several goroutines at once.
 type Cache struct {
+	*store
+	mu  sync.Mutex
+	run map[string]*answer // of this run
+}
+
+// store is what is kept in files.
+type store struct {
 	file    string
 	load    sync.Once // most runs that only look ask for no hash
 	mu      sync.Mutex
 	entries map[string]entry
 	changed bool
-	run     map[string]string // answers of this run
+	folders map[string]*sync.Mutex // of those whose digests somebody works on
 }
 
 type entry struct{ Stamp, Value string }
 
+// answer is one of a run. Who comes second waits for it.
+type answer struct {
+	mu    sync.Mutex
+	known bool
+	value string
+}
+
 // OpenCache returns the cache in file; one that is missing or damaged is empty.
 // An empty name is a cache that lasts as long as the process.
 func OpenCache(file string) *Cache {
-	return &Cache{file: file, run: map[string]string{}}
+	return (&Cache{store: &store{file: file, folders: map[string]*sync.Mutex{}}}).Anew()
+}
+
+// Anew returns the same cache without the answers of this run: it looks again
+// whether things are as they were.
+func (c *Cache) Anew() *Cache {
+	return &Cache{store: c.store, run: map[string]*answer{}}
 }
 
 // read reads the cache from its file.
-func (c *Cache) read() {
+func (c *store) read() {
 	if b, err := os.ReadFile(c.file); err != nil || json.Unmarshal(b, &c.entries) != nil || c.entries == nil {
 		c.entries = map[string]entry{}
 	}
@@ -55,7 +74,7 @@ func (c *Cache) read() {
 
 // Save writes the cache if it changed. What is about things that are gone is
 // left out.
-func (c *Cache) Save() error {
+func (c *store) Save() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.changed || c.file == "" {
@@ -71,7 +90,8 @@ func (c *Cache) Save() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.MkdirAll(filepath.Dir(c.file), 0o755), renameio.WriteFile(c.file, b, 0o644))
+	c.tidyDigests()
+	return atomicfile.WriteFile(c.file, b, 0o644)
 }
 
 // value returns what make makes for the things that key names, the first of them
@@ -80,17 +100,25 @@ func (c *Cache) value(key []string, stamps func(io.Writer) error, make func() (s
 	c.load.Do(c.read)
 	k := strings.Join(key, "\x00")
 	c.mu.Lock()
-	e, known := c.entries[k]
-	value, answered := c.run[k]
+	a := c.run[k]
+	if a == nil {
+		a = &answer{}
+		c.run[k] = a
+	}
 	c.mu.Unlock()
-	if answered {
-		return value, nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.known {
+		return a.value, nil
 	}
 	h := sha256.New()
 	if err := stamps(h); err != nil {
 		return "", err
 	}
 	stamp := sum(h)
+	c.store.mu.Lock()
+	e, known := c.entries[k]
+	c.store.mu.Unlock()
 	if !known || e.Stamp != stamp {
 		value, err := make()
 		if err != nil {
@@ -98,10 +126,11 @@ func (c *Cache) value(key []string, stamps func(io.Writer) error, make func() (s
 		}
 		e = entry{stamp, value}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
 	c.changed = c.changed || c.entries[k] != e
-	c.entries[k], c.run[k] = e, e.Value
+	c.entries[k] = e
+	a.known, a.value = true, e.Value
 	return e.Value, nil
 }
 
@@ -125,9 +154,12 @@ func (c *Cache) Source(paths ...string) (string, error) {
 		h := sha256.New()
 		for i, path := range paths {
 			fmt.Fprintln(h, i)
-			if err := visit(path, func(rel, path string, fi fs.FileInfo) error {
-				return content(h, rel, path, fi)
-			}); err != nil {
+			d := c.digests(path)
+			err := visit(path, func(rel, path string, fi fs.FileInfo) error {
+				return d.content(h, rel, rel, path, fi)
+			})
+			d.close()
+			if err != nil {
 				return "", err
 			}
 		}
@@ -173,7 +205,7 @@ func (c *Cache) Headers(dirs ...string) (string, error) {
 		h := sha256.New()
 		for i, dir := range real {
 			fmt.Fprintln(h, i)
-			if err := headers(h, dir); err != nil {
+			if err := c.headers(h, dir); err != nil {
 				return "", err
 			}
 		}
@@ -187,18 +219,21 @@ var telling = strings.Fields(`. Makefile Module.symvers .config include include/
 
 // headers writes to h what a module's build reads in a tree of headers. The tree
 // may be a whole kernel's source, whose C files and objects do not count.
-func headers(h hash.Hash, dir string) error {
+func (c *store) headers(h hash.Hash, dir string) error {
 	for _, name := range []string{"Makefile", "Kbuild", ".config", ".kernelvariables", "Module.symvers", "include", "arch", "scripts"} {
 		path, err := filepath.EvalSymlinks(filepath.Join(dir, name))
 		if err != nil {
 			continue
 		}
-		if err := walk(path, func(rel, path string, fi fs.FileInfo) error {
+		d := c.digests(path)
+		err = walk(path, func(rel, path string, fi fs.FileInfo) error {
 			if slices.Contains([]string{".c", ".S", ".o", ".a", ".cmd", ".ko", ".mod"}, filepath.Ext(rel)) {
 				return nil
 			}
-			return content(h, filepath.Join(name, rel), path, fi)
-		}); err != nil {
+			return d.content(h, filepath.Join(name, rel), rel, path, fi)
+		})
+		d.close()
+		if err != nil {
 			return err
 		}
 	}
@@ -237,27 +272,6 @@ func (c *Cache) Compiler(ctx context.Context, program string) (string, error) {
 func stampOf(w io.Writer, fi fs.FileInfo) {
 	st := fi.Sys().(*syscall.Stat_t)
 	fmt.Fprintln(w, st.Dev, st.Ino, st.Mode, st.Size, st.Mtim, st.Ctim)
-}
-
-// content writes a file's name and content: whether it may be executed counts,
-// the rest of its mode and its times do not.
-func content(h hash.Hash, rel, path string, fi fs.FileInfo) error {
-	if fi.Mode().Type() == fs.ModeSymlink {
-		target, err := os.Readlink(path)
-		fmt.Fprintf(h, "%q -> %q\n", rel, target)
-		return err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	each := sha256.New()
-	if _, err := io.Copy(each, f); err != nil {
-		return err
-	}
-	fmt.Fprintf(h, "%q %t %s\n", rel, fi.Mode()&0o111 != 0, sum(each))
-	return nil
 }
 
 func sum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }

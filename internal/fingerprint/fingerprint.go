@@ -74,6 +74,76 @@ func (b Build) String() string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// keyRules counts the changes to what a key names.
+const keyRules = 1
+
+// Key names a build completely: b, and what this machine makes of it, as effective
+// tells, which is written as JSON. Two builds with the same key have the same
+// result. It is of no use for [Build.Differs]: what a conf evaluates to may change
+// with each boot.
+func Key(b Build, effective ...any) (string, error) {
+	text, err := json.Marshal(struct {
+		Rules     int
+		Build     Build
+		Effective []any
+	}{keyRules, b, effective})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// Outside returns the files that symbolic links below the folders paths lead to
+// outside of them, which [Cache.Source] does not read. It reports false where
+// there is more that builds may read and Source does not: folders outside, files
+// that may come to be there, or the records of version control, which some take
+// their version from.
+func Outside(paths ...string) (files []string, whole bool) {
+	whole = true
+	for _, top := range paths {
+		err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if slices.Contains(versionControl, d.Name()) && path != top {
+				whole = false
+				return fs.SkipAll
+			}
+			if d.Type() != fs.ModeSymlink {
+				return nil
+			}
+			to, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			abs := filepath.IsAbs(to)
+			if !abs {
+				to = filepath.Join(filepath.Dir(path), to)
+			}
+			if to == top || strings.HasPrefix(to, top+"/") {
+				return nil
+			}
+			// A relative one leads elsewhere from where the source is built.
+			fi, err := os.Stat(to)
+			if err != nil || !abs || !fi.Mode().IsRegular() {
+				whole = false
+				return fs.SkipAll
+			}
+			files = append(files, to)
+			return nil
+		})
+		whole = whole && err == nil
+	}
+	slices.Sort(files)
+	return slices.Compact(files), whole
+}
+
+var versionControl = []string{".git", ".hg", ".svn"}
+
 // file is the record's name in the folder of a build. The classic command does
 // not look at it, and removes it with the build.
 const file = ".fingerprint.json"
@@ -144,7 +214,7 @@ func walk(dir string, visit func(rel string, path string, fi fs.FileInfo) error)
 			return err
 		}
 		if d.IsDir() {
-			if path != dir && slices.Contains([]string{".git", ".hg", ".svn"}, d.Name()) {
+			if path != dir && slices.Contains(versionControl, d.Name()) {
 				return fs.SkipDir
 			}
 			return nil

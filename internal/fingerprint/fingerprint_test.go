@@ -1,8 +1,10 @@
 package fingerprint
 
 import (
+	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -229,5 +231,187 @@ func TestDiffers(t *testing.T) {
 		if got := b.Differs(tt.now); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.now, got, tt.want)
 		}
+	}
+}
+
+// When one file of a folder changes, the others are not read again; nor is a
+// folder that two kernels' headers share.
+func TestDigests(t *testing.T) {
+	dir := t.TempDir()
+	src, file := dir+"/src", dir+"/cache/hashes.json"
+	write(t, src+"/a", "1")
+	write(t, src+"/b/c", "2")
+	hash := func(c *Cache) string {
+		t.Helper()
+		h, err := c.Source(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Save(); err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	hash(OpenCache(file))
+	kept := OpenCache(file).digests(src)
+	kept.lock.Unlock()
+	if len(kept.was) != 2 {
+		t.Fatalf("%d digests are kept: %v", len(kept.was), kept)
+	}
+	// Whoever reads b/c again will not find this.
+	c := kept.was["b/c"]
+	c.Sum = "remembered"
+	kept.now = map[string]digest{"a": kept.was["a"], "b/c": c}
+	kept.changed = true
+	kept.lock.Lock()
+	kept.close()
+
+	write(t, src+"/a", "other")
+	got := hash(OpenCache(file))
+	write(t, src+"/b/c", "3")
+	write(t, src+"/b/c", "2")
+	want := hash(OpenCache(""))
+	if got == want {
+		t.Error("b/c was read again, though only a changed")
+	}
+	if got := hash(OpenCache(file)); got != want {
+		t.Error("b/c was not read again, though it was written")
+	}
+
+	for _, name := range []string{"one", "two"} {
+		if err := os.MkdirAll(dir+"/"+name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(src, dir+"/"+name+"/scripts"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, err := OpenCache(file).Headers(dir + "/one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept = OpenCache(file).digests(src)
+	for name, d := range kept.was {
+		kept.now[name] = digest{d.Stamp, "remembered"}
+	}
+	kept.changed = true
+	kept.close()
+	if second, err := OpenCache(file).Headers(dir + "/two"); err != nil || second == first {
+		t.Errorf("%v: what the second kernel shares with the first was read again", err)
+	}
+
+	if err := os.RemoveAll(src); err != nil {
+		t.Fatal(err)
+	}
+	hash(OpenCache(file))
+	if left, err := os.ReadDir(dir + "/cache/files"); err != nil || len(left) != 0 {
+		t.Errorf("%v, %v: digests of a folder that is gone", left, err)
+	}
+}
+
+// Who asks while another works on the same answer waits for it.
+func TestOnce(t *testing.T) {
+	c := OpenCache("")
+	made := 0
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			got, err := c.value([]string{"/key"}, func(io.Writer) error { return nil }, func() (string, error) {
+				time.Sleep(10 * time.Millisecond)
+				made++ // two at once would be a race
+				return "value", nil
+			})
+			if got != "value" || err != nil {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+	wg.Wait()
+	if made != 1 {
+		t.Errorf("made %d times", made)
+	}
+}
+
+// Anew looks again.
+func TestAnew(t *testing.T) {
+	src := t.TempDir()
+	write(t, src+"/a", "1")
+	c := OpenCache("")
+	was, err := c.Source(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, src+"/a", "other")
+	if now, err := c.Anew().Source(src); err != nil || now == was {
+		t.Errorf("%v: the change was not seen", err)
+	}
+	if now, err := c.Source(src); err != nil || now != was {
+		t.Errorf("%v: another answer in the same run", err)
+	}
+}
+
+func TestKey(t *testing.T) {
+	b := Build{1, "s", "c", "h", "gcc 14", map[string]string{"a": "1", "b": "2"}}
+	get := func(b Build, effective ...any) string {
+		t.Helper()
+		key, err := Key(b, effective...)
+		if err != nil || len(key) != 64 {
+			t.Fatalf("%q, %v", key, err)
+		}
+		return key
+	}
+	seen := map[string]bool{}
+	other := b
+	other.Rules++
+	for _, key := range []string{get(b), get(other), get(Build{}), get(b, "x"), get(b, "x", ""), get(b, []string{"x"}), get(b, map[string]string{"x": ""})} {
+		if seen[key] {
+			t.Error("two builds have the same key")
+		}
+		seen[key] = true
+	}
+	if get(b, map[string]int{"y": 1, "x": 2}) != get(b, map[string]int{"x": 2, "y": 1}) {
+		t.Error("the same build has two keys")
+	}
+	if _, err := Key(b, func() {}); err == nil {
+		t.Error("what cannot be written has a key")
+	}
+}
+
+func TestOutside(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := dir + "/src"
+	write(t, top+"/a/file", "")
+	write(t, dir+"/other/file", "")
+	links := func(pairs ...string) {
+		t.Helper()
+		for i := 0; i < len(pairs); i += 2 {
+			if err := os.Symlink(pairs[i+1], top+"/"+pairs[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	links("in", "a/file", "a/up", "../a", "nowhere", "a/none", "abs", top+"/a")
+	if files, whole := Outside(top, dir+"/none"); len(files) != 0 || !whole {
+		t.Errorf("%q, %v: nothing leads out", files, whole)
+	}
+	links("out", dir+"/other/file", "again", dir+"/other/file")
+	if files, whole := Outside(top); len(files) != 1 || files[0] != dir+"/other/file" || !whole {
+		t.Errorf("%q, %v", files, whole)
+	}
+	for name, to := range map[string]string{"a folder": dir + "/other", "a relative link": "../other/file", "a link to nowhere": dir + "/none"} {
+		links("x", to)
+		if _, whole := Outside(top); whole {
+			t.Errorf("%s: it is read by nobody", name)
+		}
+		if err := os.Remove(top + "/x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, top+"/.git/HEAD", "")
+	if _, whole := Outside(top); whole {
+		t.Error("the records of version control are read by nobody")
 	}
 }

@@ -127,7 +127,11 @@ func (t *Text) Done(r engine.Result) {
 func done(r engine.Result) string {
 	var steps []string
 	if r.Built {
-		steps = append(steps, "built")
+		if r.Cached {
+			steps = append(steps, "from the cache")
+		} else {
+			steps = append(steps, "built")
+		}
 		if r.Signed {
 			steps = append(steps, "signed")
 		}

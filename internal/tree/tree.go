@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dkms-kernel-install/internal/atomicfile"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/version"
@@ -504,17 +505,11 @@ func (t Tree) ExplainsFailure(id ID) bool {
 	return err != nil
 }
 
-// tempPrefix begins the names of all temporaries, so that a later run knows
-// them for its own.
-const tempPrefix = ".dkms-kernel-install-"
-
-// TempName returns the name of the temporary that becomes name by rename. It is
-// the same every time: a killed run leaves one at most, and the next run
-// writes over it.
-func TempName(name string) string { return tempPrefix + name }
+// TempName returns the name of the temporary that becomes name by rename.
+func TempName(name string) string { return atomicfile.TempName(name) }
 
 // IsTemp says whether name is one that [TempName] made.
-func IsTemp(name string) bool { return strings.HasPrefix(name, tempPrefix) }
+func IsTemp(name string) bool { return atomicfile.IsTemp(name) }
 
 // ReplaceLink makes link a symbolic link to target, in one step.
 func ReplaceLink(target, link string) error {

@@ -1,0 +1,93 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dkms-kernel-install/internal/artifact"
+)
+
+// keptBuilds returns the checksums of the files of all builds that the cache of the root has, by what they are
+// called: the key of the build, and the file's name. Logs are left out, which hold times.
+func keptBuilds(r *Root) map[string]string {
+	r.t.Helper()
+	cache := artifact.Cache{Dir: filepath.Join(r.Dir, "var/cache/dkms-kernel-install/builds"), MaxSize: 1 << 40}
+	entries, err := os.ReadDir(cache.Dir)
+	r.check(err)
+	list := map[string]string{}
+	for _, e := range entries {
+		dir := filepath.Join(r.t.TempDir(), "build")
+		if ok, err := cache.Get(e.Name(), dir); !ok || err != nil {
+			r.t.Fatalf("%s: %v, %v", e.Name(), ok, err)
+		}
+		for line := range strings.Lines(commandOutput(r.t, "sh", "-c", `cd "$1" && find . -type f ! -name make.log -exec sha256sum {} +`, "sh", dir)) {
+			sum, file, _ := strings.Cut(strings.TrimSpace(line), "  ")
+			list[e.Name()+" "+file] = sum
+		}
+	}
+	return list
+}
+
+// TestSameTwice builds the same packages in two roots that differ in what must not matter: who builds, on which
+// day, what the host is called, how many processes, how old the files are and in which order they were made. Both
+// come to the same keys, and to the same modules, bit by bit.
+func TestSameTwice(t *testing.T) {
+	packages := []string{"acpi-call-dkms", "bbswitch-dkms", "v4l2loopback-dkms", "vhba-dkms"}
+	build := func(prepare string, command ...string) map[string]string {
+		r := installAll(t, packages...)
+		r.Sh(prepare)
+		built := strings.Count(r.MustRun(append(command, "dkms-kernel-install", "add-all")...), ": built, ")
+		kept := keptBuilds(r)
+		modules := 0
+		for name := range kept {
+			if strings.HasSuffix(name, ".ko") {
+				modules++
+			}
+		}
+		// Not every package is for every kernel.
+		if built < len(packages) || modules != built {
+			t.Errorf("%d packages were built, %d modules are in the cache", built, modules)
+		}
+		return kept
+	}
+	one := build(`printf 'parallel_jobs=1\n' >/etc/dkms/framework.conf.d/test.conf`)
+	other := build(`printf 'parallel_jobs=5\nbuild_user=daemon\n' >/etc/dkms/framework.conf.d/test.conf
+		cd /usr/src
+		for dir in */dkms.conf; do
+			dir=${dir%/dkms.conf}
+			mv $dir old
+			mkdir $dir
+			(cd old && find . ! -type d | sort -r | xargs -I{} cp -a --parents {} ../$dir)
+			rm -r old
+			find $dir -type f -exec touch -d 2001-02-03 {} +
+		done`,
+		"unshare", "-u", "sh", "-c", `hostname elsewhere && exec "$@"`, "sh",
+		"env", "LANG=C.UTF-8", "TZ=Asia/Tokyo", "USER=somebody", "HOME=/tmp", "TERM=vt100")
+	if diff := cmp.Diff(one, other); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestRemoveAndAdd takes a kernel away and brings it back: no program of a compiler runs.
+func TestRemoveAndAdd(t *testing.T) {
+	r := installAll(t, "acpi-call-dkms", "bbswitch-dkms")
+	k := r.Kernels()[0]
+	r.MustRun("dkms-kernel-install", "add", k)
+	modules := func() string { return r.Sh("cd /usr/lib/modules/" + k + "/updates/dkms && sha256sum *") }
+	was := modules()
+	r.MustRun("dkms-kernel-install", "remove", k)
+	for _, program := range []string{"make", "gcc", "ld", "strip"} {
+		r.Write("/usr/local/sbin/"+program, "#!/bin/sh\ncase $1 in --version) exec /usr/bin/"+program+" --version ;; esac\necho "+program+" >>/tmp/ran\nexit 1\n", 0o755)
+	}
+	out := r.MustRun("dkms-kernel-install", "add", k)
+	if strings.Count(out, "from the cache") != 2 || r.Exists("/tmp/ran") {
+		t.Errorf("what ran: %s", r.Sh("cat /tmp/ran || true")+out)
+	}
+	if now := modules(); now != was {
+		t.Errorf("the modules are others: %s, %s", was, now)
+	}
+}
