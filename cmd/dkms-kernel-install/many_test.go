@@ -125,6 +125,12 @@ func (m *crowd) grow(packages int) {
 	t := tree.Tree{Dir: filepath.Join(m.root, "var/lib/dkms")}
 	random := rand.NewChaCha8([32]byte{})
 	text := make([]byte, 3<<10)
+	type module struct {
+		tree.ID
+		tree.Target
+		file string
+	}
+	var fresh []module
 	for ; m.packages < packages; m.packages++ {
 		id := tree.ID{Name: fmt.Sprintf("package%03d", m.packages), Version: "1.0"}
 		src := "usr/src/" + id.Name + "-" + id.Version
@@ -138,14 +144,14 @@ func (m *crowd) grow(packages int) {
 		}
 		for _, release := range m.kernels {
 			k := tree.Target{Release: release, Arch: m.arch}
-			module, err := kmodtest.For(m.arch, "name="+id.Name, "version=1.0", "vermagic="+release+" SMP mod_unload ")
+			elf, err := kmodtest.For(m.arch, "name="+id.Name, "version=1.0", "vermagic="+release+" SMP mod_unload ")
 			if err != nil {
 				m.b.Skip(err)
 			}
 			random.Read(text) // never fails
-			module.Text = text
+			elf.Text = text
 			var packed bytes.Buffer
-			if err := kmod.Compress(&packed, module.Build(), kmod.Gzip, kmod.Options{}); err != nil {
+			if err := kmod.Compress(&packed, elf.Build(), kmod.Gzip, kmod.Options{}); err != nil {
 				m.b.Fatal(err)
 			}
 			file := id.Name + ".ko.gz"
@@ -155,17 +161,24 @@ func (m *crowd) grow(packages int) {
 			}
 			m.write(build+"/log/make.log", "made\n")
 			m.write(build+"/module/"+file, packed.String())
-			placed := "lib/modules/" + release + "/updates/dkms/" + file
-			m.write(placed, packed.String())
-			fi, err := os.Stat(filepath.Join(m.root, build, "module", file))
-			if err != nil {
-				m.b.Fatal(err)
-			}
-			err = errors.Join(os.Chtimes(filepath.Join(m.root, placed), fi.ModTime(), fi.ModTime()),
-				os.Symlink(filepath.Join(id.Version, release, m.arch), filepath.Join(t.Dir, id.Name, "kernel-"+release+"-"+m.arch)))
-			if err != nil {
-				m.b.Fatal(err)
-			}
+			fresh = append(fresh, module{id, k, file})
+		}
+	}
+	// As place does it, which is later.
+	for _, f := range fresh {
+		built := filepath.Join(t.ModuleDir(f.ID, f.Target), f.file)
+		content, err := os.ReadFile(built)
+		if err != nil {
+			m.b.Fatal(err)
+		}
+		fi, err := os.Stat(built)
+		if err != nil {
+			m.b.Fatal(err)
+		}
+		placed := "lib/modules/" + f.Release + "/updates/dkms/" + f.file
+		m.write(placed, string(content))
+		if err := errors.Join(os.Chtimes(filepath.Join(m.root, placed), fi.ModTime(), fi.ModTime()), t.SetInstalled(f.ID, f.Target)); err != nil {
+			m.b.Fatal(err)
 		}
 	}
 	for _, k := range m.kernels {

@@ -32,7 +32,11 @@ import (
 // Depmod runs for a kernel whose modules changed, unless depmodFollows, where it
 // is not nil, says that somebody else is about to. The caller holds the lock.
 func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request, depmodFollows func(tree.Target) bool) ([]Result, error) {
-	packages, err := e.Tree.Read()
+	look := kernels
+	if e.weakCommand(weakAdd, "") != nil {
+		look = nil // builds for other kernels may serve these
+	}
+	packages, err := e.Tree.Read(look...)
 	if err != nil {
 		return nil, failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
 	}
@@ -96,11 +100,14 @@ func (e *Engine) plan(ctx context.Context, k tree.Target, packages []tree.Packag
 	if !slices.ContainsFunc(items, func(i plan.Item) bool { return i.Verdict == plan.Do || i.Verdict == plan.Fail }) {
 		return seen, items
 	}
+	var mu sync.Mutex
 	fresh := map[*conf.Source]conf.Conf{}
 	seen = e.observe(ctx, k, packages, r, func(id tree.ID, k tree.Target) (conf.Conf, error) {
 		c, err := e.Conf(id, k)
 		if err == nil {
 			src := e.source(id, k)
+			mu.Lock()
+			defer mu.Unlock()
 			fresh[&src] = c
 		}
 		return c, err
