@@ -45,6 +45,8 @@ func tune() {
 	// Compressing makes much garbage; collecting it early costs little next to
 	// the compilers that run beside us.
 	debug.SetMemoryLimit(32 << 20)
+	// Below that, short runs need no collection at all.
+	debug.SetGCPercent(400)
 }
 
 // path returns the search path with the system's own folders at its end: callers

@@ -99,11 +99,14 @@ type Engine struct {
 	Running  string // release of the running kernel
 	Events   Events
 
-	shell     *conf.Shell
-	upgrading tree.ID    // see Upgrading
-	jobs      int        // N of make -jN
-	eventMu   sync.Mutex // guards the calls of Events, and ignored
-	ignored   map[kmod.Compression]bool
+	shell *conf.Shell
+	// healed says that killed runs have left nothing in the tree, idle that
+	// neither has this one, which found nothing to do.
+	healed, idle bool
+	upgrading    tree.ID    // see Upgrading
+	jobs         int        // N of make -jN
+	eventMu      sync.Mutex // guards the calls of Events, and ignored
+	ignored      map[kmod.Compression]bool
 	// unconfined says that it has been said that builds are.
 	unconfined bool
 	weakMu     sync.Mutex // one script at a time: each works on all kernels
@@ -217,11 +220,15 @@ func (e *Engine) placer(k tree.Target) *place.Kernel {
 
 // Lock takes the lock of the tree for the rest of the run.
 func (e *Engine) Lock(ctx context.Context) (unlock func(), err error) {
-	unlock, err = e.Tree.Lock(ctx, func(holder string) {
+	lock, err := e.Tree.Lock(ctx, func(holder string) {
 		e.Events.Note(fmt.Sprintf("waiting for %s, which is working on %s", holder, e.Tree.Dir))
 	})
 	if err == nil {
-		return unlock, nil
+		e.healed, e.idle = lock.Healed, false
+		return func() {
+			lock.Release(e.idle)
+			e.idle = false
+		}, nil
 	}
 	status := failure.StatusNoPerm
 	if errors.Is(err, fs.ErrPermission) {

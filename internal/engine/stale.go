@@ -23,7 +23,7 @@ func (e *Engine) fingerprint(ctx context.Context, id tree.ID, k tree.Target, sou
 	compiler := kern.Compiler()
 	// The overrides as they are written, not what they say: that may change
 	// with the kernel that runs or the processors that are there.
-	overrides, err := e.hashes.Source(e.source(id, k).Files(e.Settings.EtcDir)[1:]...)
+	overrides, err := e.hashes.Source(e.source(id, k).Files(e.Settings)[1:]...)
 	if err != nil {
 		return b, err
 	}

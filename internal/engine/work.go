@@ -43,6 +43,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 	if !e.Options.DryRun {
 		e.heal(packages, kernels)
 	}
+	e.idle = e.healed && !e.Options.DryRun
 	var results []Result
 	var tasks []task
 	builds := 0
@@ -57,6 +58,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 			w.dependsOn = dependencies(item, items, seen)
 			t := task{run: func() { results[first+i] = w.do(ctx, results[first:]) }}
 			if item.Verdict == plan.Do {
+				e.idle, e.healed = false, false
 				if item.Build && !e.Options.DryRun {
 					w.world = e.world(item.ID, k)
 				}
@@ -168,14 +170,20 @@ func dependencies(item plan.Item, items []plan.Item, seen []plan.Package) map[st
 }
 
 // heal mends what killed runs left of packages, of each as far as it can: what is
-// wrong with one must not keep another from being installed or removed.
+// wrong with one must not keep another from being installed or removed. Where the
+// last run has left word that there is nothing, it does not look for it again.
 func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) {
-	err := e.Tree.HealTop()
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+	var err error
+	if !e.healed {
+		err = e.Tree.HealTop()
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
 	}
 	for _, p := range packages {
-		err = errors.Join(err, e.Tree.Heal(p.ID))
+		if !e.healed {
+			err = errors.Join(err, e.Tree.Heal(p.ID))
+		}
 		for _, k := range kernels {
 			if !exists(e.Tree.OriginalDir(p.Name, k)) {
 				continue
@@ -187,6 +195,7 @@ func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) {
 			err = errors.Join(err, e.placer(k).Heal(p.Name, installed))
 		}
 	}
+	e.healed = err == nil
 	if err != nil {
 		e.Events.Note("warning: cannot clean up after a run that was killed: " + strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
