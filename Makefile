@@ -153,7 +153,8 @@ demo: build
 	integration/demo
 
 bench: build
-	$(GO) test -count=1 -timeout 2h -run '^$$' -bench . -benchtime 1x ./integration
+	$(GO) test -count=1 -timeout 12h -run '^$$' -bench '^BenchmarkMany$$' -benchtime 1x ./cmd/dkms-kernel-install
+	$(GO) test -count=1 -timeout 12h -run '^$$' -bench '^BenchmarkPeer$$' -benchtime 1x ./integration
 
 clean:
 	rm -f $(BIN)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -500,12 +501,14 @@ func (c *classicRun) status() error {
 	if err != nil {
 		return err
 	}
+	out := bufio.NewWriter(c.p.stdout)
 	for _, s := range list {
-		fmt.Fprintln(c.p.stdout, report.StatusLine(s))
+		fmt.Fprintln(out, report.StatusLine(s))
 		if s.State == engine.StateBroken {
+			out.Flush()
 			fmt.Fprintf(c.p.stderr, "%s: its source is gone; reinstall the package that brings it, or put the source back in %s\n",
 				s.ID, filepath.Join(c.e.Settings.SourceTree, s.Name+"-"+s.ID.Version))
 		}
 	}
-	return nil
+	return out.Flush()
 }

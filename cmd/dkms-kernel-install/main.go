@@ -34,12 +34,19 @@ type program struct {
 
 func main() {
 	sandbox.Main()
-	// Compressing makes much garbage; collecting it early costs little next to
-	// the compilers that run beside us.
-	debug.SetMemoryLimit(32 << 20)
+	tune()
 	os.Setenv("PATH", path(os.Getenv("PATH")))
 	p := program{engine.DefaultSystem(), os.Stdout, os.Stderr}
 	os.Exit(p.main(os.Args))
+}
+
+// tune sets how memory is used.
+func tune() {
+	// Compressing makes much garbage; collecting it early costs little next to
+	// the compilers that run beside us.
+	debug.SetMemoryLimit(32 << 20)
+	// Below that, short runs need no collection at all.
+	debug.SetGCPercent(400)
 }
 
 // path returns the search path with the system's own folders at its end: callers

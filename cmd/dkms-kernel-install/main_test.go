@@ -68,7 +68,10 @@ func face() {
 		stdout: os.Stdout,
 		stderr: os.Stderr,
 	}
-	os.Exit(p.main(os.Args))
+	tune()
+	status := p.main(os.Args)
+	noteCost()
+	os.Exit(status)
 }
 
 func TestScript(t *testing.T) {

@@ -79,7 +79,7 @@ const rules = 1
 func (s Source) stamp(set Settings) string {
 	var b strings.Builder
 	fmt.Fprintln(&b, rules, set.AddonModulesDir, s.Vars(set), s.Directives)
-	for _, file := range append(s.Files(set.EtcDir), s.KernelConfigFile) {
+	for _, file := range append(s.Files(set), s.KernelConfigFile) {
 		var st syscall.Stat_t
 		err := syscall.Stat(file, &st)
 		fmt.Fprintln(&b, file, err, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim)

@@ -94,9 +94,9 @@ func (s Source) Vars(set Settings) []string {
 	}
 }
 
-// Files returns the conf and those of its overrides that exist below etc
-// (usually /etc/dkms), in the order in which they are sourced.
-func (s Source) Files(etc string) []string {
+// Files returns the conf and those of its overrides that exist, in the order in
+// which they are sourced.
+func (s Source) Files(set Settings) []string {
 	mv := s.Module + "-" + s.Version
 	files := []string{s.File}
 	for _, name := range []string{
@@ -107,7 +107,11 @@ func (s Source) Files(etc string) []string {
 		s.Module + "--" + s.Release,
 		s.Module + "--" + s.Release + "-" + s.Arch,
 	} {
-		file := filepath.Join(etc, name+".conf")
+		name += ".conf"
+		if set.Overrides != nil && !set.Overrides[name] {
+			continue
+		}
+		file := filepath.Join(set.EtcDir, name)
 		if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() {
 			files = append(files, file)
 		}
@@ -144,7 +148,7 @@ func (e *Error) Error() string {
 func (s *Shell) Read(src Source, set Settings) (Conf, error) {
 	v, err := s.eval(request{
 		before: src.Vars(set),
-		files:  src.Files(set.EtcDir),
+		files:  src.Files(set),
 		after:  src.Directives,
 		names:  confNames,
 	})

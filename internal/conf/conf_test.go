@@ -351,6 +351,12 @@ func TestReadSettings(t *testing.T) {
 			}
 			want, _ := settings(values{}, etc)
 			tt.want(&want)
+			want.Overrides = map[string]bool{"framework.conf.d": true}
+			for name := range tt.files {
+				if filepath.Dir(name) == "." {
+					want.Overrides[name] = true
+				}
+			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)
 			}

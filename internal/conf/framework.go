@@ -23,6 +23,9 @@ import (
 type Settings struct {
 	// EtcDir holds framework.conf and the overrides of packages.
 	EtcDir string
+	// Overrides are the names of what is in EtcDir, and may be overrides; nil
+	// where that is not known.
+	Overrides map[string]bool
 
 	SourceTree   string // where packages put their sources
 	DkmsTree     string // the tree of what is registered and built
@@ -172,7 +175,22 @@ func (s *Shell) ReadSettings(etc string) (Settings, error) {
 			v[name] = map[int]string{0: value}
 		}
 	}
-	return settings(v, etc)
+	set, err := settings(v, etc)
+	set.Overrides = names(etc)
+	return set, err
+}
+
+// names returns the names in a folder; nil where it cannot be read.
+func names(dir string) map[string]bool {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	names := map[string]bool{}
+	for _, e := range entries {
+		names[e.Name()] = true
+	}
+	return names
 }
 
 func settings(v values, etc string) (Settings, error) {

@@ -10,10 +10,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"dkms-kernel-install/internal/artifact"
 	"dkms-kernel-install/internal/conf"
@@ -100,11 +103,14 @@ type Engine struct {
 	Running  string // release of the running kernel
 	Events   Events
 
-	shell     *conf.Shell
-	upgrading tree.ID // see Upgrading
-	costs     func() *costs
-	eventMu   sync.Mutex // guards the calls of Events, and ignored
-	ignored   map[kmod.Compression]bool
+	shell *conf.Shell
+	// healed says that killed runs have left nothing in the tree, idle that
+	// neither has this one, which found nothing to do.
+	healed, idle bool
+	upgrading    tree.ID // see Upgrading
+	costs        func() *costs
+	eventMu      sync.Mutex // guards the calls of Events, and ignored
+	ignored      map[kmod.Compression]bool
 	// unconfined says that it has been said that builds are.
 	unconfined   bool
 	machineOnce  sync.Once
@@ -224,11 +230,15 @@ func (e *Engine) placer(k tree.Target) *place.Kernel {
 
 // Lock takes the lock of the tree for the rest of the run.
 func (e *Engine) Lock(ctx context.Context) (unlock func(), err error) {
-	unlock, err = e.Tree.Lock(ctx, func(holder string) {
+	lock, err := e.Tree.Lock(ctx, func(holder string) {
 		e.Events.Note(fmt.Sprintf("waiting for %s, which is working on %s", holder, e.Tree.Dir))
 	})
 	if err == nil {
-		return unlock, nil
+		e.healed, e.idle = lock.Healed, false
+		return func() {
+			lock.Release(e.idle)
+			e.idle = false
+		}, nil
 	}
 	status := failure.StatusNoPerm
 	if errors.Is(err, fs.ErrPermission) {
@@ -301,39 +311,52 @@ func (e *Engine) cache(k tree.Target) *conf.Cache {
 // observe looks at packages from one kernel, as far as r wants to know. The confs
 // of those that r is about, and of all that are installed, are read by conf.
 func (e *Engine) observe(ctx context.Context, k tree.Target, packages []tree.Package, r plan.Request, conf reader) []plan.Package {
-	var seen []plan.Package
+	seen := make([]plan.Package, len(packages))
 	weak := e.weak(k.Release, packages)
-	for _, p := range packages {
-		o := plan.Package{ID: p.ID, Source: p.Source, WeakFrom: weak[p.ID].Release}
-		b, built := p.Build(k)
-		o.Built, o.Modules, o.Installed = built, b.Modules, b.Installed
-		if p.Source != "" && (o.Installed || r.Only == nil || slices.Contains(r.Only, p.ID)) {
-			o.Conf, o.ConfErr = conf(p.ID, k)
-		}
-		if o.Installed {
-			o.Current = e.placer(k).Current(e.placed(p.ID, k, packages, o))
-		}
-		if built && o.Conf.BuildDependsRebuild {
-			o.BuiltAgainst = e.Tree.BuiltAgainst(p.ID, k)
-		}
-		if r.Renew && built && p.Source != "" && o.ConfErr == nil {
-			o.Stale = e.stale(ctx, p, k, o.Conf)
-		}
-		seen = append(seen, o)
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, p := range packages {
+		group.Go(func() error {
+			seen[i] = e.look(ctx, p, k, packages, weak[p.ID].Release, r, conf)
+			return nil
+		})
 	}
+	_ = group.Wait()
 	return seen
 }
 
+// look is observe for one of packages.
+func (e *Engine) look(ctx context.Context, p tree.Package, k tree.Target, packages []tree.Package, weakFrom string, r plan.Request, conf reader) plan.Package {
+	o := plan.Package{ID: p.ID, Source: p.Source, WeakFrom: weakFrom}
+	b, built := p.Build(k)
+	o.Built, o.Modules, o.Installed = built, b.Modules, b.Installed
+	if p.Source != "" && (o.Installed || r.Only == nil || slices.Contains(r.Only, p.ID)) {
+		o.Conf, o.ConfErr = conf(p.ID, k)
+	}
+	if o.Installed {
+		o.Current = e.placer(k).Current(e.placed(p.ID, k, packages, o))
+	}
+	if built && o.Conf.BuildDependsRebuild {
+		o.BuiltAgainst = e.Tree.BuiltAgainst(p.ID, k)
+	}
+	if r.Renew && built && p.Source != "" && o.ConfErr == nil {
+		o.Stale = e.stale(ctx, p, k, o.Conf)
+	}
+	return o
+}
+
 // placed returns what place must know of a package: its modules in the tree, and
-// where its conf sends them.
+// where its conf sends them. packages are those of the tree, sorted by name.
 func (e *Engine) placed(id tree.ID, k tree.Target, packages []tree.Package, o plan.Package) place.Package {
 	p := place.Package{ID: id, Installed: o.Installed, Force: e.Options.Force || e.Options.ForceVersion}
-	for _, other := range packages {
-		if other.Name == id.Name {
-			p.Versions = append(p.Versions, other.Version)
-			b, _ := other.Build(k)
-			p.Installed = p.Installed || b.Installed
+	first, _ := slices.BinarySearchFunc(packages, id.Name, func(p tree.Package, name string) int { return strings.Compare(p.Name, name) })
+	for _, other := range packages[first:] {
+		if other.Name != id.Name {
+			break
 		}
+		p.Versions = append(p.Versions, other.Version)
+		b, _ := other.Build(k)
+		p.Installed = p.Installed || b.Installed
 	}
 	for _, file := range o.Modules {
 		m := place.Module{File: file, Location: e.Settings.AddonModulesDir}

@@ -37,6 +37,7 @@ func (e *Engine) Remove(ctx context.Context, ids []tree.ID, match func(tree.Targ
 		}
 	}
 	e.heal(packages, kernels)
+	e.idle, e.healed = false, false
 	var results []Result
 	var forget []tree.ID
 	for _, p := range packages {

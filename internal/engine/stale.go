@@ -24,7 +24,7 @@ func (e *Engine) fingerprint(ctx context.Context, hashes *fingerprint.Cache, id 
 	compiler := kern.Compiler()
 	// The overrides as they are written, not what they say: that may change
 	// with the kernel that runs or the processors that are there.
-	overrides, err := hashes.Source(e.source(id, k).Files(e.Settings.EtcDir)[1:]...)
+	overrides, err := hashes.Source(e.source(id, k).Files(e.Settings)[1:]...)
 	if err != nil {
 		return b, err
 	}

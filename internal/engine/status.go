@@ -1,6 +1,11 @@
 package engine
 
 import (
+	"runtime"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/tree"
@@ -39,37 +44,57 @@ func (e *Engine) Status(matchPackage func(tree.ID) bool, matchKernel func(tree.T
 	if err != nil {
 		return nil, failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
 	}
-	var list []Status
+	gone := map[tree.Target]bool{}
 	for _, p := range packages {
+		for _, b := range p.Builds {
+			if _, known := gone[b.Target]; !known {
+				gone[b.Target] = !e.Kernel(b.Target).Exists()
+			}
+		}
+	}
+	found := make([][]Status, len(packages))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, p := range packages {
 		if !matchPackage(p.ID) {
 			continue
 		}
-		s := Status{ID: p.ID, State: StateAdded}
-		if p.Broken() {
-			s.State = StateBroken
-			list = append(list, s)
+		group.Go(func() error {
+			found[i] = e.packageStatus(p, packages, matchKernel, gone)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return append(slices.Concat(found...), e.weakStatus(packages, matchPackage, matchKernel)...), nil
+}
+
+// packageStatus tells the state of p, one of packages, and of its builds for the
+// kernels for which match says so, of which some are gone.
+func (e *Engine) packageStatus(p tree.Package, packages []tree.Package, match func(tree.Target) bool, gone map[tree.Target]bool) (list []Status) {
+	s := Status{ID: p.ID, State: StateAdded}
+	if p.Broken() {
+		s.State = StateBroken
+		return []Status{s}
+	}
+	for _, b := range p.Builds {
+		if !match(b.Target) {
 			continue
 		}
-		some := false
-		for _, b := range p.Builds {
-			if !matchKernel(b.Target) {
-				continue
-			}
-			some = true
-			s := Status{ID: p.ID, Kernel: b.Target, State: StateBuilt}
-			s.Originals = b.Originals
-			s.KernelGone = !e.Kernel(b.Target).Exists()
-			if b.Installed {
-				s.State = StateInstalled
-				s.Differs = !s.KernelGone && !e.current(p, b, packages)
-			}
-			list = append(list, s)
+		s := Status{ID: p.ID, Kernel: b.Target, State: StateBuilt}
+		s.Originals = b.Originals
+		s.KernelGone = gone[b.Target]
+		if b.Installed {
+			s.State = StateInstalled
+			s.Differs = !s.KernelGone && !e.current(p, b, packages)
 		}
-		if !some {
-			list = append(list, s)
-		}
+		list = append(list, s)
 	}
-	return append(list, e.weakStatus(packages, matchPackage, matchKernel)...), nil
+	if len(list) == 0 {
+		list = append(list, s)
+	}
+	return list
 }
 
 // current says whether the kernel's folder holds what was built. The conf is

@@ -34,13 +34,18 @@ import (
 // Depmod runs for a kernel whose modules changed, unless depmodFollows, where it
 // is not nil, says that somebody else is about to. The caller holds the lock.
 func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request, depmodFollows func(tree.Target) bool) ([]Result, error) {
-	packages, err := e.Tree.Read()
+	look := kernels
+	if e.weakCommand(weakAdd, "") != nil {
+		look = nil // builds for other kernels may serve these
+	}
+	packages, err := e.Tree.Read(look...)
 	if err != nil {
 		return nil, failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
 	}
 	if !e.Options.DryRun {
 		e.heal(packages, kernels)
 	}
+	e.idle = e.healed && !e.Options.DryRun
 	var results []Result
 	var tasks []task
 	var building []*work
@@ -55,6 +60,7 @@ func (e *Engine) Work(ctx context.Context, kernels []tree.Target, r plan.Request
 			w.dependsOn = dependencies(item, items, seen)
 			t := task{run: func(letGo func()) { results[first+i] = w.do(ctx, results[first:], letGo) }}
 			if item.Verdict == plan.Do {
+				e.idle, e.healed = false, false
 				if item.Build && !e.Options.DryRun {
 					w.world = e.world(item.ID, k)
 				}
@@ -108,11 +114,14 @@ func (e *Engine) plan(ctx context.Context, k tree.Target, packages []tree.Packag
 	if !slices.ContainsFunc(items, func(i plan.Item) bool { return i.Verdict == plan.Do || i.Verdict == plan.Fail }) {
 		return seen, items
 	}
+	var mu sync.Mutex
 	fresh := map[*conf.Source]conf.Conf{}
 	seen = e.observe(ctx, k, packages, r, func(id tree.ID, k tree.Target) (conf.Conf, error) {
 		c, err := e.Conf(id, k)
 		if err == nil {
 			src := e.source(id, k)
+			mu.Lock()
+			defer mu.Unlock()
 			fresh[&src] = c
 		}
 		return c, err
@@ -166,17 +175,23 @@ func dependencies(item plan.Item, items []plan.Item, seen []plan.Package) map[st
 }
 
 // heal mends what killed runs left of packages, of each as far as it can: what is
-// wrong with one must not keep another from being installed or removed.
+// wrong with one must not keep another from being installed or removed. Where the
+// last run has left word that there is nothing, it does not look for it again.
 func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) {
-	if e.System.CacheDir != "" {
-		atomicfile.Clean(e.System.CacheDir)
-	}
-	err := e.Tree.HealTop()
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+	var err error
+	if !e.healed {
+		if e.System.CacheDir != "" {
+			atomicfile.Clean(e.System.CacheDir)
+		}
+		err = e.Tree.HealTop()
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
 	}
 	for _, p := range packages {
-		err = errors.Join(err, e.Tree.Heal(p.ID))
+		if !e.healed {
+			err = errors.Join(err, e.Tree.Heal(p.ID))
+		}
 		for _, k := range kernels {
 			if !exists(e.Tree.OriginalDir(p.Name, k)) {
 				continue
@@ -188,6 +203,7 @@ func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) {
 			err = errors.Join(err, e.placer(k).Heal(p.Name, installed))
 		}
 	}
+	e.healed = err == nil
 	if err != nil {
 		e.Events.Note("warning: cannot clean up after a run that was killed: " + strings.ReplaceAll(err.Error(), "\n", "; "))
 	}

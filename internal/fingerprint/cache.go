@@ -32,6 +32,8 @@ type Cache struct {
 	*store
 	mu  sync.Mutex
 	run map[string]*answer // of this run
+	// asked are answers of this run, by [Cache.once]'s questions.
+	asked sync.Map
 }
 
 // store is what is kept in files.
@@ -179,6 +181,16 @@ func visit(path string, do func(rel, path string, fi fs.FileInfo) error) error {
 // in the folders dirs, usually /lib/modules/K/build and source. It is "" where
 // none of them is there.
 func (c *Cache) Headers(dirs ...string) (string, error) {
+	return c.once(append(slices.Clone(dirs), "headers"), func() (string, error) { return c.headers(dirs) })
+}
+
+// once returns what answer returned when it was first asked for the question.
+func (c *Cache) once(question []string, answer func() (string, error)) (string, error) {
+	known, _ := c.asked.LoadOrStore(strings.Join(question, "\x00"), sync.OnceValues(answer))
+	return known.(func() (string, error))()
+}
+
+func (c *Cache) headers(dirs []string) (string, error) {
 	var real []string
 	for _, dir := range dirs {
 		if path, err := filepath.EvalSymlinks(dir); err == nil && !slices.Contains(real, path) {
@@ -205,7 +217,7 @@ func (c *Cache) Headers(dirs ...string) (string, error) {
 		h := sha256.New()
 		for i, dir := range real {
 			fmt.Fprintln(h, i)
-			if err := c.headers(h, dir); err != nil {
+			if err := c.writeHeaders(h, dir); err != nil {
 				return "", err
 			}
 		}
@@ -217,9 +229,9 @@ var telling = strings.Fields(`. Makefile Module.symvers .config include include/
 	include/generated include/generated/autoconf.h include/generated/utsrelease.h include/generated/compile.h
 	include/linux include/linux/module.h include/linux/kernel.h arch scripts scripts/Makefile.build scripts/mod/modpost`)
 
-// headers writes to h what a module's build reads in a tree of headers. The tree
+// writeHeaders writes to h what a module's build reads in a tree of headers. The tree
 // may be a whole kernel's source, whose C files and objects do not count.
-func (c *store) headers(h hash.Hash, dir string) error {
+func (c *store) writeHeaders(h hash.Hash, dir string) error {
 	for _, name := range []string{"Makefile", "Kbuild", ".config", ".kernelvariables", "Module.symvers", "include", "arch", "scripts"} {
 		path, err := filepath.EvalSymlinks(filepath.Join(dir, name))
 		if err != nil {
@@ -243,6 +255,10 @@ func (c *store) headers(h hash.Hash, dir string) error {
 // Compiler returns what the program calls itself when asked for its version: the
 // first line. It is "" where there is no such program.
 func (c *Cache) Compiler(ctx context.Context, program string) (string, error) {
+	return c.once([]string{program, "compiler"}, func() (string, error) { return c.compiler(ctx, program) })
+}
+
+func (c *Cache) compiler(ctx context.Context, program string) (string, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
 		return "", nil

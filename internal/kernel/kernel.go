@@ -30,6 +30,7 @@ type Kernel struct {
 	SourceDir string
 
 	configFile string
+	findConfig func() string
 	config     func() (map[string]string, error)
 	compiler   func() Compiler
 }
@@ -47,6 +48,7 @@ func New(installTree, release, arch, sourceDir, configFile string) *Kernel {
 	if k.SourceDir == "" {
 		k.SourceDir = filepath.Join(k.Dir, "build")
 	}
+	k.findConfig = sync.OnceValue(k.findConfigFile)
 	k.config = sync.OnceValues(k.readConfig)
 	k.compiler = sync.OnceValue(k.findCompiler)
 	return k
@@ -84,8 +86,11 @@ func (k *Kernel) HasHeaders() bool {
 }
 
 // ConfigFile returns the file with the kernel's configuration: the one that
-// kbuild uses, else the one beside the kernel's image; "" if there is none.
-func (k *Kernel) ConfigFile() string {
+// kbuild uses, else the one beside the kernel's image; "" if there is none. It
+// looks once.
+func (k *Kernel) ConfigFile() string { return k.findConfig() }
+
+func (k *Kernel) findConfigFile() string {
 	if k.configFile != "" {
 		return k.configFile
 	}

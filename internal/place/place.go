@@ -21,7 +21,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/failure"
@@ -39,6 +42,7 @@ type Kernel struct {
 	// Symlink places links to the modules in the tree, not copies.
 	Symlink bool
 
+	mu    sync.Mutex          // of Current
 	index map[string][]string // paths below Dir by module name; nil: not read
 }
 
@@ -74,7 +78,8 @@ type Result struct {
 func (k *Kernel) dest(m Module) string { return filepath.Join(k.Dir, m.Location, m.File) }
 
 // Current says whether the kernel's folder holds the modules of p as they were
-// built, except for those that the kernel has newer ones of.
+// built, except for those that the kernel has newer ones of. Unlike the other
+// methods it may be called by several goroutines at once.
 func (k *Kernel) Current(p Package) bool {
 	for _, m := range p.Modules {
 		if m.Location == "" {
@@ -86,7 +91,10 @@ func (k *Kernel) Current(p Package) bool {
 		if _, err := os.Lstat(k.dest(m)); err == nil || p.Force {
 			return false
 		}
-		if kept, _, _, err := k.survey(p, m); err != nil || kept == "" {
+		k.mu.Lock()
+		kept, _, _, err := k.survey(p, m)
+		k.mu.Unlock()
+		if err != nil || kept == "" {
 			return false
 		}
 	}
@@ -414,20 +422,27 @@ func moduleName(file string) string {
 func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
 // same says whether a is a link to b, or both are regular files with the same
-// content.
+// content. A copy that [copyTo] made has the age of what it was made from: where
+// that was not touched again since there is the copy, nobody need read them.
 func same(a, b string) bool {
-	if to, err := os.Readlink(a); err == nil {
-		_, err := os.Stat(b)
-		return to == b && err == nil
-	}
-	fa, err := os.Lstat(a)
-	if err != nil || !fa.Mode().IsRegular() {
+	var fa, fb unix.Stat_t
+	if unix.Lstat(a, &fa) != nil {
 		return false
 	}
-	fb, err := os.Lstat(b)
-	if err != nil || !fb.Mode().IsRegular() || fa.Size() != fb.Size() {
+	if fa.Mode&unix.S_IFMT == unix.S_IFLNK {
+		to, err := os.Readlink(a)
+		return err == nil && to == b && unix.Stat(b, &fb) == nil
+	}
+	if unix.Lstat(b, &fb) != nil || fa.Mode&unix.S_IFMT != unix.S_IFREG || fb.Mode&unix.S_IFMT != unix.S_IFREG || fa.Size != fb.Size {
 		return false
 	}
+	return fa.Mtim == fb.Mtim && before(fb.Ctim, fa.Ctim) || sameContent(a, b, fa.Size)
+}
+
+func before(a, b unix.Timespec) bool { return a.Sec < b.Sec || a.Sec == b.Sec && a.Nsec < b.Nsec }
+
+// sameContent compares files of that size.
+func sameContent(a, b string, size int64) bool {
 	ra, err := os.Open(a)
 	if err != nil {
 		return false
@@ -438,7 +453,8 @@ func same(a, b string) bool {
 		return false
 	}
 	defer rb.Close()
-	ba, bb := make([]byte, 64<<10), make([]byte, 64<<10)
+	n := min(size+1, 64<<10)
+	ba, bb := make([]byte, n), make([]byte, n)
 	for {
 		na, errA := io.ReadFull(ra, ba)
 		nb, errB := io.ReadFull(rb, bb)

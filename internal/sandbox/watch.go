@@ -43,7 +43,10 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 		c.ns = ""
 	}
 	if free, size, ok := room(w.Usage); ok {
-		c.reserve = min(1<<30, size/20, free/4)
+		// Where there is that little, the command finds out by itself.
+		if c.reserve = min(1<<30, size/20, free/4); c.reserve < 1<<20 {
+			c.reserve = 0
+		}
 	}
 	watched.Lock()
 	watched.list = append(watched.list, c)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,13 +18,22 @@ import (
 // itself, which every user may open and so lock.
 const lockName = ".lock"
 
-// Lock takes the lock of the tree, which it makes if it is missing, and holds
-// it until unlock is called or the process ends. Where another run holds it,
-// waiting is called once with a description of that run, and Lock waits.
+// Lock is the lock of a tree, held until it is released or the process ends.
 //
-// The lock is flock(2): what is left of it after a run is an empty file, and no
-// claim.
-func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (unlock func(), err error) {
+// It is flock(2): the file that is left of it after a run is no claim. What is in
+// the file is a note that the tree holds nothing which a killed run left: the
+// word healed and the ID of the machine's boot, for after a power failure nobody
+// knows what reached the disk. The note goes when the lock is taken.
+type Lock struct {
+	file *os.File
+	// Healed says that there was that note.
+	Healed bool
+}
+
+// Lock takes the lock of the tree, which it makes if it is missing. Where another
+// run holds it, waiting is called once with a description of that run, and Lock
+// waits.
+func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (*Lock, error) {
 	if err := os.MkdirAll(t.Dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -34,7 +44,12 @@ func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (unlock fun
 	for told := false; ; told = true {
 		err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { d.Close() }, nil
+			l := &Lock{file: d}
+			if err := l.readNote(); err != nil {
+				d.Close()
+				return nil, fmt.Errorf("cannot lock %s: %w", t.Dir, err)
+			}
+			return l, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			d.Close()
@@ -50,6 +65,37 @@ func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (unlock fun
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// readNote looks for the note, and removes it.
+func (l *Lock) readNote() error {
+	text := make([]byte, 256)
+	n, err := l.file.ReadAt(text, 0)
+	if n == 0 && errors.Is(err, io.EOF) {
+		return nil
+	}
+	note := healedNote()
+	l.Healed = note != "" && string(text[:n]) == note
+	return l.file.Truncate(0)
+}
+
+// healedNote returns what the note says in this boot; "" where that has no ID.
+func healedNote() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil || len(bytes.TrimSpace(id)) == 0 {
+		return ""
+	}
+	return "healed " + string(id)
+}
+
+// Release gives the lock back. It may be called more than once. With healed, the
+// next one who takes the lock is told so.
+func (l *Lock) Release(healed bool) {
+	if healed {
+		// Without it, or with a part of it, the next run looks again.
+		_, _ = l.file.WriteAt([]byte(healedNote()), 0)
+	}
+	l.file.Close()
 }
 
 // holder describes the process that has the lock of d, as far as /proc tells.

@@ -22,9 +22,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/atomicfile"
@@ -122,8 +125,8 @@ func (t Tree) installedLink(name string, k Target) string {
 
 // Read returns a snapshot of every package in the tree, sorted by name and
 // version. A tree that does not exist is empty. What does not look like a part
-// of the tree is passed over.
-func (t Tree) Read() ([]Package, error) {
+// of the tree is passed over. Where kernels are given, so are builds for others.
+func (t Tree) Read(kernels ...Target) ([]Package, error) {
 	names, err := os.ReadDir(t.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -131,44 +134,78 @@ func (t Tree) Read() ([]Package, error) {
 	if err != nil {
 		return nil, err
 	}
-	var packages []Package
-	for _, n := range names {
-		if !n.IsDir() || strings.HasPrefix(n.Name(), ".") {
-			continue
-		}
-		ps, err := t.readName(n.Name())
-		if err != nil {
-			return nil, err
-		}
-		packages = append(packages, ps...)
+	r := reader{Tree: t, kernels: slices.Clone(kernels), links: map[string]bool{}}
+	slices.SortFunc(r.kernels, func(a, b Target) int {
+		return cmp.Or(strings.Compare(a.Release, b.Release), strings.Compare(a.Arch, b.Arch))
+	})
+	r.kernels = slices.Compact(r.kernels)
+	for _, k := range r.kernels {
+		r.links[filepath.Base(t.installedLink("", k))] = true
 	}
-	return packages, nil
+	found := make([][]Package, len(names))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, n := range names {
+		if n.IsDir() && !strings.HasPrefix(n.Name(), ".") {
+			group.Go(func() (err error) {
+				found[i], err = r.readName(n.Name())
+				return err
+			})
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.Concat(found...), nil
+}
+
+// reader is one reading of a tree.
+type reader struct {
+	Tree
+	kernels []Target        // sorted; empty for all
+	links   map[string]bool // names of their links; empty for all
+	folders sync.Map        // what [filepath.EvalSymlinks] says of those that hold sources
 }
 
 // readName reads all versions of one package.
-func (t Tree) readName(name string) ([]Package, error) {
-	entries, err := os.ReadDir(filepath.Join(t.Dir, name))
+func (r *reader) readName(name string) ([]Package, error) {
+	top, err := open(unix.AT_FDCWD, filepath.Join(r.Dir, name))
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(top)
+	entries, err := list(top)
 	if err != nil {
 		return nil, err
 	}
 	installed := map[string]bool{} // V/K/A that a kernel's link names
+	displaced := false
 	for _, e := range entries {
-		if e.Type() == fs.ModeSymlink && strings.HasPrefix(e.Name(), "kernel-") {
-			to, err := os.Readlink(filepath.Join(t.Dir, name, e.Name()))
-			if err == nil {
-				installed[t.relative(name, to)] = true
+		displaced = displaced || e.name == originals
+		if e.kind == unix.DT_LNK && strings.HasPrefix(e.name, "kernel-") && (len(r.links) == 0 || r.links[e.name]) {
+			var to [unix.PathMax]byte
+			if n, err := unix.Readlinkat(top, e.name, to[:]); err == nil {
+				installed[r.relative(name, string(to[:n]))] = true
 			}
 		}
 	}
 	var packages []Package
 	for _, e := range entries {
-		id := ID{name, e.Name()}
-		if !e.IsDir() || strings.HasPrefix(id.Version, ".") || id.Version == originals {
+		id := ID{name, e.name}
+		if e.kind != unix.DT_DIR || strings.HasPrefix(e.name, ".") || e.name == originals {
 			continue
 		}
-		p, err := t.readPackage(id, installed)
-		if err != nil {
+		p := Package{ID: id, Source: r.source(r.SourceDir(id))}
+		if p.Builds, err = r.builds(top, id); err != nil {
 			return nil, err
+		}
+		for i := range p.Builds {
+			b := &p.Builds[i]
+			b.Installed = installed[id.Version+"/"+b.Release+"/"+b.Arch]
+			if displaced {
+				_, err := os.Stat(r.OriginalDir(name, b.Target))
+				b.Originals = err == nil
+			}
 		}
 		packages = append(packages, p)
 	}
@@ -176,6 +213,98 @@ func (t Tree) readName(name string) ([]Package, error) {
 		return cmp.Or(version.Compare(a.Version, b.Version), strings.Compare(a.Version, b.Version))
 	})
 	return packages, nil
+}
+
+// builds returns what there is in the folder of id, which is below top: kernels,
+// and the modules that are built for them.
+func (r *reader) builds(top int, id ID) (builds []Build, err error) {
+	dir, err := open(top, id.Version)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dir)
+	add := func(k Target) bool {
+		entries, err := listAt(dir, k.Release+"/"+k.Arch+"/module")
+		if err == nil {
+			builds = append(builds, Build{Target: k, Modules: modules(entries)})
+		}
+		return err == nil
+	}
+	var st unix.Stat_t
+	isDir := func(name string) bool {
+		return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+	}
+	for _, k := range r.kernels {
+		if isRelease(k.Release) && isDir(k.Release) {
+			add(k)
+		}
+	}
+	if len(r.kernels) > 0 {
+		return builds, nil
+	}
+	releases, err := list(dir)
+	if err != nil {
+		return nil, err
+	}
+	arch := ""
+	for _, e := range releases {
+		if e.kind != unix.DT_DIR || !isRelease(e.name) {
+			continue
+		}
+		// Most have builds for one architecture. A folder with three links has
+		// one folder in it; where a file system does not count so, we look.
+		if arch != "" && isDir(e.name) && st.Nlink == 3 && add(Target{e.name, arch}) {
+			continue
+		}
+		arches, err := listAt(dir, e.name)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range arches {
+			if add(Target{e.name, a.name}) {
+				arch = a.name
+			}
+		}
+	}
+	return builds, nil
+}
+
+// isRelease says whether a folder of that name in the one of a package may be a
+// kernel's.
+func isRelease(name string) bool {
+	return !slices.Contains(reserved, name) && !strings.HasPrefix(name, ".")
+}
+
+// source returns the folder that a link leads to; "" where it leads to none. It is
+// [filepath.EvalSymlinks], which looks at each folder on the way, but looks at
+// those that many sources share only once.
+func (r *reader) source(link string) string {
+	to, err := os.Readlink(link)
+	if err == nil && filepath.IsAbs(to) && to == filepath.Clean(to) {
+		dir := filepath.Dir(to)
+		folder, ok := r.folders.Load(dir)
+		if !ok {
+			path, _ := filepath.EvalSymlinks(dir) // "" where there is none
+			folder, _ = r.folders.LoadOrStore(dir, path)
+		}
+		if folder == "" {
+			return ""
+		}
+		path := filepath.Join(folder.(string), filepath.Base(to))
+		if fi, err := os.Lstat(path); err != nil {
+			return ""
+		} else if fi.IsDir() {
+			return path
+		}
+	}
+	path, err := filepath.EvalSymlinks(link)
+	if err != nil {
+		return ""
+	}
+	if fi, err := os.Stat(path); err != nil || !fi.IsDir() {
+		return ""
+	}
+	return path
 }
 
 // relative returns where the link of a kernel leads, as V/K/A.
@@ -188,64 +317,23 @@ func (t Tree) relative(name, to string) string {
 	return filepath.Clean(to)
 }
 
-func (t Tree) readPackage(id ID, installed map[string]bool) (Package, error) {
-	p := Package{ID: id}
-	if source, err := filepath.EvalSymlinks(t.SourceDir(id)); err == nil {
-		if fi, err := os.Stat(source); err == nil && fi.IsDir() {
-			p.Source = source
-		}
-	}
-	releases, err := os.ReadDir(t.PackageDir(id))
-	if err != nil {
-		return p, err
-	}
-	for _, r := range releases {
-		if !r.IsDir() || slices.Contains(reserved, r.Name()) || strings.HasPrefix(r.Name(), ".") {
-			continue
-		}
-		arches, err := os.ReadDir(filepath.Join(t.PackageDir(id), r.Name()))
-		if err != nil {
-			return p, err
-		}
-		for _, a := range arches {
-			k := Target{r.Name(), a.Name()}
-			modules, ok := readModules(t.ModuleDir(id, k))
-			if !ok {
-				continue
-			}
-			_, err := os.Stat(t.OriginalDir(id.Name, k))
-			p.Builds = append(p.Builds, Build{
-				Target:    k,
-				Installed: installed[filepath.Join(id.Version, k.Release, k.Arch)],
-				Originals: err == nil,
-				Modules:   modules,
-			})
-		}
-	}
-	return p, nil
-}
-
-// readModules lists the module files in dir; ok is false where dir is no folder.
-func readModules(dir string) (modules []string, ok bool) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, false
-	}
+// modules returns the module files among what is in a folder.
+func modules(entries []entry) (modules []string) {
 	for _, e := range entries {
-		if _, _, ok := kmod.SplitName(e.Name()); ok && e.Type().IsRegular() {
-			modules = append(modules, e.Name())
+		if _, _, ok := kmod.SplitName(e.name); ok && e.kind == unix.DT_REG {
+			modules = append(modules, e.name)
 		}
 	}
-	return modules, true
+	return modules
 }
 
 // Modules returns the file names of the modules in the build of id for k.
 func (t Tree) Modules(id ID, k Target) ([]string, error) {
-	modules, ok := readModules(t.ModuleDir(id, k))
-	if !ok {
+	entries, err := listAt(unix.AT_FDCWD, t.ModuleDir(id, k))
+	if err != nil {
 		return nil, fmt.Errorf("%s: the build is gone", t.ModuleDir(id, k))
 	}
-	return modules, nil
+	return modules(entries), nil
 }
 
 // InstalledVersion returns the version of the package called name that is

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/kmod/kmodtest"
+	"dkms-kernel-install/internal/tree"
+)
+
+// BenchmarkMany measures what the program itself costs on a machine with many
+// packages, all installed for each of 20 kernels: status, and an add of one kernel
+// for which everything is current. It prints a table in Markdown. DKMS_BENCH_RUNS
+// is the number of runs of each, of which the medians count.
+func BenchmarkMany(b *testing.B) {
+	const kernels = 20
+	runs, err := strconv.Atoi(os.Getenv("DKMS_BENCH_RUNS"))
+	runs = max(5, 3*runs)
+	if err != nil {
+		runs = 9
+	}
+	m := newCrowd(b, b.TempDir(), kernels)
+	fmt.Printf("| packages × kernels | `status` | processor time | memory | current `add` | processor time | memory |\n|---|--:|--:|--:|--:|--:|--:|\n")
+	for _, packages := range []int{50, 100, 200, 500} {
+		m.grow(packages)
+		row := fmt.Sprintf("| %d × %d |", packages, kernels)
+		for _, c := range []struct {
+			name  string
+			args  []string
+			lines int
+		}{
+			{"status", []string{"dkms", "status"}, packages * kernels},
+			{"add", []string{"40-dkms.install", "add", m.kernels[0]}, 0},
+		} {
+			var costs []cost
+			for range runs {
+				out, cost := m.run(c.args...)
+				if n := strings.Count(out, "\n"); n != c.lines || strings.Contains(out, "Differences") {
+					b.Fatalf("%s prints %d lines, not %d:\n%.2000s", c.name, n, c.lines, out)
+				}
+				if cost.children > 0 {
+					b.Fatalf("%s started another program", c.name)
+				}
+				costs = append(costs, cost)
+			}
+			took := median(costs, func(c cost) time.Duration { return c.took })
+			busy := median(costs, func(c cost) time.Duration { return c.busy })
+			memory := slices.MaxFunc(costs, func(a, b cost) int { return cmp.Compare(a.memory, b.memory) }).memory
+			row += fmt.Sprintf(" %.1f ms | %.1f ms | %d MiB |", took.Seconds()*1e3, busy.Seconds()*1e3, memory>>20)
+			b.ReportMetric(took.Seconds()*1e3, fmt.Sprintf("%s-%d-ms", c.name, packages))
+		}
+		fmt.Println(row)
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// crowd is a root folder as that of the scripts, with toy kernels.
+type crowd struct {
+	b        *testing.B
+	root     string
+	arch     string
+	kernels  []string
+	packages int // that are installed, for each kernel
+}
+
+func newCrowd(b *testing.B, root string, kernels int) *crowd {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		b.Fatal(err)
+	}
+	m := &crowd{b: b, root: root, arch: unix.ByteSliceToString(u.Machine[:])}
+	m.write("etc/os-release", "ID=debian\n")
+	m.write("etc/dkms/framework.conf", fmt.Sprintf(
+		"source_tree=%[1]s/usr/src\ndkms_tree=%[1]s/var/lib/dkms\ninstall_tree=%[1]s/lib/modules\n", m.root))
+	for i := range kernels {
+		k := fmt.Sprintf("6.%d.0-toy", i)
+		m.kernels = append(m.kernels, k)
+		dir := "lib/modules/" + k
+		m.write(dir+"/modules.dep", "")
+		m.write(dir+"/build/Makefile", "modules:\n")
+		m.write(dir+"/build/include/config/auto.conf", strings.Repeat("CONFIG_SOMETHING=y\n", 3000))
+		for n := range 20 {
+			m.write(fmt.Sprintf("%s/build/include/linux/%d.h", dir, n), "#pragma once\n")
+		}
+		// As many as a distribution's kernel has.
+		for n := range 4000 {
+			m.write(fmt.Sprintf("%s/kernel/drivers/%d/m%d.ko.gz", dir, n/20, n), "")
+		}
+	}
+	return m
+}
+
+func (m *crowd) write(name, content string) {
+	file := filepath.Join(m.root, name)
+	err := os.WriteFile(file, []byte(content), 0o644)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(file), 0o755); err == nil {
+			err = os.WriteFile(file, []byte(content), 0o644)
+		}
+	}
+	if err != nil {
+		m.b.Fatal(err)
+	}
+}
+
+// grow installs packages until there are that many. Their builds are as a build
+// leaves them; what this program notes of them it notes by itself, when it sees
+// them for the first time.
+func (m *crowd) grow(packages int) {
+	m.b.Helper()
+	t := tree.Tree{Dir: filepath.Join(m.root, "var/lib/dkms")}
+	random := rand.NewChaCha8([32]byte{})
+	text := make([]byte, 3<<10)
+	type module struct {
+		tree.ID
+		tree.Target
+		file string
+	}
+	var fresh []module
+	for ; m.packages < packages; m.packages++ {
+		id := tree.ID{Name: fmt.Sprintf("package%03d", m.packages), Version: "1.0"}
+		src := "usr/src/" + id.Name + "-" + id.Version
+		m.write(src+"/dkms.conf", fmt.Sprintf("PACKAGE_NAME=%s\nPACKAGE_VERSION=%s\nBUILT_MODULE_NAME=%[1]s\nDEST_MODULE_LOCATION=/updates/dkms\nAUTOINSTALL=yes\n", id.Name, id.Version))
+		m.write(src+"/Kbuild", "obj-m := "+id.Name+".o\n")
+		for n := range 8 {
+			m.write(fmt.Sprintf("%s/src/%d.c", src, n), "MODULE_VERSION(\"1.0\");\n")
+		}
+		if err := t.Register(id, filepath.Join(m.root, src)); err != nil {
+			m.b.Fatal(err)
+		}
+		for _, release := range m.kernels {
+			k := tree.Target{Release: release, Arch: m.arch}
+			elf, err := kmodtest.For(m.arch, "name="+id.Name, "version=1.0", "vermagic="+release+" SMP mod_unload ")
+			if err != nil {
+				m.b.Skip(err)
+			}
+			random.Read(text) // never fails
+			elf.Text = text
+			var packed bytes.Buffer
+			if err := kmod.Compress(&packed, elf.Build(), kmod.Gzip, kmod.Options{}); err != nil {
+				m.b.Fatal(err)
+			}
+			file := id.Name + ".ko.gz"
+			build, err := filepath.Rel(m.root, t.TargetDir(id, k))
+			if err != nil {
+				m.b.Fatal(err)
+			}
+			m.write(build+"/log/make.log", "made\n")
+			m.write(build+"/module/"+file, packed.String())
+			fresh = append(fresh, module{id, k, file})
+		}
+	}
+	// As place does it, which is later.
+	for _, f := range fresh {
+		built := filepath.Join(t.ModuleDir(f.ID, f.Target), f.file)
+		content, err := os.ReadFile(built)
+		if err != nil {
+			m.b.Fatal(err)
+		}
+		fi, err := os.Stat(built)
+		if err != nil {
+			m.b.Fatal(err)
+		}
+		placed := "lib/modules/" + f.Release + "/updates/dkms/" + f.file
+		m.write(placed, string(content))
+		if err := errors.Join(os.Chtimes(filepath.Join(m.root, placed), fi.ModTime(), fi.ModTime()), t.SetInstalled(f.ID, f.Target)); err != nil {
+			m.b.Fatal(err)
+		}
+	}
+	for _, k := range m.kernels {
+		if out, _ := m.run("40-dkms.install", "add", k); out != "" {
+			m.b.Fatalf("add says:\n%.2000s", out)
+		}
+	}
+}
+
+// cost is what a run of the program took.
+type cost struct {
+	took, busy time.Duration
+	memory     int64 // bytes that were resident at most
+	children   int
+}
+
+func median(costs []cost, of func(cost) time.Duration) time.Duration {
+	var list []time.Duration
+	for _, c := range costs {
+		list = append(list, of(c))
+	}
+	slices.Sort(list)
+	return list[len(list)/2]
+}
+
+// costEnv names a file to which a run of the program writes, when it ends, how much
+// memory it had at most, in KiB, and how many programs it ran: 1 stands for many.
+const costEnv = "DKMS_BENCH_COST"
+
+// noteCost does that.
+func noteCost() {
+	file := os.Getenv(costEnv)
+	if file == "" {
+		return
+	}
+	var children unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &children); err != nil {
+		panic(err)
+	}
+	// Not what rusage says of memory: that counts whoever started us, too.
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		panic(err)
+	}
+	_, peak, _ := strings.Cut(string(status), "VmHWM:")
+	text := fmt.Sprintln(strings.Fields(peak)[0], min(children.Maxrss, 1))
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		panic(err)
+	}
+}
+
+// run runs one of the program's faces.
+func (m *crowd) run(args ...string) (out string, c cost) {
+	m.b.Helper()
+	file := filepath.Join(m.root, "cost")
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = args
+	cmd.Env = append(os.Environ(), "TESTROOT="+m.root, costEnv+"="+file)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	start := time.Now()
+	err := cmd.Run()
+	c.took = time.Since(start)
+	c.busy = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	if err != nil {
+		m.b.Fatalf("%q: %v\n%s%s", args, err, &stdout, &stderr)
+	}
+	text, err := os.ReadFile(file)
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &c.memory, &c.children)
+	}
+	if err != nil {
+		m.b.Fatal(err)
+	}
+	c.memory <<= 10
+	return stdout.String() + stderr.String(), c
+}

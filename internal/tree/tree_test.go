@@ -1,0 +1,134 @@
+package tree
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// makeAll makes, below dir, folders (names that end in "/"), links (NAME -> TARGET)
+// and empty files.
+func makeAll(t *testing.T, dir string, list ...string) {
+	t.Helper()
+	for _, item := range list {
+		name, target, link := strings.Cut(item, " -> ")
+		path := filepath.Join(dir, name)
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		switch {
+		case err != nil:
+		case link:
+			err = os.Symlink(strings.ReplaceAll(target, "DIR", dir), path)
+		case strings.HasSuffix(name, "/"):
+			err = os.MkdirAll(path, 0o755)
+		default:
+			err = os.WriteFile(path, nil, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestRead(t *testing.T) {
+	dir := t.TempDir()
+	makeAll(t, dir,
+		"src/a-1/", "src/a-2/", "elsewhere/b-1/", "srclink -> src",
+		// Versions in the order of their numbers, several architectures, what
+		// a module displaced, things that nobody knows.
+		"tree/a/1/source -> DIR/src/a-1", "tree/a/2/source -> ../../../src/a-2", "tree/a/10/source -> DIR/srclink/a-1",
+		"tree/a/1/6.1/x86_64/module/a.ko.xz", "tree/a/1/6.1/x86_64/module/a0.ko", "tree/a/1/6.1/x86_64/module/Module.symvers",
+		"tree/a/1/6.1/x86_64/module/c.ko/", "tree/a/1/6.1/x86_64/log/make.log",
+		"tree/a/1/6.2/aarch64/module/a.ko", "tree/a/1/6.2/x86_64/module/",
+		"tree/a/1/6.3/x86_64/log/make.log", "tree/a/1/6.4/aarch64/module/a.ko", "tree/a/1/6.5 -> 6.1",
+		"tree/a/1/6.6/x86_64/module/a.ko", "tree/a/1/6.6/notes", "tree/a/1/6.7/",
+		"tree/a/1/build/x86_64/module/a.ko", "tree/a/1/.dkms-kernel-install-6.8/x86_64/module/a.ko",
+		"tree/a/2/6.1/x86_64/module/a.ko",
+		"tree/a/kernel-6.1-x86_64 -> 2/6.1/x86_64", "tree/a/kernel-6.2-aarch64 -> DIR/tree/a/1/6.2/aarch64",
+		"tree/a/kernel-6.9-x86_64 -> 1/6.9/x86_64",
+		"tree/a/original_module/6.2/aarch64/a.ko",
+		// Broken, each in its way.
+		"tree/b/1/source -> DIR/src/b-1", "tree/b/2/source -> DIR/gone/b-2", "tree/b/3/", "tree/b/4/source -> DIR/tree/file", "tree/b/4/6.1/x86_64/module/b.ko",
+		"tree/file", "tree/.hidden/1/source -> DIR/src/a-1", "tree/b/5/source -> DIR/src/link-5", "src/link-5 -> ../elsewhere/b-1",
+	)
+	x, arm := func(r string) Target { return Target{r, "x86_64"} }, func(r string) Target { return Target{r, "aarch64"} }
+	ones := []Build{
+		{Target: x("6.1"), Modules: []string{"a.ko.xz", "a0.ko"}},
+		{Target: arm("6.2"), Installed: true, Originals: true, Modules: []string{"a.ko"}},
+		{Target: x("6.2")},
+		{Target: arm("6.4"), Modules: []string{"a.ko"}},
+		{Target: x("6.6"), Modules: []string{"a.ko"}},
+	}
+	two := []Build{{Target: x("6.1"), Installed: true, Modules: []string{"a.ko"}}}
+	all := func(one, two, four []Build) []Package {
+		return []Package{
+			{ID: ID{"a", "1"}, Source: dir + "/src/a-1", Builds: one},
+			{ID: ID{"a", "2"}, Source: dir + "/src/a-2", Builds: two},
+			{ID: ID{"a", "10"}, Source: dir + "/src/a-1"},
+			{ID: ID{"b", "1"}}, {ID: ID{"b", "2"}}, {ID: ID{"b", "3"}},
+			{ID: ID{"b", "4"}, Builds: four},
+			{ID: ID{"b", "5"}, Source: dir + "/elsewhere/b-1"},
+		}
+	}
+	four := []Build{{Target: x("6.1"), Modules: []string{"b.ko"}}}
+	for _, c := range []struct {
+		name    string
+		kernels []Target
+		want    []Package
+	}{
+		{"all", nil, all(ones, two, four)},
+		{"one", []Target{x("6.1")}, all(ones[:1], two, four)},
+		{"two, and some that are not there", []Target{x("6.2"), x("6.3"), x("6.5"), x("build"), x("."), arm("6.2"), x("6.2"), x("7")},
+			all(ones[1:3], nil, nil)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := Tree{filepath.Join(dir, "tree")}.Read(c.kernels...)
+			if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
+				t.Errorf("%v (-want +got):\n%s", err, diff)
+			}
+		})
+	}
+	if got, err := (Tree{filepath.Join(dir, "none")}).Read(); err != nil || got != nil {
+		t.Errorf("a tree that is not there: %v, %v", got, err)
+	}
+}
+
+// The note that nothing is left of killed runs is of this boot, and of runs that
+// ended.
+func TestHealed(t *testing.T) {
+	if healedNote() == "" {
+		t.Skip("this machine's boots have no IDs")
+	}
+	tree := Tree{t.TempDir()}
+	file := filepath.Join(tree.Dir, lockName)
+	lock := func(want bool) *Lock {
+		t.Helper()
+		l, err := tree.Lock(context.Background(), func(string) { t.Error("waits") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Healed != want {
+			t.Errorf("healed: %v, not %v", l.Healed, want)
+		}
+		return l
+	}
+	lock(false).Release(true)
+	lock(true).Release(true)
+	l := lock(true) // and it is killed
+	if note, err := os.ReadFile(file); err != nil || len(note) != 0 {
+		t.Errorf("while it runs the note says %q, %v", note, err)
+	}
+	l.file.Close()
+	lock(false).Release(false)
+	lock(false).Release(true)
+	if err := os.WriteFile(file, []byte("healed 00000000-0000-0000-0000-000000000000\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lock(false).Release(true)
+	l = lock(true)
+	l.Release(true)
+	l.Release(true)
+}
