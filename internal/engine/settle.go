@@ -6,8 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
@@ -45,8 +49,16 @@ func (e *Engine) settle(ctx context.Context, kernels []tree.Target, results []Re
 			e.changed = append(e.changed, r.Kernel)
 		}
 	}
+	type pending struct {
+		k      tree.Target
+		owed   unsettled
+		depmod func() error // nil where it does not run
+	}
+	var all []pending
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, k := range kernels {
-		paths, changed := placed[k]
+		_, changed := placed[k]
 		owed := e.owed(k)
 		if owed.Depmod && !changed {
 			if err := e.placer(k).Tidy(); err != nil {
@@ -60,19 +72,30 @@ func (e *Engine) settle(ctx context.Context, kernels []tree.Target, results []Re
 		} else if depmod && depmodFollows != nil && depmodFollows(k) && e.Settings.PostTransaction == "" {
 			depmod, owed.Depmod = false, false
 		}
+		p := pending{k: k, owed: owed}
 		if depmod {
-			err := place.Depmod(ctx, filepath.Join(e.Settings.InstallTree, k.Release))
-			if owed.Depmod = err != nil; err != nil {
+			// It takes seconds of one processor for each kernel.
+			p.depmod = sync.OnceValue(func() error { return place.Depmod(ctx, filepath.Join(e.Settings.InstallTree, k.Release)) })
+			group.Go(p.depmod)
+		}
+		all = append(all, p)
+	}
+	_ = group.Wait() // each is asked for its own
+	for _, p := range all {
+		k := p.k
+		if p.depmod != nil {
+			err := p.depmod()
+			if p.owed.Depmod = err != nil; err != nil {
 				failed = append(failed, e.failedKernel(k, failure.From(err, "depmod failed", failure.StatusInstall)))
 			}
 		}
-		if err := e.owe(k, owed); err != nil {
+		if err := e.owe(k, p.owed); err != nil {
 			e.Events.Note(fmt.Sprintf("warning: %s: cannot note what is left to do: %v", k.Release, err))
 		}
-		if !depmod || owed.Depmod {
+		if p.depmod == nil || p.owed.Depmod {
 			continue
 		}
-		if k.Release == e.Running && len(paths) > 0 && (e.Options.Modprobe || e.Settings.ModprobeOnInstall) {
+		if paths := placed[k]; k.Release == e.Running && len(paths) > 0 && (e.Options.Modprobe || e.Settings.ModprobeOnInstall) {
 			if err := modprobe(ctx, paths); err != nil {
 				e.Events.Note("warning: " + err.Error())
 			}
