@@ -236,8 +236,8 @@ func (p *planner) visit(name string, path []string) {
 // pick returns the index in chosen of the newest version of name, or -1.
 func (p *planner) pick(name string) int {
 	best := -1
-	for i, pkg := range p.chosen {
-		if pkg.Name == name && (best < 0 || version.Compare(pkg.Version, p.chosen[best].Version) >= 0) {
+	for i := range p.chosen { // without a copy of each: it is asked for every package
+		if p.chosen[i].Name == name && (best < 0 || version.Compare(p.chosen[i].Version, p.chosen[best].Version) >= 0) {
 			best = i
 		}
 	}
