@@ -42,7 +42,16 @@ func (j *Job) stage(ctx context.Context) (log *os.File, err error) {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return nil, err
 		}
-		if err := j.own(dir); dir != top && err != nil {
+		if dir == top {
+			continue
+		}
+		if err := j.own(dir); err != nil {
+			return nil, err
+		}
+	}
+	if s.build != j.Tree.BuildDir(j.ID) {
+		// Others may run as the same user, and have no business here.
+		if err := os.Chmod(top, 0o700); err != nil {
 			return nil, err
 		}
 	}

@@ -103,21 +103,24 @@ func (c *command) first(uses func(*command) int64) bool {
 }
 
 // room returns what is free for ordinary users on the file system of dir, and its
-// size, in bytes.
+// size, in bytes. Nothing is free where there can be hardly any more files.
 func room(dir string) (free, size uint64, ok bool) {
 	var st unix.Statfs_t
 	if dir == "" || unix.Statfs(dir, &st) != nil {
 		return 0, 0, false
 	}
+	if st.Ffree < st.Files/64 {
+		return 0, st.Blocks * uint64(st.Bsize), true
+	}
 	return st.Bavail * uint64(st.Bsize), st.Blocks * uint64(st.Bsize), true
 }
 
-// usage returns what the files below dir take, in bytes.
+// usage returns what the files below dir take, in bytes; each takes some.
 func usage(dir string) (bytes int64) {
 	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil {
 			if fi, err := d.Info(); err == nil {
-				bytes += fi.Sys().(*syscall.Stat_t).Blocks * 512
+				bytes += fi.Sys().(*syscall.Stat_t).Blocks*512 + 512
 			}
 		}
 		return nil
