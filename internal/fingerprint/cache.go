@@ -3,13 +3,13 @@ package fingerprint
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -17,8 +17,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/atomicfile"
 	"dkms-kernel-install/internal/child"
@@ -145,9 +146,8 @@ func (c *Cache) Source(paths ...string) (string, error) {
 	return c.value(paths, func(w io.Writer) error {
 		var err error
 		for _, path := range paths {
-			err = errors.Join(err, visit(path, func(rel, path string, fi fs.FileInfo) error {
-				fmt.Fprintln(w, rel)
-				stampOf(w, fi)
+			err = errors.Join(err, walk(path, func(rel, path string, st *unix.Stat_t) error {
+				stampOf(w, rel, st)
 				return nil
 			}))
 		}
@@ -157,8 +157,8 @@ func (c *Cache) Source(paths ...string) (string, error) {
 		for i, path := range paths {
 			fmt.Fprintln(h, i)
 			d := c.digests(path)
-			err := visit(path, func(rel, path string, fi fs.FileInfo) error {
-				return d.content(h, rel, rel, path, fi)
+			err := walk(path, func(rel, path string, st *unix.Stat_t) error {
+				return d.content(h, rel, rel, path, st)
 			})
 			d.close()
 			if err != nil {
@@ -167,14 +167,6 @@ func (c *Cache) Source(paths ...string) (string, error) {
 		}
 		return sum(h), nil
 	})
-}
-
-// visit is walk for a folder or file that need not exist.
-func visit(path string, do func(rel, path string, fi fs.FileInfo) error) error {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return walk(path, do)
 }
 
 // Headers returns the hash of a kernel's headers: of what builds of modules read
@@ -205,9 +197,9 @@ func (c *Cache) headers(dirs []string) (string, error) {
 	stamps := func(w io.Writer) error {
 		for _, dir := range real {
 			for _, name := range telling {
-				if fi, err := os.Stat(filepath.Join(dir, name)); err == nil {
-					fmt.Fprintln(w, name)
-					stampOf(w, fi)
+				var st unix.Stat_t
+				if unix.Stat(filepath.Join(dir, name), &st) == nil {
+					stampOf(w, name, &st)
 				}
 			}
 		}
@@ -238,11 +230,11 @@ func (c *store) writeHeaders(h hash.Hash, dir string) error {
 			continue
 		}
 		d := c.digests(path)
-		err = walk(path, func(rel, path string, fi fs.FileInfo) error {
+		err = walk(path, func(rel, path string, st *unix.Stat_t) error {
 			if slices.Contains([]string{".c", ".S", ".o", ".a", ".cmd", ".ko", ".mod"}, filepath.Ext(rel)) {
 				return nil
 			}
-			return d.content(h, filepath.Join(name, rel), rel, path, fi)
+			return d.content(h, filepath.Join(name, rel), rel, path, st)
 		})
 		d.close()
 		if err != nil {
@@ -264,9 +256,10 @@ func (c *Cache) compiler(ctx context.Context, program string) (string, error) {
 		return "", nil
 	}
 	stamps := func(w io.Writer) error {
-		fi, err := os.Stat(path)
+		var st unix.Stat_t
+		err := unix.Stat(path, &st)
 		if err == nil {
-			stampOf(w, fi)
+			stampOf(w, path, &st)
 		}
 		return err
 	}
@@ -284,10 +277,15 @@ func (c *Cache) compiler(ctx context.Context, program string) (string, error) {
 	})
 }
 
-// stampOf writes what changes with a file.
-func stampOf(w io.Writer, fi fs.FileInfo) {
-	st := fi.Sys().(*syscall.Stat_t)
-	fmt.Fprintln(w, st.Dev, st.Ino, st.Mode, st.Size, st.Mtim, st.Ctim)
+// stampOf writes what changes with the file called name.
+func stampOf(w io.Writer, name string, st *unix.Stat_t) {
+	b := append([]byte(name), 0)
+	for _, n := range [...]uint64{
+		uint64(st.Dev), uint64(st.Ino), uint64(st.Mode), uint64(st.Size), uint64(st.Mtim.Nano()), uint64(st.Ctim.Nano()),
+	} {
+		b = binary.NativeEndian.AppendUint64(b, n)
+	}
+	_, _ = w.Write(b) // a hash's never fails
 }
 
 func sum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }

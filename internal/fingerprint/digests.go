@@ -6,12 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/atomicfile"
 )
@@ -85,14 +86,14 @@ func (c *store) tidyDigests() {
 // content writes a file's name and content: whether it may be executed counts,
 // the rest of its mode and its times do not. The file is called key in the
 // digests.
-func (d *digests) content(w io.Writer, name, key, path string, fi fs.FileInfo) error {
-	if fi.Mode().Type() == fs.ModeSymlink {
+func (d *digests) content(w io.Writer, name, key, path string, st *unix.Stat_t) error {
+	if isLink(st) {
 		target, err := os.Readlink(path)
 		fmt.Fprintf(w, "%q -> %q\n", name, target)
 		return err
 	}
 	h := sha256.New()
-	stampOf(h, fi)
+	stampOf(h, key, st)
 	stamp := base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:12])
 	file, known := d.was[key]
 	if !known || file.Stamp != stamp {
@@ -109,6 +110,6 @@ func (d *digests) content(w io.Writer, name, key, path string, fi fs.FileInfo) e
 		d.changed = true
 	}
 	d.now[key] = file
-	fmt.Fprintf(w, "%q %t %s\n", name, fi.Mode()&0o111 != 0, file.Sum)
+	fmt.Fprintf(w, "%q %t %s\n", name, st.Mode&0o111 != 0, file.Sum)
 	return nil
 }

@@ -5,7 +5,6 @@
 package fingerprint
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -18,6 +17,9 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/folder"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -190,46 +192,87 @@ func Write(dir string, b Build) error {
 // They are not the modules' hashes: reading all of them would take longer than
 // everything else that a run does which finds nothing to do.
 func modules(dir string) (map[string]string, error) {
-	entries, err := os.ReadDir(filepath.Join(dir, "module"))
+	fd, err := folder.Open(unix.AT_FDCWD, filepath.Join(dir, "module"))
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	entries, err := folder.List(fd)
 	if err != nil {
 		return nil, err
 	}
 	stamps := map[string]string{}
 	for _, e := range entries {
-		fi, err := e.Info()
-		if err != nil {
-			return nil, err
+		var st unix.Stat_t
+		if err := unix.Fstatat(fd, e.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return nil, &fs.PathError{Op: "stat", Path: e.Name, Err: err}
 		}
-		stamps[e.Name()] = fmt.Sprintf("%d bytes of %d", fi.Size(), fi.ModTime().UnixNano())
+		stamps[e.Name] = fmt.Sprintf("%d bytes of %d", st.Size, st.Mtim.Nano())
 	}
 	return stamps, nil
 }
 
+// visitor is told of a file or symbolic link: its path below the top of a walk, its
+// whole path, and what it is.
+type visitor func(rel, path string, st *unix.Stat_t) error
+
 // walk calls visit for every file and symbolic link below dir, in order of their
-// names. What is neither, and the folders of version control, which change when
-// somebody looks at them, are passed over.
-func walk(dir string, visit func(rel string, path string, fi fs.FileInfo) error) error {
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			if path != dir && slices.Contains(versionControl, d.Name()) {
-				return fs.SkipDir
+// names, or for dir itself, called ".", where it is one of these. What is neither,
+// and the folders of version control, which change when somebody looks at them, are
+// passed over; so is a dir that does not exist.
+func walk(dir string, visit visitor) error {
+	var st unix.Stat_t
+	switch err := unix.Lstat(dir, &st); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return walkFolder(unix.AT_FDCWD, dir, dir, "", visit)
+	case isFile(&st) || isLink(&st):
+		return visit(".", dir, &st)
+	}
+	return nil
+}
+
+func isFile(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFREG }
+func isLink(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFLNK }
+
+// walkFolder is walk for the folder called name below at, whose path is dir and
+// whose path below the top ends in a slash, where it is not empty.
+func walkFolder(at int, name, dir, rel string, visit visitor) error {
+	fd, err := folder.Open(at, name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	entries, err := folder.List(fd)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path, rel := dir+"/"+e.Name, rel+e.Name
+		switch e.Kind {
+		case unix.DT_DIR:
+			if !slices.Contains(versionControl, e.Name) {
+				err = walkFolder(fd, e.Name, path, rel+"/", visit)
 			}
-			return nil
-		}
-		if !d.Type().IsRegular() && d.Type() != fs.ModeSymlink {
-			return nil
-		}
-		fi, err := d.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it went just now
+		case unix.DT_REG, unix.DT_LNK:
+			var st unix.Stat_t
+			err = unix.Fstatat(fd, e.Name, &st, unix.AT_SYMLINK_NOFOLLOW)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // it went just now
+			}
+			if err != nil {
+				return &fs.PathError{Op: "lstat", Path: path, Err: err}
+			}
+			if isFile(&st) || isLink(&st) {
+				err = visit(rel, path, &st)
+			}
 		}
 		if err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(dir, path)
-		return cmp.Or(err, visit(rel, path, fi))
-	})
+	}
+	return nil
 }

@@ -32,6 +32,7 @@ import (
 
 	"dkms-kernel-install/internal/atomicfile"
 	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/folder"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/version"
 )
@@ -169,30 +170,30 @@ type reader struct {
 
 // readName reads all versions of one package.
 func (r *reader) readName(name string) ([]Package, error) {
-	top, err := open(unix.AT_FDCWD, filepath.Join(r.Dir, name))
+	top, err := folder.Open(unix.AT_FDCWD, filepath.Join(r.Dir, name))
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(top)
-	entries, err := list(top)
+	entries, err := folder.List(top)
 	if err != nil {
 		return nil, err
 	}
 	installed := map[string]bool{} // V/K/A that a kernel's link names
 	displaced := false
 	for _, e := range entries {
-		displaced = displaced || e.name == originals
-		if e.kind == unix.DT_LNK && strings.HasPrefix(e.name, "kernel-") && (len(r.links) == 0 || r.links[e.name]) {
+		displaced = displaced || e.Name == originals
+		if e.Kind == unix.DT_LNK && strings.HasPrefix(e.Name, "kernel-") && (len(r.links) == 0 || r.links[e.Name]) {
 			var to [unix.PathMax]byte
-			if n, err := unix.Readlinkat(top, e.name, to[:]); err == nil {
+			if n, err := unix.Readlinkat(top, e.Name, to[:]); err == nil {
 				installed[r.relative(name, string(to[:n]))] = true
 			}
 		}
 	}
 	var packages []Package
 	for _, e := range entries {
-		id := ID{name, e.name}
-		if e.kind != unix.DT_DIR || strings.HasPrefix(e.name, ".") || e.name == originals {
+		id := ID{name, e.Name}
+		if e.Kind != unix.DT_DIR || strings.HasPrefix(e.Name, ".") || e.Name == originals {
 			continue
 		}
 		p := Package{ID: id, Source: r.source(r.SourceDir(id))}
@@ -218,13 +219,13 @@ func (r *reader) readName(name string) ([]Package, error) {
 // builds returns what there is in the folder of id, which is below top: kernels,
 // and the modules that are built for them.
 func (r *reader) builds(top int, id ID) (builds []Build, err error) {
-	dir, err := open(top, id.Version)
+	dir, err := folder.Open(top, id.Version)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(dir)
 	add := func(k Target) bool {
-		entries, err := listAt(dir, k.Release+"/"+k.Arch+"/module")
+		entries, err := folder.ListAt(dir, k.Release+"/"+k.Arch+"/module")
 		if err == nil {
 			builds = append(builds, Build{Target: k, Modules: modules(entries)})
 		}
@@ -242,27 +243,27 @@ func (r *reader) builds(top int, id ID) (builds []Build, err error) {
 	if len(r.kernels) > 0 {
 		return builds, nil
 	}
-	releases, err := list(dir)
+	releases, err := folder.List(dir)
 	if err != nil {
 		return nil, err
 	}
 	arch := ""
 	for _, e := range releases {
-		if e.kind != unix.DT_DIR || !isRelease(e.name) {
+		if e.Kind != unix.DT_DIR || !isRelease(e.Name) {
 			continue
 		}
 		// Most have builds for one architecture. A folder with three links has
 		// one folder in it; where a file system does not count so, we look.
-		if arch != "" && isDir(e.name) && st.Nlink == 3 && add(Target{e.name, arch}) {
+		if arch != "" && isDir(e.Name) && st.Nlink == 3 && add(Target{e.Name, arch}) {
 			continue
 		}
-		arches, err := listAt(dir, e.name)
+		arches, err := folder.ListAt(dir, e.Name)
 		if err != nil {
 			return nil, err
 		}
 		for _, a := range arches {
-			if add(Target{e.name, a.name}) {
-				arch = a.name
+			if add(Target{e.Name, a.Name}) {
+				arch = a.Name
 			}
 		}
 	}
@@ -282,15 +283,15 @@ func (r *reader) source(link string) string {
 	to, err := os.Readlink(link)
 	if err == nil && filepath.IsAbs(to) && to == filepath.Clean(to) {
 		dir := filepath.Dir(to)
-		folder, ok := r.folders.Load(dir)
+		real, ok := r.folders.Load(dir)
 		if !ok {
 			path, _ := filepath.EvalSymlinks(dir) // "" where there is none
-			folder, _ = r.folders.LoadOrStore(dir, path)
+			real, _ = r.folders.LoadOrStore(dir, path)
 		}
-		if folder == "" {
+		if real == "" {
 			return ""
 		}
-		path := filepath.Join(folder.(string), filepath.Base(to))
+		path := filepath.Join(real.(string), filepath.Base(to))
 		if fi, err := os.Lstat(path); err != nil {
 			return ""
 		} else if fi.IsDir() {
@@ -318,10 +319,10 @@ func (t Tree) relative(name, to string) string {
 }
 
 // modules returns the module files among what is in a folder.
-func modules(entries []entry) (modules []string) {
+func modules(entries []folder.Entry) (modules []string) {
 	for _, e := range entries {
-		if _, _, ok := kmod.SplitName(e.name); ok && e.kind == unix.DT_REG {
-			modules = append(modules, e.name)
+		if _, _, ok := kmod.SplitName(e.Name); ok && e.Kind == unix.DT_REG {
+			modules = append(modules, e.Name)
 		}
 	}
 	return modules
@@ -329,7 +330,7 @@ func modules(entries []entry) (modules []string) {
 
 // Modules returns the file names of the modules in the build of id for k.
 func (t Tree) Modules(id ID, k Target) ([]string, error) {
-	entries, err := listAt(unix.AT_FDCWD, t.ModuleDir(id, k))
+	entries, err := folder.ListAt(unix.AT_FDCWD, t.ModuleDir(id, k))
 	if err != nil {
 		return nil, fmt.Errorf("%s: the build is gone", t.ModuleDir(id, k))
 	}

@@ -1,0 +1,83 @@
+// Package folder lists folders, relative to open ones. A tree of many packages has
+// tens of thousands of folders with one name or two in each: what os.ReadDir does
+// besides asking the kernel, and the kernel's walk down the path of each, is a good
+// part of what reading it takes.
+package folder
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Entry is one name in a folder.
+type Entry struct {
+	Name string
+	Kind uint8 // one of unix.DT_*
+}
+
+// Open opens a folder below the folder at, which may be [unix.AT_FDCWD].
+func Open(at int, name string) (fd int, err error) {
+	for {
+		fd, err = unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return fd, nil
+}
+
+// List returns what is in the open folder, sorted by name.
+func List(fd int) (entries []Entry, err error) {
+	var buf [4096]byte
+	for {
+		n, err := unix.Getdents(fd, buf[:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, os.NewSyscallError("getdents64", err)
+		}
+		if n == 0 {
+			break
+		}
+		// struct linux_dirent64, see getdents64(2).
+		for b := buf[:n]; len(b) > 19; {
+			size, kind := binary.NativeEndian.Uint16(b[16:]), b[18]
+			name, _, _ := bytes.Cut(b[19:size], []byte{0})
+			b = b[size:]
+			if string(name) == "." || string(name) == ".." {
+				continue
+			}
+			entries = append(entries, Entry{string(name), kind})
+		}
+	}
+	for i, e := range entries {
+		if e.Kind != unix.DT_UNKNOWN { // some file systems do not say
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstatat(fd, e.Name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+			entries[i].Kind = uint8(st.Mode & unix.S_IFMT >> 12)
+		}
+	}
+	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	return entries, nil
+}
+
+// ListAt is List of the folder called name below the folder at.
+func ListAt(at int, name string) ([]Entry, error) {
+	fd, err := Open(at, name)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return List(fd)
+}
