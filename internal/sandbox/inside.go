@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 )
 
@@ -171,29 +171,75 @@ func (s *spec) confine() error {
 	if s.Features.Landlock == 0 {
 		return nil
 	}
-	rules := []landlock.Rule{
-		landlock.RODirs("/"),
-		landlock.RWFiles("/dev/null", "/dev/zero", "/dev/full", "/dev/tty").IgnoreIfMissing(),
-	}
-	for _, b := range s.Writable {
-		rules = append(rules, landlock.RWDirs(b.To).WithRefer())
-	}
-	if s.Tmp != "" && s.Features.Mounts {
-		rules = append(rules, landlock.RWDirs("/tmp", "/var/tmp").WithRefer().IgnoreIfMissing())
-	} else if s.Tmp != "" {
-		rules = append(rules, landlock.RWDirs(s.Tmp).WithRefer())
-	}
-	config := landlock.V11.BestEffort()
-	var err error
-	if s.Network {
-		err = errors.Join(config.RestrictPaths(rules...), config.RestrictScoped())
-	} else {
-		err = config.Restrict(rules...)
-	}
-	if err != nil {
+	if err := s.landlock(); err != nil {
 		return fmt.Errorf("cannot use Landlock: %w", err)
 	}
 	return nil
+}
+
+// landlock lets this thread, and what it starts, read and execute everything, and
+// write to what is writable alone. It asks for as much as the version here knows.
+//
+// The library's way is for all threads of a process. Where it goes through C it
+// looks for them in a /proc that may be another PID namespace's, and hangs.
+func (s *spec) landlock() error {
+	const (
+		file = ll.AccessFSExecute | ll.AccessFSWriteFile | ll.AccessFSReadFile
+		read = ll.AccessFSExecute | ll.AccessFSReadFile | ll.AccessFSReadDir
+	)
+	abi := s.Features.Landlock
+	all := uint64(ll.AccessFSRefer - 1)
+	for _, more := range []struct {
+		abi   int
+		right uint64
+	}{{2, ll.AccessFSRefer}, {3, ll.AccessFSTruncate}, {5, ll.AccessFSIoctlDev}} {
+		if abi >= more.abi {
+			all |= more.right
+		}
+	}
+	handled := ll.RulesetAttr{HandledAccessFS: all}
+	if abi >= 4 && !s.Network {
+		handled.HandledAccessNet = ll.AccessNetBindTCP | ll.AccessNetConnectTCP
+	}
+	if abi >= 6 {
+		handled.Scoped = ll.ScopeAbstractUnixSocket | ll.ScopeSignal
+	}
+	ruleset, err := ll.LandlockCreateRuleset(&handled, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(ruleset)
+	allow := func(rights uint64, paths ...string) error {
+		for _, path := range paths {
+			fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err == nil {
+				err = ll.LandlockAddPathBeneathRule(ruleset, &ll.PathBeneathAttr{AllowedAccess: rights & all, ParentFd: fd}, 0)
+				unix.Close(fd)
+			}
+			if err != nil {
+				return &fs.PathError{Op: "allow", Path: path, Err: err}
+			}
+		}
+		return nil
+	}
+	var writable []string
+	for _, b := range s.Writable {
+		writable = append(writable, b.To)
+	}
+	if s.Tmp != "" && s.Features.Mounts {
+		writable = append(writable, "/tmp", "/var/tmp")
+	} else if s.Tmp != "" {
+		writable = append(writable, s.Tmp)
+	}
+	return errors.Join(
+		allow(read, "/"),
+		allow(file|ll.AccessFSTruncate, "/dev/null", "/dev/zero", "/dev/full", "/dev/tty"),
+		allow(all&^ll.AccessFSIoctlDev, writable...),
+		ll.LandlockRestrictSelf(ruleset, 0),
+	)
 }
 
 // mount makes the file system what the command is to see of it. The order counts:

@@ -26,7 +26,7 @@ import (
 	"syscall"
 	"time"
 
-	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/child"
@@ -131,7 +131,7 @@ func probe(u *User) Features {
 // try tries combinations, the best first: some machines allow one thing only
 // together with another, or only without it.
 func try(u *User) Features {
-	landlock, err := llsys.LandlockGetABIVersion()
+	landlock, err := ll.LandlockGetABIVersion()
 	if err != nil {
 		landlock = 0
 	}
