@@ -10,10 +10,11 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// secrets are files and folders that no build has a reason to read.
-var secrets = strings.Fields(`/root /home /run /etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/ssh /etc/ssl/private
+// homes hold people's files; secrets no build has a reason to read.
+var homes = []string{"/root", "/home"}
+var secrets = strings.Fields(`/run /etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/ssh /etc/ssl/private
 	/etc/pki/tls/private /etc/pki/akmods/private /etc/wireguard /etc/NetworkManager/system-connections /etc/krb5.keytab
-	/etc/secureboot /usr/share/secureboot /var/lib/sbctl /var/lib/shim-signed/mok /var/mail /var/spool /proc/kcore`)
+	/etc/secureboot /usr/share/secureboot /var/lib/sbctl /var/lib/shim-signed/mok /var/mail /var/spool`)
 
 const (
 	buildProcesses = 2048     // at once, of one build
@@ -57,8 +58,8 @@ func (e *Engine) world(id tree.ID, k tree.Target) *sandbox.World {
 	}
 	kern := e.Kernel(k)
 	w.Hide = append(w.Hide, secrets...)
-	if allowed.Home {
-		w.Hide = w.Hide[2:]
+	if !allowed.Home {
+		w.Hide = append(w.Hide, homes...)
 	}
 	key, _, _ := e.signingKey(kern)
 	for _, file := range []string{key, filepath.Join(e.Tree.Dir, "mok.key"), filepath.Join(kern.SourceDir, "certs/signing_key.pem")} {
