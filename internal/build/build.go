@@ -189,7 +189,7 @@ func (j *Job) make(ctx context.Context, log *os.File, targetDir string) error {
 	}
 	err := j.commands(ctx, log)
 	if j.user() != nil && !j.private() {
-		err = errors.Join(err, os.Chown(targetDir, os.Geteuid(), os.Getegid()), disown(targetDir, true))
+		err = errors.Join(err, disown(targetDir, true))
 	}
 	return err
 }
@@ -288,28 +288,35 @@ func (j *Job) keepSymvers(tmp string) error {
 // collect takes one module from the build folder to the folder raw, in which the
 // build has no hand any more.
 func (j *Job) collect(m conf.Module) error {
-	f, err := openInside(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"))
+	module, err := j.readModule(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"))
 	if errors.Is(err, os.ErrNotExist) {
-		return j.badModule(m, errors.New("make succeeded, but did not build it"))
+		err = errors.New("make succeeded, but did not build it")
 	}
 	if err != nil {
-		return j.badModule(m, err)
-	}
-	defer f.Close()
-	if fi, err := f.Stat(); err != nil {
-		return j.badModule(m, err)
-	} else if fi.Size() > kmod.MaxSize {
-		return j.badModule(m, fmt.Errorf("it has %d bytes, a module may have %d at most", fi.Size(), kmod.MaxSize))
-	}
-	module, err := io.ReadAll(io.LimitReader(f, kmod.MaxSize))
-	if err != nil {
-		return j.badModule(m, err)
-	}
-	if err := kmod.Check(module, j.Kernel.Arch, j.Kernel.Release); err != nil {
 		return j.badModule(m, err)
 	}
 	file := filepath.Join(j.staging.raw, m.DestName+".ko")
 	return errors.Join(os.WriteFile(file, module, 0o644), j.own(file))
+}
+
+// readModule returns the module in the file called name below dir, if it is one for
+// the kernel.
+func (j *Job) readModule(dir, name string) ([]byte, error) {
+	f, err := openInside(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil {
+		return nil, err
+	} else if fi.Size() > kmod.MaxSize {
+		return nil, fmt.Errorf("it has %d bytes, a module may have %d at most", fi.Size(), kmod.MaxSize)
+	}
+	module, err := io.ReadAll(io.LimitReader(f, kmod.MaxSize))
+	if err != nil {
+		return nil, err
+	}
+	return module, kmod.Check(module, j.Kernel.Arch, j.Kernel.Release)
 }
 
 // strip strips the modules in raw that are to be.
@@ -353,15 +360,7 @@ func (j *Job) badModule(m conf.Module, err error) error {
 // seal checks, signs and compresses a module of raw to the folder tmp, under the
 // name that says how it is compressed.
 func (j *Job) seal(ctx context.Context, m conf.Module, tmp string) error {
-	f, err := openInside(j.staging.raw, m.DestName+".ko")
-	if err != nil {
-		return j.badModule(m, err)
-	}
-	defer f.Close()
-	module, err := io.ReadAll(io.LimitReader(f, kmod.MaxSize))
-	if err == nil {
-		err = kmod.Check(module, j.Kernel.Arch, j.Kernel.Release)
-	}
+	module, err := j.readModule(j.staging.raw, m.DestName+".ko")
 	if err != nil {
 		return j.badModule(m, err)
 	}

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"dkms-kernel-install/internal/conf"
-	"dkms-kernel-install/internal/kmod"
 )
 
 // What an entry of the cache of builds holds: parts of a staging.
@@ -49,11 +48,7 @@ func (j *Job) restore() *os.File {
 	}
 	j.staging = staging{top: top, build: filepath.Join(top, "build"), out: filepath.Join(top, entryOut), raw: filepath.Join(top, entryRaw)}
 	for _, m := range j.Conf.Modules {
-		module, err := os.ReadFile(filepath.Join(j.staging.raw, m.DestName+".ko"))
-		if err == nil {
-			err = kmod.Check(module, j.Kernel.Arch, j.Kernel.Release)
-		}
-		if err != nil {
+		if _, err := j.readModule(j.staging.raw, m.DestName+".ko"); err != nil {
 			j.Cache.Remove(j.Key)
 			return nil
 		}

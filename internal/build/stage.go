@@ -30,7 +30,7 @@ func (j *Job) stage(ctx context.Context) (log *os.File, err error) {
 	top := j.Tree.StagingDir(j.ID, j.target())
 	j.staging = staging{top, filepath.Join(top, "build"), filepath.Join(top, "out"), filepath.Join(top, "tmp"), filepath.Join(top, "raw")}
 	s := &j.staging
-	if j.World == nil || !j.World.Features.Mounts {
+	if !j.private() {
 		s.build = j.Tree.BuildDir(j.ID)
 	}
 	for _, dir := range []string{top, s.build} {
@@ -49,7 +49,7 @@ func (j *Job) stage(ctx context.Context) (log *os.File, err error) {
 			return nil, err
 		}
 	}
-	if s.build != j.Tree.BuildDir(j.ID) {
+	if j.private() {
 		// Others may run as the same user, and have no business here.
 		if err := os.Chmod(top, 0o700); err != nil {
 			return nil, err
@@ -106,9 +106,9 @@ func (j *Job) abandon() {
 	if j.user() != nil {
 		disown(s.build, false)
 	}
-	logs, _ := filepath.Glob(filepath.Join(dir, "make-*.log"))
-	if s.build == dir || !j.Several {
-		logs = nil
+	var logs []string
+	if j.Several && j.private() {
+		logs, _ = filepath.Glob(filepath.Join(dir, "make-*.log"))
 	}
 	for _, log := range append(logs, filepath.Join(s.top, "make.log")) {
 		// The source may have brought one of its own, even as a folder.
@@ -120,7 +120,7 @@ func (j *Job) abandon() {
 		os.RemoveAll(filepath.Join(s.build, own))
 		os.Link(filepath.Join(s.build, "make.log"), filepath.Join(s.build, own))
 	}
-	if s.build != dir && os.RemoveAll(dir) == nil {
+	if j.private() && os.RemoveAll(dir) == nil {
 		os.Rename(s.build, dir)
 	}
 }
@@ -155,7 +155,7 @@ func disown(dir string, plain bool) error {
 func (j *Job) forget() error {
 	scratch.Lock()
 	defer scratch.Unlock()
-	if j.staging.build != j.Tree.BuildDir(j.ID) && j.Tree.ExplainsFailure(j.ID) {
+	if j.private() && j.Tree.ExplainsFailure(j.ID) {
 		return nil
 	}
 	return os.RemoveAll(j.Tree.BuildDir(j.ID))

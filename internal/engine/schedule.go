@@ -47,8 +47,9 @@ const (
 // those come first that most depends on: so the last to end ends as early as can
 // be. There must be no circle of needs. When ctx is done, tasks run as they come.
 func schedule(ctx context.Context, tasks []task, m means) {
+	after := dependents(tasks)
 	s := &scheduler{
-		tasks: tasks, means: m, paths: paths(tasks), asking: -1, busy: map[string]bool{},
+		tasks: tasks, means: m, after: after, paths: paths(tasks, after), asking: -1, busy: map[string]bool{},
 		ended: make(chan int), released: make(chan int), answers: make(chan error),
 	}
 	s.run(ctx)
@@ -57,6 +58,7 @@ func schedule(ctx context.Context, tasks []task, m means) {
 type scheduler struct {
 	means
 	tasks []task
+	after [][]int
 	paths []time.Duration
 	busy  map[string]bool
 	// building and other hold the tasks that are ready, in the order in which
@@ -76,12 +78,8 @@ type scheduler struct {
 
 func (s *scheduler) run(ctx context.Context) {
 	waiting := make([]int, len(s.tasks)) // needs that have not ended
-	after := make([][]int, len(s.tasks))
 	for i, t := range s.tasks {
 		waiting[i] = len(t.needs)
-		for _, n := range t.needs {
-			after[n] = append(after[n], i)
-		}
 		if len(t.needs) == 0 {
 			s.ready(i)
 		}
@@ -103,7 +101,7 @@ func (s *scheduler) run(ctx context.Context) {
 			if s.tasks[i].tokens == 0 {
 				s.others--
 			}
-			for _, n := range after[i] {
+			for _, n := range s.after[i] {
 				if waiting[n]--; waiting[n] == 0 {
 					s.ready(n)
 				}
@@ -223,15 +221,20 @@ func (s *scheduler) start(i int, held bool) {
 	}()
 }
 
-// paths returns for each task how long it and the longest chain of those that
-// depend on it take.
-func paths(tasks []task) []time.Duration {
+// dependents returns for each task those that need it.
+func dependents(tasks []task) [][]int {
 	after := make([][]int, len(tasks))
 	for i, t := range tasks {
 		for _, n := range t.needs {
 			after[n] = append(after[n], i)
 		}
 	}
+	return after
+}
+
+// paths returns for each task how long it and the longest chain of those that
+// depend on it take.
+func paths(tasks []task, after [][]int) []time.Duration {
 	known := make([]bool, len(tasks))
 	length := make([]time.Duration, len(tasks))
 	var path func(i int) time.Duration

@@ -23,6 +23,17 @@ func Processors() int { return processors("/", runtime.NumCPU()) }
 // where nobody says so.
 func Memory() (bytes int64, ok bool) { return memory("/") }
 
+// RAM returns how many bytes the machine has, and how many it can give to programs
+// before it has to swap, whatever control groups say; 0 where that is not known.
+func RAM() (total, available int64) { return ram("/") }
+
+func ram(root string) (total, available int64) {
+	text := read(root, "proc/meminfo") // in KiB
+	total, _ = stat(text, "MemTotal:")
+	available, _ = stat(text, "MemAvailable:")
+	return total * 1024, available * 1024
+}
+
 func processors(root string, n int) int {
 	dirs, v2 := groups(root, "cpu")
 	for _, dir := range dirs {

@@ -102,15 +102,6 @@ type Features struct {
 // Probe tries what this machine allows, for commands that are to run as u where
 // that is not nil.
 func Probe(u *User) Features {
-	return probe(u)
-}
-
-var probed struct {
-	sync.Mutex
-	features map[User]Features
-}
-
-func probe(u *User) Features {
 	probed.Lock()
 	defer probed.Unlock()
 	var key User
@@ -126,6 +117,12 @@ func probe(u *User) Features {
 	}
 	probed.features[key] = f
 	return f
+}
+
+// probed are the answers of this process.
+var probed struct {
+	sync.Mutex
+	features map[User]Features
 }
 
 // try tries combinations, the best first: some machines allow one thing only

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/machine"
 )
 
 // What a command uses of the machine is looked at this often.
@@ -54,12 +57,7 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 	defer func() {
 		watched.Lock()
 		defer watched.Unlock()
-		for i := range watched.list {
-			if watched.list[i] == c {
-				watched.list = append(watched.list[:i:i], watched.list[i+1:]...)
-				break
-			}
-		}
+		watched.list = slices.DeleteFunc(watched.list, func(o *command) bool { return o == c })
 	}()
 	for {
 		select {
@@ -75,7 +73,7 @@ func (c *command) look() {
 	if free, _, ok := room(c.world.Usage); ok && free < c.reserve && c.first(func(o *command) int64 { return usage(o.world.Usage) }) {
 		c.end(&LimitError{fmt.Sprintf("it fills the disk: it wrote %d MiB", usage(c.world.Usage)>>20), "make room on the file system, if that was not too much"})
 	}
-	total, available := memory()
+	total, available := machine.RAM()
 	many := c.world.Processes > 0 && threads() > c.world.Processes*9/10
 	if c.ns == "" || !many && available > total/32 {
 		return
@@ -126,25 +124,6 @@ func usage(dir string) (bytes int64) {
 		return nil
 	})
 	return bytes
-}
-
-// memory returns what the machine has and what it can give to programs, in KiB.
-func memory() (total, available int64) {
-	text, _ := os.ReadFile("/proc/meminfo")
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		n, _ := strconv.ParseInt(fields[1], 10, 64)
-		switch fields[0] {
-		case "MemTotal:":
-			total = n
-		case "MemAvailable:":
-			available = n
-		}
-	}
-	return total, available
 }
 
 // threads returns how many there are on the machine.
