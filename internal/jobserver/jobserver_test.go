@@ -336,7 +336,7 @@ func TestWithMakeflags(t *testing.T) {
 func TestMake(t *testing.T) {
 	out, err := exec.Command("make", "--version").Output()
 	if err != nil {
-		t.Skip("no make: ", err)
+		t.Fatal(err)
 	}
 	version, _, _ := strings.Cut(string(out), "\n")
 	const n = 3
