@@ -74,12 +74,13 @@ func (c *command) look() {
 		c.end(&LimitError{fmt.Sprintf("it fills the disk: it wrote %d MiB", usage(c.world.Usage)>>20), "make room on the file system, if that was not too much"})
 	}
 	total, available := machine.RAM()
+	short := available > 0 && available <= total/32
 	many := c.world.Processes > 0 && threads() > c.world.Processes*9/10
-	if c.ns == "" || !many && available > total/32 {
+	if c.ns == "" || !short && !many {
 		return
 	}
 	used := processes()
-	if available <= total/32 && c.first(func(o *command) int64 { return used[o.ns].memory }) {
+	if short && c.first(func(o *command) int64 { return used[o.ns].memory }) {
 		c.end(&LimitError{fmt.Sprintf("it fills the memory: it used %d MiB", used[c.ns].memory>>20), "run it again with fewer jobs (parallel_jobs in framework.conf)"})
 	}
 	if n := used[c.ns].count; c.world.Processes > 0 && n > c.world.Processes*9/10 {
