@@ -106,11 +106,20 @@ type Item struct {
 // Make plans the work on packages, all seen from the same kernel. Items come in
 // an order in which each stands after those that it needs.
 func Make(packages []Package, r Request) []Item {
-	p := planner{request: r, all: packages, state: map[string]int{}}
-	for _, pkg := range packages {
-		if p.wanted(pkg) {
-			p.chosen = append(p.chosen, pkg)
+	p := planner{request: r, all: packages, newest: map[string]string{}, index: map[string]int{}, state: map[string]int{}}
+	for i := range packages { // without a copy of each
+		if pkg := &packages[i]; version.Compare(pkg.Version, p.newest[pkg.Name]) >= 0 {
+			p.newest[pkg.Name] = pkg.Version
 		}
+	}
+	for _, pkg := range packages {
+		if !p.wanted(pkg) {
+			continue
+		}
+		if i := p.pick(pkg.Name); i < 0 || version.Compare(pkg.Version, p.chosen[i].Version) >= 0 {
+			p.index[pkg.Name] = len(p.chosen)
+		}
+		p.chosen = append(p.chosen, pkg)
 	}
 	p.share()
 	for _, pkg := range p.chosen {
@@ -126,7 +135,9 @@ func Make(packages []Package, r Request) []Item {
 type planner struct {
 	request Request
 	all     []Package
-	chosen  []Package        // one for each name
+	newest  map[string]string // version, by name, of all
+	chosen  []Package
+	index   map[string]int   // in chosen, by name, of the newest
 	shared  map[tree.ID]bool // see share
 	items   []Item
 	// state is, by package name, 1 + the index of its item, or visiting.
@@ -141,10 +152,8 @@ func (p *planner) wanted(pkg Package) bool {
 		return slices.Contains(p.request.Only, pkg.ID) || p.request.Dependents && pkg.Installed && pkg.ConfErr == nil &&
 			slices.ContainsFunc(p.request.Only, func(id tree.ID) bool { return slices.Contains(pkg.Conf.BuildDepends, id.Name) })
 	}
-	for _, other := range p.all {
-		if other.Name == pkg.Name && version.Compare(other.Version, pkg.Version) > 0 {
-			return pkg.repair()
-		}
+	if version.Compare(p.newest[pkg.Name], pkg.Version) > 0 {
+		return pkg.repair()
 	}
 	// A conf that cannot be read does not say whether it wants automatic
 	// work; being silent about it would hide the error.
@@ -235,13 +244,10 @@ func (p *planner) visit(name string, path []string) {
 
 // pick returns the index in chosen of the newest version of name, or -1.
 func (p *planner) pick(name string) int {
-	best := -1
-	for i := range p.chosen { // without a copy of each: it is asked for every package
-		if p.chosen[i].Name == name && (best < 0 || version.Compare(p.chosen[i].Version, p.chosen[best].Version) >= 0) {
-			best = i
-		}
+	if i, ok := p.index[name]; ok {
+		return i
 	}
-	return best
+	return -1
 }
 
 // depend records that item cannot be built before dep is there.
