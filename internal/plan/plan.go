@@ -116,7 +116,7 @@ func Make(packages []Package, r Request) []Item {
 		if !p.wanted(pkg) {
 			continue
 		}
-		if i := p.pick(pkg.Name); i < 0 || version.Compare(pkg.Version, p.chosen[i].Version) >= 0 {
+		if i, ok := p.index[pkg.Name]; !ok || version.Compare(pkg.Version, p.chosen[i].Version) >= 0 {
 			p.index[pkg.Name] = len(p.chosen)
 		}
 		p.chosen = append(p.chosen, pkg)
@@ -200,8 +200,8 @@ func (p *planner) matches(pkg Package, path []string) bool {
 	}
 	path = append(path, pkg.Name)
 	return slices.ContainsFunc(pkg.Conf.BuildDepends, func(dep string) bool {
-		i := p.pick(dep)
-		return i >= 0 && p.matches(p.chosen[i], path)
+		i, ok := p.index[dep]
+		return ok && p.matches(p.chosen[i], path)
 	})
 }
 
@@ -216,8 +216,8 @@ func (p *planner) visit(name string, path []string) {
 	if p.state[name] != 0 {
 		return
 	}
-	i := p.pick(name)
-	if i < 0 {
+	i, ok := p.index[name]
+	if !ok {
 		return
 	}
 	p.state[name] = visiting
@@ -240,14 +240,6 @@ func (p *planner) visit(name string, path []string) {
 	}
 	p.items = append(p.items, item)
 	p.state[name] = len(p.items)
-}
-
-// pick returns the index in chosen of the newest version of name, or -1.
-func (p *planner) pick(name string) int {
-	if i, ok := p.index[name]; ok {
-		return i
-	}
-	return -1
 }
 
 // depend records that item cannot be built before dep is there.
