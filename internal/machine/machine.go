@@ -24,14 +24,15 @@ func Processors() int { return processors("/", runtime.NumCPU()) }
 func Memory() (bytes int64, ok bool) { return memory("/") }
 
 // RAM returns how many bytes the machine has, and how many it can give to programs
-// before it has to swap, whatever control groups say; 0 where that is not known.
-func RAM() (total, available int64) { return ram("/") }
+// before it has to swap, whatever control groups say; ok is false where nobody
+// says so.
+func RAM() (total, available int64, ok bool) { return ram("/") }
 
-func ram(root string) (total, available int64) {
+func ram(root string) (total, available int64, ok bool) {
 	text := read(root, "proc/meminfo") // in KiB
-	total, _ = stat(text, "MemTotal:")
-	available, _ = stat(text, "MemAvailable:")
-	return total * 1024, available * 1024
+	total, okTotal := stat(text, "MemTotal:")
+	available, ok = stat(text, "MemAvailable:")
+	return total * 1024, available * 1024, ok && okTotal
 }
 
 func processors(root string, n int) int {

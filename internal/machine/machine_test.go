@@ -99,6 +99,26 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+func TestRAM(t *testing.T) {
+	for _, tt := range []struct {
+		name, meminfo    string
+		total, available int64
+		ok               bool
+	}{
+		{"both", "MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: 3 kB\n", 9 << 10, 3 << 10, true},
+		{"nothing left", "MemTotal: 9 kB\nMemAvailable: 0 kB\n", 9 << 10, 0, true},
+		{"an old kernel", "MemTotal: 9 kB\nMemFree: 1 kB\n", 9 << 10, 0, false},
+		{"nobody says", "", 0, 0, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			total, available, ok := ram(lay(t, map[string]string{"proc/meminfo": tt.meminfo}))
+			if total != tt.total || available != tt.available || ok != tt.ok {
+				t.Errorf("%d, %d, %v, want %d, %d, %v", total, available, ok, tt.total, tt.available, tt.ok)
+			}
+		})
+	}
+}
+
 // TestHere looks at this machine, whatever it is.
 func TestHere(t *testing.T) {
 	if n := Processors(); n < 1 {

@@ -73,8 +73,8 @@ func (c *command) look() {
 	if free, _, ok := room(c.world.Usage); ok && free < c.reserve && c.first(func(o *command) int64 { return usage(o.world.Usage) }) {
 		c.end(&LimitError{fmt.Sprintf("it fills the disk: it wrote %d MiB", usage(c.world.Usage)>>20), "make room on the file system, if that was not too much"})
 	}
-	total, available := machine.RAM()
-	short := available > 0 && available <= total/32
+	total, available, known := machine.RAM()
+	short := known && available <= total/32
 	many := c.world.Processes > 0 && threads() > c.world.Processes*9/10
 	if c.ns == "" || !short && !many {
 		return
