@@ -117,10 +117,11 @@ func TestInit(t *testing.T) {
 			r.MustRun("dkms", "add", id)
 			if res := r.Run("dkms", "build", id, "-k", k); res.Status != 0 {
 				log := tail(res.Stdout + res.Stderr)
+				_, quick := initQuick[pkg] // which build by their own, or something is wrong
 				r.Run("dkms", "remove", id, "--all")
 				r.Write(dir+"/dkms.conf", packaged, 0o644)
 				r.MustRun("dkms", "add", id)
-				if res := r.Run("dkms", "build", id, "-k", k); res.Status != 0 {
+				if res := r.Run("dkms", "build", id, "-k", k); res.Status != 0 && !quick {
 					t.Skipf("it does not build by its own dkms.conf, either: %s", tail(res.Stdout+res.Stderr))
 				}
 				t.Fatalf("build: %s", log)

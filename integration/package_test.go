@@ -12,19 +12,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-// need skips a test that needs a program of this machine; in CI that is a failure.
-func need(t testing.TB, program string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err == nil {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is not installed, and in CI that is a failure", program)
-	}
-	t.Skipf("%s is not installed", program)
-}
+	"dkms-kernel-install/internal/testskip"
+)
 
 func TestPackageVersion(t *testing.T) {
 	for _, c := range []struct{ description, want string }{
@@ -86,7 +76,7 @@ func packed(l map[string]string) map[string]string {
 }
 
 func TestDeb(t *testing.T) {
-	need(t, "dpkg-deb")
+	testskip.Without(t, "dpkg-deb")
 	deb := makePackage(t, "deb", "VERSION=v1.2.3-4-gabc1234")
 	fields := map[string]string{}
 	for _, field := range []string{"Package", "Version", "Architecture", "Section", "Multi-Arch", "Provides", "Conflicts", "Replaces", "Depends"} {
@@ -194,7 +184,7 @@ func debianPackages(t testing.TB, r *Root, names ...string) string {
 // TestDebReplacesDkms moves a machine from Debian's dkms package to ours and back, by dpkg. In front of it are a
 // tree, keys, settings that an administrator changed, and a package that depends on dkms.
 func TestDebReplacesDkms(t *testing.T) {
-	need(t, "dpkg-deb")
+	testskip.Without(t, "dpkg-deb")
 	for _, apt := range []bool{false, true} {
 		t.Run(fmt.Sprintf("apt=%v", apt), func(t *testing.T) {
 			r := NewRoot(t)
@@ -315,7 +305,7 @@ func TestDebReplacesDkms(t *testing.T) {
 
 // TestDebAlone installs our package where no dkms was, and purges it.
 func TestDebAlone(t *testing.T) {
-	need(t, "dpkg-deb")
+	testskip.Without(t, "dpkg-deb")
 	r := NewRoot(t)
 	// Users stay, as Debian wants it, and with them backups of the files that list them.
 	const list = "find /etc /usr /var/lib/dkms -path /usr/lib/modules -prune -o -name '*-' -o -print 2>/dev/null | LC_ALL=C sort"
@@ -349,7 +339,7 @@ func TestDebAlone(t *testing.T) {
 }
 
 func TestRpm(t *testing.T) {
-	need(t, "rpm")
+	testskip.Without(t, "rpm")
 	file := makePackage(t, "rpm", "VERSION=v1.2.3-4-gabc1234")
 	query := func(args ...string) string {
 		t.Helper()
@@ -396,7 +386,7 @@ func TestRpm(t *testing.T) {
 
 // TestRpmReplacesDkms has rpm put our package in the place of one that is called dkms, in a root of its own.
 func TestRpmReplacesDkms(t *testing.T) {
-	need(t, "rpm")
+	testskip.Without(t, "rpm")
 	ours := makePackage(t, "rpm")
 	dir := t.TempDir()
 	write := func(name, text string) string {

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dkms-kernel-install/internal/testskip"
 )
 
 const generated = "# Made by \"make docs\" from the program's own description of its command line; do not edit.\n"
@@ -517,7 +519,7 @@ func TestBashCompletion(t *testing.T) {
 }
 
 func TestFishCompletion(t *testing.T) {
-	needProgram(t, "fish")
+	testskip.Without(t, "fish")
 	dir := machine(t)
 	checkCompletions(t, func(t *testing.T, words []string) []string {
 		out := run(t, filepath.Join(dir, "work"), "fish", "--no-config", "-c", `source $argv[1]; complete -C $argv[2]`, filepath.Join(dir, words[0]+".fish"), strings.Join(words, " "))
@@ -563,7 +565,7 @@ while zpty -r z REPLY; do print -rn -- "$REPLY"; done
 )
 
 func TestZshCompletion(t *testing.T) {
-	needProgram(t, "zsh")
+	testskip.Without(t, "zsh")
 	dir := machine(t)
 	if err := os.WriteFile(filepath.Join(dir, "setup"), []byte(zshSetup), 0o644); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
+
+	"dkms-kernel-install/internal/testskip"
 )
 
 // Completions, and the parts of manual pages that are about commands and options,
@@ -100,13 +102,13 @@ func TestManPages(t *testing.T) {
 		t.Fatalf("pages: %q, %v", pages, err)
 	}
 	t.Run("mandoc", func(t *testing.T) {
-		needProgram(t, "mandoc")
+		testskip.Without(t, "mandoc")
 		if out, err := exec.Command("mandoc", append([]string{"-T", "lint", "-W", "warning"}, pages...)...).CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
 	t.Run("man", func(t *testing.T) {
-		needProgram(t, "man")
+		testskip.Without(t, "man")
 		for _, page := range pages {
 			cmd := exec.Command("man", "--local-file", "--warnings", "-Tutf8", page)
 			cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MANWIDTH=80")
@@ -121,19 +123,6 @@ func TestManPages(t *testing.T) {
 			}
 		}
 	})
-}
-
-// needProgram skips a test that needs a program which is not here; in CI that is
-// a failure.
-func needProgram(t *testing.T, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err == nil {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is not installed, and in CI that is a failure", name)
-	}
-	t.Skipf("%s is not installed", name)
 }
 
 // command is one command of a command line, or all of it.

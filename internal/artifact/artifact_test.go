@@ -377,7 +377,7 @@ func FuzzUnpack(f *testing.F) {
 		if m, err := readManifest(bufio.NewReader(bytes.NewReader(entryOf(manifest, data))), key(1)); err == nil {
 			for _, f := range m.Files {
 				if f.Size > 1<<20 {
-					t.Skip("as large as it says, and no larger")
+					return // as large as it says, and no larger
 				}
 			}
 		}

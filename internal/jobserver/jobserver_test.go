@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/testskip"
 )
 
 const version = "GNU Make 4.3"
@@ -359,7 +361,7 @@ func TestMake(t *testing.T) {
 			}
 			defer s.Close()
 			if !s.Shares() {
-				t.Skip(version + " knows no jobserver")
+				testskip.For(t, version+" knows no jobserver")
 			}
 			acquire(t, s, 1)
 			cmd := exec.Command("bash", "-c", tt.command)

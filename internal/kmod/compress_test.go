@@ -14,6 +14,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+
+	"dkms-kernel-install/internal/testskip"
 )
 
 func TestSplitName(t *testing.T) {
@@ -293,7 +295,7 @@ func TestPrograms(t *testing.T) {
 	} {
 		t.Run(strings.Join(tt.compress, " "), func(t *testing.T) {
 			if _, err := exec.LookPath(tt.compress[0]); err != nil {
-				skip(t, err.Error())
+				testskip.For(t, err.Error())
 			}
 			for name, module := range contents() {
 				theirs := filter(t, module, tt.compress...)

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"dkms-kernel-install/internal/kmod/kmodtest"
+	"dkms-kernel-install/internal/testskip"
 )
 
 func TestParseInfo(t *testing.T) {
@@ -229,7 +230,7 @@ func TestCheck(t *testing.T) {
 // TestCompiled reads what a compiler makes, and compares with the standard library.
 func TestCompiled(t *testing.T) {
 	if _, err := exec.LookPath("gcc"); err != nil {
-		skip(t, "needs gcc: "+err.Error())
+		testskip.For(t, "needs gcc: "+err.Error())
 	}
 	dir := t.TempDir()
 	source := filepath.Join(dir, "foo.c")

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"dkms-kernel-install/internal/testskip"
 )
 
 func TestGenerateKey(t *testing.T) {
@@ -83,7 +85,7 @@ func TestGenerateKey(t *testing.T) {
 // TestGenerateKeyOpenSSL compares the identifier that the kernel finds keys by with what openssl makes of the key.
 func TestGenerateKeyOpenSSL(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
-		skip(t, "needs openssl: "+err.Error())
+		testskip.For(t, "needs openssl: "+err.Error())
 	}
 	dir := t.TempDir()
 	keyPath, certPath := filepath.Join(dir, "mok.key"), filepath.Join(dir, "mok.pub")

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dkms-kernel-install/internal/testskip"
 )
 
 func TestMain(m *testing.M) {
@@ -97,7 +99,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("exit: %v", err)
 	}
 	if !w.Features.Mounts {
-		t.Skip("no mount namespaces here")
+		testskip.For(t, "no mount namespaces here")
 	}
 	for _, want := range []string{w.Writable[0].To + "\n", "kept", "/nowhere\n", "err\n", "three\n", "key: No such file"} {
 		if !strings.Contains(out, want) {
@@ -163,7 +165,7 @@ func TestDenied(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			if !p.possible {
-				t.Skip("this machine cannot deny it")
+				testskip.For(t, "this machine cannot deny it")
 			}
 			if out, err := run(t, w, p.script); err == nil {
 				t.Errorf("nobody denied it: %s", out)
@@ -236,7 +238,7 @@ func TestNotFound(t *testing.T) {
 func TestProcesses(t *testing.T) {
 	w, _ := world(t)
 	if !w.Features.PID || !w.Features.Drop {
-		t.Skip("this machine cannot count them")
+		testskip.For(t, "this machine cannot count them")
 	}
 	other := *w
 	other.Tmp = t.TempDir()

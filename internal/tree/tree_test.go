@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dkms-kernel-install/internal/testskip"
 )
 
 // makeAll makes, below dir, folders (names that end in "/"), links (NAME -> TARGET)
@@ -100,7 +102,7 @@ func TestRead(t *testing.T) {
 // ended.
 func TestHealed(t *testing.T) {
 	if healedNote() == "" {
-		t.Skip("this machine's boots have no IDs")
+		testskip.For(t, "this machine's boots have no IDs")
 	}
 	tree := Tree{t.TempDir()}
 	file := filepath.Join(tree.Dir, lockName)
