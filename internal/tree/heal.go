@@ -1,0 +1,127 @@
+package tree
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Heal removes what a killed run left of id: temporaries, a build that was half
+// removed, and a scratch folder that explains no failure for any kernel.
+func (t Tree) Heal(id ID) error {
+	dir := t.PackageDir(id)
+	// What has no such link may be anybody's: the tree may be a folder that was
+	// named by mistake.
+	fi, err := os.Lstat(t.SourceDir(id))
+	ours := err == nil && fi.Mode()&fs.ModeSymlink != 0
+	if _, err := removeTemps(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	archives, _ := filepath.Glob(filepath.Join(t.Dir, id.Name, originals, "*"))
+	for _, archive := range append(archives, filepath.Join(t.Dir, id.Name, originals)) {
+		RemoveEmpty(archive, filepath.Join(t.Dir, id.Name))
+	}
+	releases, err := removeTemps(dir)
+	if err != nil {
+		return err
+	}
+	for _, r := range releases {
+		if !r.IsDir() || r.Name() == "build" {
+			continue
+		}
+		release := filepath.Join(dir, r.Name())
+		arches, err := removeTemps(release)
+		if err != nil {
+			return err
+		}
+		for _, a := range arches {
+			if !a.IsDir() {
+				continue
+			}
+			arch := filepath.Join(release, a.Name())
+			left, err := removeTemps(arch)
+			if err != nil {
+				return err
+			}
+			if len(left) == 0 && ours {
+				RemoveEmpty(arch, dir)
+			}
+			for _, e := range left {
+				if e.IsDir() && e.Name() == "module" {
+					if _, err := removeTemps(filepath.Join(arch, "module")); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		if len(arches) == 0 && ours {
+			RemoveEmpty(release, dir)
+		}
+	}
+	if !ours {
+		return nil
+	}
+	if !t.ExplainsFailure(id) {
+		return os.RemoveAll(t.BuildDir(id))
+	}
+	return nil
+}
+
+// HealGone removes what a killed run left of id, which is no package of the tree
+// any more.
+func (t Tree) HealGone(id ID) error {
+	if err := CheckID(id); err != nil {
+		return err
+	}
+	if err := t.Heal(id); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	os.Remove(t.PackageDir(id)) // where it is empty
+	RemoveEmpty(filepath.Dir(t.PackageDir(id)), t.Dir)
+	return nil
+}
+
+// HealTop removes what a killed run left beside the folders of packages.
+func (t Tree) HealTop() error {
+	_, err := removeTemps(t.Dir)
+	return err
+}
+
+// removeTemps removes the temporaries in dir and returns what else is there.
+func removeTemps(dir string) (left []fs.DirEntry, err error) {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if !IsTemp(e.Name()) {
+			left = append(left, e)
+		} else if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return left, err
+}
+
+// ExplainsFailure says whether the scratch folder of id holds the log of a build
+// that failed and has not succeeded since. The log's first line ends in
+// "for kernel K (A)".
+func (t Tree) ExplainsFailure(id ID) bool {
+	// A FIFO, which the package may have left there, would keep us waiting.
+	f, err := os.OpenFile(filepath.Join(t.BuildDir(id), "make.log"), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 1024)
+	n, _ := f.Read(head)
+	line, _, _ := strings.Cut(string(head[:n]), "\n")
+	_, of, _ := strings.Cut(line, " for kernel ")
+	release, arch, ok := strings.Cut(strings.TrimSuffix(of, ")"), " (")
+	if !ok {
+		return false
+	}
+	_, err = os.Stat(t.ModuleDir(id, Target{release, arch}))
+	return err != nil
+}
