@@ -72,7 +72,7 @@ type Build struct {
 	Modules []string
 }
 
-// Dir returns the folder of a package.
+// PackageDir returns the folder of a package.
 func (t Tree) PackageDir(id ID) string { return filepath.Join(t.Dir, id.Name, id.Version) }
 
 // SourceDir returns the link to the package's source.
