@@ -288,35 +288,40 @@ func (j *Job) keepSymvers(tmp string) error {
 // collect takes one module from the build folder to the folder raw, in which the
 // build has no hand any more.
 func (j *Job) collect(m conf.Module) error {
-	module, err := j.readModule(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"))
+	in, size, err := j.openModule(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"))
 	if errors.Is(err, os.ErrNotExist) {
 		err = errors.New("make succeeded, but did not build it")
 	}
 	if err != nil {
 		return j.badModule(m, err)
 	}
+	defer in.Close()
 	file := filepath.Join(j.staging.raw, m.DestName+".ko")
-	return errors.Join(os.WriteFile(file, module, 0o644), j.own(file))
+	out, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	// With all of its debug information it may be large: it is never in memory.
+	_, err = io.CopyN(out, in, size)
+	return errors.Join(err, out.Close(), j.own(file))
 }
 
-// readModule returns the module in the file called name below dir, if it is one for
-// the kernel.
-func (j *Job) readModule(dir, name string) ([]byte, error) {
+// openModule opens the file called name below dir, if it is a module for the kernel,
+// and returns its size in bytes, too.
+func (j *Job) openModule(dir, name string) (*os.File, int64, error) {
 	f, err := openInside(dir, name)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	defer f.Close()
-	if fi, err := f.Stat(); err != nil {
-		return nil, err
-	} else if fi.Size() > kmod.MaxSize {
-		return nil, fmt.Errorf("it has %d bytes, a module may have %d at most", fi.Size(), kmod.MaxSize)
+	fi, err := f.Stat()
+	if err == nil {
+		err = kmod.Check(f, fi.Size(), j.Kernel.Arch, j.Kernel.Release)
 	}
-	module, err := io.ReadAll(io.LimitReader(f, kmod.MaxSize))
 	if err != nil {
-		return nil, err
+		f.Close()
+		return nil, 0, err
 	}
-	return module, kmod.Check(module, j.Kernel.Arch, j.Kernel.Release)
+	return f, fi.Size(), nil
 }
 
 // strip strips the modules in raw that are to be.
@@ -357,11 +362,20 @@ func (j *Job) badModule(m conf.Module, err error) error {
 		Hint: "check BUILT_MODULE_NAME and BUILT_MODULE_LOCATION in dkms.conf, and what make did in the log"}
 }
 
+// signatureRoom is more, in bytes, than the signature of a module takes up.
+const signatureRoom = 4 << 10
+
 // seal checks, signs and compresses a module of raw to the folder tmp, under the
 // name that says how it is compressed.
 func (j *Job) seal(ctx context.Context, m conf.Module, tmp string) error {
-	module, err := j.readModule(j.staging.raw, m.DestName+".ko")
+	f, size, err := j.openModule(j.staging.raw, m.DestName+".ko")
 	if err != nil {
+		return j.badModule(m, err)
+	}
+	defer f.Close()
+	// With room for what signing appends.
+	module := make([]byte, size, size+signatureRoom)
+	if _, err := io.ReadFull(f, module); err != nil {
 		return j.badModule(m, err)
 	}
 	if j.Sign != nil {

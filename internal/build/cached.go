@@ -48,10 +48,12 @@ func (j *Job) restore() *os.File {
 	}
 	j.staging = staging{top: top, build: filepath.Join(top, "build"), out: filepath.Join(top, entryOut), raw: filepath.Join(top, entryRaw)}
 	for _, m := range j.Conf.Modules {
-		if _, err := j.readModule(j.staging.raw, m.DestName+".ko"); err != nil {
+		f, _, err := j.openModule(j.staging.raw, m.DestName+".ko")
+		if err != nil {
 			j.Cache.Remove(j.Key)
 			return nil
 		}
+		f.Close()
 	}
 	log, err := j.cachedLog(top)
 	for _, dir := range []string{j.staging.out, j.staging.build} {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -324,7 +325,7 @@ func (e *Engine) checkBuilds(ctx context.Context, dir string, list []archive.Bui
 			seen[name] = true
 			module, err := kmod.ReadFile(filepath.Join(dir, file))
 			if err == nil {
-				err = kmod.Check(module, k.Arch, k.Release)
+				err = kmod.Check(bytes.NewReader(module), int64(len(module)), k.Arch, k.Release)
 			}
 			if err == nil {
 				err = context.Cause(ctx)

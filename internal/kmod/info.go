@@ -65,14 +65,17 @@ func ReadInfo(path string) (Info, error) {
 	return info, nil
 }
 
-// Check tells whether module, which is not compressed, is one that the kernel of the given release and architecture
-// (as in uname -m) could load: a whole ELF relocatable file for that machine, with a vermagic for that release. The
-// error says what was found and what was expected.
+// Check tells whether module, of size bytes and not compressed, is one that the kernel of the given release and
+// architecture (as in uname -m) could load: a whole ELF relocatable file for that machine, with a vermagic for that
+// release. The error says what was found and what was expected. Of a large module it reads a few kilobytes.
 //
 // For an architecture that this package does not know, the machine is not checked: the kernel's own headers chose it,
 // and the kernel looks again when it loads the module.
-func Check(module []byte, arch, release string) error {
-	info, err := ParseInfo(module)
+func Check(module io.ReaderAt, size int64, arch, release string) error {
+	if size > MaxSize {
+		return fmt.Errorf("it has %d bytes, a module may have %d at most", size, MaxSize)
+	}
+	info, err := parseInfo(module, size)
 	if err != nil {
 		return err
 	}

@@ -216,7 +216,7 @@ func TestCheck(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := Check(tt.module, tt.arch, testRelease)
+			err := Check(bytes.NewReader(tt.module), int64(len(tt.module)), tt.arch, testRelease)
 			switch {
 			case tt.want == "" && err != nil:
 				t.Errorf("unexpected error: %v", err)
@@ -273,7 +273,7 @@ func FuzzParseInfo(f *testing.F) {
 		if err != nil && info != (Info{}) {
 			t.Errorf("%+v together with the error %v", info, err)
 		}
-		if Check(module, arch, testRelease) == nil && (err != nil || info.Release() != testRelease) {
+		if Check(bytes.NewReader(module), int64(len(module)), arch, testRelease) == nil && (err != nil || info.Release() != testRelease) {
 			t.Errorf("Check passes %+v, %v", info, err)
 		}
 	})
