@@ -233,6 +233,7 @@ func TestSameAsPeer(t *testing.T) {
 	}
 	for _, pkg := range packages {
 		t.Run(pkg, func(t *testing.T) {
+			t.Parallel() // no build keeps all processors busy all of the time
 			theirs, ours := root(t), root(t)
 			theirs.InstallPeer()
 			ours.InstallProgram()
