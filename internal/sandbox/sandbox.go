@@ -133,7 +133,7 @@ func try(u *User) Features {
 		landlock = 0
 	}
 	root := os.Geteuid() == 0
-	var why error
+	var why error // the combination before was denied
 	for _, f := range []Features{
 		{UserNS: true, Mounts: true, PID: true, Net: true, Drop: true},
 		{Mounts: true, PID: true, Net: true, Drop: true},
@@ -157,9 +157,7 @@ func try(u *User) Features {
 		err := w.Run(ctx, exec.Command("bash", "-c", ":"))
 		cancel()
 		if err != nil {
-			if why == nil {
-				why = err
-			}
+			why = err
 			continue
 		}
 		f.Missing = missing(f, u != nil && root, why)
