@@ -70,6 +70,7 @@ func (j *Job) script(ctx context.Context, log *os.File, w *sandbox.World, dir, s
 	// Line breaks in the value are there for the reader of the conf.
 	value = strings.TrimSpace(strings.ReplaceAll(value, "\n", " "))
 	name, args, _ := strings.Cut(value, " ")
+	name = strings.TrimLeft(name, "/") // as BUILT_MODULE_LOCATION may have one
 	what := directive + " failed"
 	if !filepath.IsLocal(name) {
 		return &failure.Failure{What: what, Why: fmt.Sprintf("%q leads out of the source", name), Status: failure.StatusBadConf, Lasting: true,
@@ -117,7 +118,9 @@ func (j *Job) patch(ctx context.Context, log *os.File, name string) error {
 		return f
 	}
 	defer f.Close()
-	cmd := exec.Command("patch", "-p1", "--batch")
+	// Without a question, and without its usual answer: what is in the source
+	// already would be taken out of it again.
+	cmd := exec.Command("patch", "-p1", "--batch", "--forward")
 	cmd.Dir, cmd.Stdin = j.Tree.BuildDir(j.ID), f
 	fmt.Fprintf(log, "# patch: %s\n", name)
 	if err := j.start(ctx, log, j.world(), cmd); errors.Is(err, exec.ErrNotFound) {
@@ -208,6 +211,12 @@ func (j *Job) environ(w *sandbox.World) []string {
 	if cc := j.Kernel.Compiler().CC; cc != "" {
 		env = append(env, "CC="+cc, "KERNEL_CC="+cc)
 	}
+	// For a command that gets no arguments of ours.
+	for _, a := range j.Kernel.Compiler().Args {
+		if strings.HasPrefix(a, "LLVM=") {
+			env = append(env, a)
+		}
+	}
 	if w != nil {
 		tmp := j.staging.tmp
 		if w.Features.Mounts {
@@ -215,7 +224,14 @@ func (j *Job) environ(w *sandbox.World) []string {
 		}
 		env = append(env, "HOME="+tmp, "TMPDIR="+tmp)
 	}
-	return append(env, j.Settings.BuildEnvironment...)
+	return append(env, j.buildEnvironment()...)
+}
+
+func (j *Job) buildEnvironment() (env []string) {
+	for _, v := range j.Settings.BuildEnvironment {
+		env = append(env, conf.ForKernel(v, j.Kernel.Release))
+	}
+	return env
 }
 
 // same makes two builds of the same the same, whoever makes them, where, and
@@ -232,7 +248,7 @@ var same = []string{
 
 // buildEnviron is what commands that build see. What build_environment says wins.
 func (j *Job) buildEnviron(w *sandbox.World) []string {
-	return slices.Concat(j.environ(w), same, j.Settings.BuildEnvironment)
+	return slices.Concat(j.environ(w), same, j.buildEnvironment())
 }
 
 func exitStatus(err error) string {
