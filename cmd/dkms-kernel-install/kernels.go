@@ -60,7 +60,9 @@ func (c *classicRun) installAll() ([]engine.Result, error) {
 		return results, nil
 	case f.Status == failure.StatusHeaders:
 		return results, err
-	case slices.ContainsFunc(results, func(r engine.Result) bool { return r.Outcome == engine.Failed }):
+	case slices.ContainsFunc(results, func(r engine.Result) bool {
+		return r.Outcome == engine.Failed && r.Failure.Status != failure.StatusNoConf // nothing to try
+	}):
 		return results, told{&failure.Failure{What: "some packages failed", Status: failure.StatusAutoinstall}}
 	}
 	return results, nil // packages that do not want this kernel are no failure

@@ -53,7 +53,7 @@ func face() {
 		system: engine.System{
 			Root:      root,
 			EtcDir:    filepath.Join(root, "etc/dkms"),
-			OSRelease: filepath.Join(root, "etc/os-release"),
+			OSRelease: []string{filepath.Join(root, "etc/os-release"), filepath.Join(root, "usr/lib/os-release")},
 			Sysconfig: filepath.Join(root, "etc/sysconfig/module-init-tools"),
 			MakeConf:  filepath.Join(root, "etc/portage/make.conf"),
 			CacheDir:  filepath.Join(root, "var/cache/dkms-kernel-install"),

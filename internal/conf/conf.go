@@ -263,7 +263,6 @@ func (c *Conf) modules(v values, set Settings, problem func(string, ...any), exc
 		m := Module{
 			BuiltName: v["BUILT_MODULE_NAME"][i],
 			DestName:  v["DEST_MODULE_NAME"][i],
-			Strip:     true,
 		}
 		location := v["DEST_MODULE_LOCATION"][i]
 		if m.BuiltName == "" && location == "" {
@@ -311,13 +310,12 @@ func (c *Conf) modules(v values, set Settings, problem func(string, ...any), exc
 		}
 		dest[m.DestName] = true
 
-		strip, given := v["STRIP"][i]
-		if !given || strip == "" {
+		// Its first letter counts, here and nowhere else.
+		strip := v["STRIP"][i]
+		if strip == "" || !strings.Contains("yYnN", strip[:1]) {
 			strip = v["STRIP"][0]
 		}
-		if b, ok := parseBool(strip); ok && strip != "" {
-			m.Strip = b
-		}
+		m.Strip = !strings.HasPrefix(strings.ToLower(strip), "n")
 		// Index 0 rules the whole package in or out.
 		if i > 0 {
 			if why := exclude(i); why != "" {
@@ -425,8 +423,7 @@ func destination(p, override string) (string, error) {
 	if p == "" {
 		return "", errors.New("it is missing")
 	}
-	top, _, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
-	if !strings.HasPrefix(p, "/") || !slices.Contains([]string{"kernel", "updates", "extra"}, top) {
+	if !slices.ContainsFunc([]string{"/kernel", "/updates", "/extra"}, func(top string) bool { return strings.HasPrefix(p, top) }) {
 		return "", fmt.Errorf("%q does not begin with /kernel, /updates or /extra", p)
 	}
 	if override != "" {
@@ -438,12 +435,12 @@ func destination(p, override string) (string, error) {
 	return filepath.Clean(p), nil
 }
 
-// parseBool reads yes and no in any case, also as y and n; empty is no.
+// parseBool reads yes and no in any case; empty is no.
 func parseBool(s string) (value, ok bool) {
 	switch strings.ToLower(s) {
-	case "y", "yes":
+	case "yes":
 		return true, true
-	case "", "n", "no":
+	case "", "no":
 		return false, true
 	}
 	return false, false

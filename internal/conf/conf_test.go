@@ -82,12 +82,12 @@ func TestRead(t *testing.T) {
 			if [[ $kernelver == 6.* ]]; then MAKE[0]="make $(f a)"; else MAKE[0]=no; fi
 			for i in 1 2 3; do :; done; [ a = b ]`, func(c *Conf) { c.Make = "make a-a" }},
 		{"sparse arrays", `
-			BUILT_MODULE_NAME[2]=a; DEST_MODULE_LOCATION[2]=/kernel/drivers
+			BUILT_MODULE_NAME[2]=a; DEST_MODULE_LOCATION[2]=/kernel-add/drivers
 			BUILT_MODULE_NAME[40]=b; DEST_MODULE_NAME[40]=c; DEST_MODULE_LOCATION[40]=/updates/x/; BUILT_MODULE_LOCATION[40]=src/b/
 			BUILT_MODULE_NAME[0]=toy; STRIP[0]=no; STRIP[40]=yes`, func(c *Conf) {
 			c.Modules = []Module{
 				{BuiltName: "toy", BuiltLocation: ".", DestName: "toy", DestLocation: "/extra"},
-				{BuiltName: "a", BuiltLocation: ".", DestName: "a", DestLocation: "/kernel/drivers"},
+				{BuiltName: "a", BuiltLocation: ".", DestName: "a", DestLocation: "/kernel-add/drivers"},
 				{BuiltName: "b", BuiltLocation: "src/b", DestName: "c", DestLocation: "/updates/x", Strip: true},
 			}
 		}},
@@ -174,6 +174,7 @@ func TestReadErrors(t *testing.T) {
 		{"kills bash", "kill -9 $$; kill -9 $BASHPID", "bash"},
 		{"execs", "exec true", "it ended bash itself"},
 		{"sets too much", `MAKE=$(head -c 9000000 /dev/zero | tr '\0' x)`, "more than 8 MiB"},
+		{"short AUTOINSTALL", "AUTOINSTALL=y", `AUTOINSTALL must be yes or no, not "y"`},
 		{"AUTOINSTALL", "AUTOINSTALL=maybe", `AUTOINSTALL must be yes or no, not "maybe"`},
 		{"no name", "PACKAGE_NAME=", "PACKAGE_NAME is missing"},
 		{"no version", "unset PACKAGE_VERSION", "PACKAGE_VERSION is missing"},
@@ -186,7 +187,7 @@ func TestReadErrors(t *testing.T) {
 		{"module name with a slash", "BUILT_MODULE_NAME=../../etc/x", "contains a slash"},
 		{"no destination", "unset DEST_MODULE_LOCATION", "DEST_MODULE_LOCATION[0] is missing"},
 		{"destination", "DEST_MODULE_LOCATION=/etc", `"/etc" does not begin with`},
-		{"destination prefix", "DEST_MODULE_LOCATION=/extras", `"/extras" does not begin with`},
+		{"destination prefix", "DEST_MODULE_LOCATION=//extra", `"//extra" does not begin with`},
 		{"relative destination", "DEST_MODULE_LOCATION=extra", `"extra" does not begin with`},
 		{"destination leads out", "DEST_MODULE_LOCATION=/extra/../../../etc", "leads upwards"},
 		{"destination with ..", "DEST_MODULE_LOCATION=/extra/a/../b", "leads upwards"},

@@ -17,13 +17,20 @@ type Distro struct {
 	IDs []string
 }
 
-// Read reads the os-release file. A system without one is like no other.
-func Read(file string) Distro {
-	f, err := os.Open(file)
-	if err != nil {
+// Read reads the first of the os-release files that is there. A system without one
+// is like no other.
+func Read(files ...string) Distro {
+	var f *os.File
+	for _, file := range files {
+		var err error
+		if f, err = os.Open(file); err == nil {
+			defer f.Close()
+			break
+		}
+	}
+	if f == nil {
 		return Distro{}
 	}
-	defer f.Close()
 	values := map[string]string{}
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {

@@ -33,7 +33,7 @@ func TestDistro(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		d := Read(file)
+		d := Read(filepath.Join(dir, "none"), file, "/dev/full")
 		if got := d.AddonModulesDir(); got != tt.dir {
 			t.Errorf("%q: modules go to %q, want %q", tt.osRelease, got, tt.dir)
 		}

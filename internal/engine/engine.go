@@ -36,8 +36,8 @@ type System struct {
 	// Root is where the machine's file system begins; empty for "/". Only
 	// what makes an initramfs is looked for below it.
 	Root      string
-	EtcDir    string // /etc/dkms
-	OSRelease string // /etc/os-release
+	EtcDir    string   // /etc/dkms
+	OSRelease []string // /etc/os-release, /usr/lib/os-release: the first counts
 	// Sysconfig may set ADDON_MODULES_DIR: /etc/sysconfig/module-init-tools.
 	Sysconfig string
 	// MakeConf is Gentoo's /etc/portage/make.conf.
@@ -62,7 +62,7 @@ type System struct {
 func DefaultSystem() System {
 	return System{
 		EtcDir:        "/etc/dkms",
-		OSRelease:     "/etc/os-release",
+		OSRelease:     []string{"/etc/os-release", "/usr/lib/os-release"},
 		Sysconfig:     "/etc/sysconfig/module-init-tools",
 		MakeConf:      "/etc/portage/make.conf",
 		CacheDir:      "/var/cache/dkms-kernel-install",
@@ -143,7 +143,7 @@ type Events interface {
 func New(sys System, o Options, events Events) (*Engine, error) {
 	e := &Engine{
 		System: sys, Options: o, Events: events,
-		Distro:  distro.Read(sys.OSRelease),
+		Distro:  distro.Read(sys.OSRelease...),
 		shell:   &conf.Shell{Timeout: sys.ConfTimeout},
 		kernels: map[tree.Target]*kernel.Kernel{},
 		places:  map[tree.Target]*place.Kernel{},
@@ -193,7 +193,7 @@ func New(sys System, o Options, events Events) (*Engine, error) {
 	}
 	e.Settings = set
 	e.builds = e.openBuilds()
-	e.Tree = tree.Tree{Dir: set.DkmsTree}
+	e.Tree = tree.Tree{Dir: set.DkmsTree, Sources: set.SourceTree}
 	e.Running, e.Arch = uname()
 	return e, nil
 }

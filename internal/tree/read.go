@@ -104,12 +104,28 @@ func (r *reader) readName(name string) ([]Package, error) {
 				b.Originals = err == nil
 			}
 		}
+		if p.Broken() && len(p.Builds) == 0 && !r.ours(id) {
+			continue
+		}
 		packages = append(packages, p)
 	}
 	slices.SortFunc(packages, func(a, b Package) int {
 		return cmp.Or(version.Compare(a.Version, b.Version), strings.Compare(a.Version, b.Version))
 	})
 	return packages, nil
+}
+
+// ours says whether a folder without a source, and without builds, is of a package
+// all the same.
+func (r *reader) ours(id ID) bool {
+	if _, err := os.Lstat(r.SourceDir(id)); err == nil {
+		return true
+	}
+	if r.Sources == "" {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(r.Sources, id.Name+"-"+id.Version))
+	return err == nil
 }
 
 // builds returns what there is in the folder of id, which is below top: kernels,

@@ -26,6 +26,9 @@ import (
 // Tree is the DKMS tree in one folder.
 type Tree struct {
 	Dir string
+	// Sources is where sources are kept, usually /usr/src: a folder M/V is one of
+	// a broken package, and not of somebody else, where M-V is there.
+	Sources string
 }
 
 // ID names a package.

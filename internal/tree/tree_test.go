@@ -38,7 +38,7 @@ func makeAll(t *testing.T, dir string, list ...string) {
 func TestRead(t *testing.T) {
 	dir := t.TempDir()
 	makeAll(t, dir,
-		"src/a-1/", "src/a-2/", "elsewhere/b-1/", "srclink -> src",
+		"src/a-1/", "src/a-2/", "src/b-3/", "elsewhere/b-1/", "srclink -> src",
 		// Versions in the order of their numbers, several architectures, what
 		// a module displaced, things that nobody knows.
 		"tree/a/1/source -> DIR/src/a-1", "tree/a/2/source -> ../../../src/a-2", "tree/a/10/source -> DIR/srclink/a-1",
@@ -54,7 +54,7 @@ func TestRead(t *testing.T) {
 		"tree/a/original_module/6.2/aarch64/a.ko",
 		// Broken, each in its way.
 		"tree/b/1/source -> DIR/src/b-1", "tree/b/2/source -> DIR/gone/b-2", "tree/b/3/", "tree/b/4/source -> DIR/tree/file", "tree/b/4/6.1/x86_64/module/b.ko",
-		"tree/file", "tree/.hidden/1/source -> DIR/src/a-1", "tree/b/5/source -> DIR/src/link-5", "src/link-5 -> ../elsewhere/b-1",
+		"tree/b/backup/notes", "tree/file", "tree/.hidden/1/source -> DIR/src/a-1", "tree/b/5/source -> DIR/src/link-5", "src/link-5 -> ../elsewhere/b-1",
 	)
 	x, arm := func(r string) Target { return Target{r, "x86_64"} }, func(r string) Target { return Target{r, "aarch64"} }
 	ones := []Build{
@@ -87,13 +87,13 @@ func TestRead(t *testing.T) {
 			all(ones[1:3], nil, nil)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := Tree{filepath.Join(dir, "tree")}.Read(c.kernels...)
+			got, err := Tree{Dir: filepath.Join(dir, "tree"), Sources: filepath.Join(dir, "src")}.Read(c.kernels...)
 			if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
 				t.Errorf("%v (-want +got):\n%s", err, diff)
 			}
 		})
 	}
-	if got, err := (Tree{filepath.Join(dir, "none")}).Read(); err != nil || got != nil {
+	if got, err := (Tree{Dir: filepath.Join(dir, "none")}).Read(); err != nil || got != nil {
 		t.Errorf("a tree that is not there: %v, %v", got, err)
 	}
 }
@@ -104,7 +104,7 @@ func TestHealed(t *testing.T) {
 	if healedNote() == "" {
 		testskip.For(t, "this machine's boots have no IDs")
 	}
-	tree := Tree{t.TempDir()}
+	tree := Tree{Dir: t.TempDir()}
 	file := filepath.Join(tree.Dir, lockName)
 	lock := func(want bool) *Lock {
 		t.Helper()
