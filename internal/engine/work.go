@@ -324,6 +324,10 @@ func (w *work) place(ctx context.Context, job *build.Job, r *Result) *failure.Fa
 	w.placing.Lock()
 	defer w.placing.Unlock()
 	e, item := w.e, w.item
+	if !w.kern.Exists() {
+		return &failure.Failure{What: "install failed", Why: w.kern.Dir + " does not exist", Status: failure.StatusInstall,
+			Hint: "install the kernel " + w.k.Release + ", or check what -k says"}
+	}
 	if err := e.runScript(ctx, job, "PRE_INSTALL", item.Conf.PreInstall); err != nil && e.Options.Force {
 		r.Warnings = append(r.Warnings, err.Error())
 	} else if err != nil {

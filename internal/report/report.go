@@ -207,7 +207,7 @@ func StatusLine(s engine.Status) string {
 	if s.Originals {
 		line += " (Original modules exist)"
 	}
-	if s.KernelGone {
+	if s.KernelGone && s.State == engine.StateInstalled {
 		line += " (Built modules are missing in the kernel modules folder)"
 	}
 	if s.Differs {
