@@ -34,7 +34,7 @@ func TestSchedule(t *testing.T) {
 		{"in order", []task{{}, {}, {}}, []int{0, 1, 2}},
 		{"costly first", []task{{cost: 1}, {cost: 3}, {cost: 2}}, []int{1, 2, 0}},
 		{"needs", []task{{needs: []int{2}, cost: 9}, {}, {needs: []int{1}}}, []int{1, 2, 0}},
-		{"one key", []task{{key: "a"}, {key: "a"}, {key: "b"}}, []int{0, 1, 2}},
+		{"one key", []task{{key: "a"}, {key: "a", cost: 1}, {key: "a"}}, []int{1, 0, 2}},
 		{"the longest path first", []task{{cost: 5}, {cost: 1}, {cost: 5, needs: []int{1}}, {cost: 4}}, []int{1, 0, 2, 3}},
 		{"a path through several", []task{{cost: 8}, {cost: 1}, {cost: 1, needs: []int{1}}, {cost: 7, needs: []int{2, 4}}, {cost: 3}},
 			[]int{4, 1, 0, 2, 3}},
