@@ -70,7 +70,6 @@ func (j *Job) script(ctx context.Context, log *os.File, w *sandbox.World, dir, s
 	// Line breaks in the value are there for the reader of the conf.
 	value = strings.TrimSpace(strings.ReplaceAll(value, "\n", " "))
 	name, args, _ := strings.Cut(value, " ")
-	name = strings.TrimLeft(name, "/") // as BUILT_MODULE_LOCATION may have one
 	what := directive + " failed"
 	if !filepath.IsLocal(name) {
 		return &failure.Failure{What: what, Why: fmt.Sprintf("%q leads out of the source", name), Status: failure.StatusBadConf, Lasting: true,

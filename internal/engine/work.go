@@ -324,7 +324,7 @@ func (w *work) place(ctx context.Context, job *build.Job, r *Result) *failure.Fa
 	w.placing.Lock()
 	defer w.placing.Unlock()
 	e, item := w.e, w.item
-	if !w.kern.Exists() {
+	if _, err := os.Stat(w.kern.Dir); errors.Is(err, fs.ErrNotExist) {
 		return &failure.Failure{What: "install failed", Why: w.kern.Dir + " does not exist", Status: failure.StatusInstall,
 			Hint: "install the kernel " + w.k.Release + ", or check what -k says"}
 	}
