@@ -236,7 +236,7 @@ func (s *spec) landlock() error {
 	}
 	return errors.Join(
 		allow(read, "/"),
-		allow(file|ll.AccessFSTruncate, "/dev/null", "/dev/zero", "/dev/full", "/dev/tty"),
+		allow(file|ll.AccessFSTruncate, "/dev/null", "/dev/zero", "/dev/full"),
 		allow(all&^ll.AccessFSIoctlDev, writable...),
 		ll.LandlockRestrictSelf(ruleset, 0),
 	)

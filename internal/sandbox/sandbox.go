@@ -295,7 +295,9 @@ func (e *SetupError) Error() string { return e.Why }
 // attr says how the process that makes the world starts.
 func (w *World) attr() *syscall.SysProcAttr {
 	f := w.Features
-	a := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// A session of its own, so that no terminal is left to it, into which it could
+	// type what our caller then runs; that is a process group, too.
+	a := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if f.Mounts {
 		a.Cloneflags |= syscall.CLONE_NEWNS
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dkms-kernel-install/internal/testskip"
 )
 
@@ -137,6 +139,11 @@ func TestDenied(t *testing.T) {
 	defer victim.Process.Kill()
 	t.Setenv("PORT", port)
 	t.Setenv("VICTIM", strconv.Itoa(victim.Process.Pid))
+	session, err := unix.Getsid(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SESSION", strconv.Itoa(session))
 	f := w.Features
 	for what, p := range map[string]struct {
 		possible bool // whether this machine can deny it
@@ -159,9 +166,11 @@ func TestDenied(t *testing.T) {
 		"mknod":              {f.Drop || f.UserNS, `mknod dev b 8 0`},
 		"link out":           {f.Mounts || f.Landlock > 1, `ln ../kept/file linked`},
 		"oom":                {true, `test "$(cat /proc/self/oom_score_adj)" != 1000`},
-		"core":               {true, `test "$(ulimit -c)" != 0`},
-		"processes":          {f.Drop && f.UserNS, `for i in {1..300}; do sleep 5 & done`},
-		"sysctl":             {f.Drop || f.Mounts, `echo x >/proc/sys/kernel/core_pattern || echo x >/proc/sysrq-trigger`},
+		// Of which our terminal would be. One outside of the PID namespace is 0.
+		"our session": {true, `session=$(cut -d' ' -f6 /proc/self/stat); test $session = 0 || test $session = $SESSION`},
+		"core":        {true, `test "$(ulimit -c)" != 0`},
+		"processes":   {f.Drop && f.UserNS, `for i in {1..300}; do sleep 5 & done`},
+		"sysctl":      {f.Drop || f.Mounts, `echo x >/proc/sys/kernel/core_pattern || echo x >/proc/sysrq-trigger`},
 	} {
 		t.Run(what, func(t *testing.T) {
 			if !p.possible {
