@@ -157,11 +157,13 @@ func processes() map[string]used {
 		}
 		u := all[ns]
 		u.count++
-		text, _ := os.ReadFile(dir + "/statm")
-		if fields := strings.Fields(string(text)); len(fields) > 2 {
-			resident, _ := strconv.ParseInt(fields[1], 10, 64)
-			shared, _ := strconv.ParseInt(fields[2], 10, 64)
-			u.memory += (resident - shared) * int64(os.Getpagesize())
+		text, _ := os.ReadFile(dir + "/status")
+		for line := range strings.Lines(string(text)) {
+			// What it shares with nobody, and what is in no file.
+			if name, value, _ := strings.Cut(line, ":"); name == "RssAnon" || name == "RssShmem" {
+				kib, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+				u.memory += kib << 10
+			}
 		}
 		all[ns] = u
 	}
