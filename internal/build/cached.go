@@ -23,9 +23,13 @@ const (
 	entryLog     = "make.log"
 )
 
-// cacheable says whether all that a build leaves can be in an entry: not what
-// POST_BUILD writes where the tree keeps it.
+// cacheable says whether a key can name all that goes into a build, and an entry
+// hold all that it leaves: not what comes from the network or out of somebody's
+// home, nor what POST_BUILD writes where the tree keeps it.
 func (j *Job) cacheable() bool {
+	if a := j.Settings.Allowed(j.Name); a.All || a.Network || a.Home {
+		return false
+	}
 	return j.Cache != nil && j.Key != "" && (j.private() || j.Conf.PostBuild == "")
 }
 
