@@ -183,13 +183,13 @@ func (j *Job) run(ctx context.Context) (err error) {
 func (j *Job) make(ctx context.Context, log *os.File, targetDir string) error {
 	if !j.private() {
 		// Where commands write to it themselves.
-		if err := errors.Join(os.MkdirAll(targetDir, 0o755), j.own(targetDir)); err != nil {
+		if err := errors.Join(os.MkdirAll(targetDir, 0o755), j.share(targetDir)); err != nil {
 			return err
 		}
 	}
 	err := j.commands(ctx, log)
 	if j.user() != nil && !j.private() {
-		err = errors.Join(err, disown(targetDir, true))
+		err = errors.Join(err, disown(targetDir, true), os.Chmod(targetDir, 0o755))
 	}
 	return err
 }
@@ -229,14 +229,17 @@ func (j *Job) commands(ctx context.Context, log *os.File) error {
 }
 
 // keep makes the finished modules in tmp the build. What POST_BUILD left, the log
-// and the record of dependencies come first: the rename of the modules' folder is
-// the moment at which the build exists.
+// and, where there was no build, the record of dependencies come first: the rename
+// of the modules' folder is the moment at which the build exists.
 func (j *Job) keep(ctx context.Context, log *os.File, tmp, targetDir string) error {
 	if err := j.keepOut(ctx, targetDir); err != nil {
 		return err
 	}
-	for name, version := range j.DependsOn {
-		if err := writeFile(filepath.Join(targetDir, ".dep_"+name), strings.NewReader(version+"\n")); err != nil {
+	module := filepath.Join(targetDir, "module")
+	_, err := os.Lstat(module)
+	again := err == nil
+	if !again {
+		if err := j.keepDepends(targetDir); err != nil {
 			return err
 		}
 	}
@@ -252,13 +255,46 @@ func (j *Job) keep(ctx context.Context, log *os.File, tmp, targetDir string) err
 	if err := tree.SyncDir(tmp); err != nil {
 		return err
 	}
-	return tree.ReplaceDir(tmp, filepath.Join(targetDir, "module"))
+	if err := tree.ReplaceDir(tmp, module); err != nil || !again {
+		return err
+	}
+	// Not before: of a run that is killed here the old record costs a build too
+	// many, with the old modules the new one would hide that they are old.
+	return j.keepDepends(targetDir)
+}
+
+// keepDepends records which versions of its dependencies the build is made against.
+func (j *Job) keepDepends(targetDir string) error {
+	for name, version := range j.DependsOn {
+		if err := writeFile(filepath.Join(targetDir, ".dep_"+name), strings.NewReader(version+"\n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // keepOut copies what the commands left beside the build, which other packages may
 // look for: files and folders that are not the tree's own.
 func (j *Job) keepOut(ctx context.Context, targetDir string) error {
 	entries, err := os.ReadDir(j.staging.out)
+	if err != nil {
+		return err
+	}
+	// Nobody watches how much we write, and files may have holes.
+	size := int64(0)
+	err = filepath.WalkDir(j.staging.out, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			fi, err := d.Info()
+			if err != nil {
+				return err
+			}
+			size += fi.Size()
+		}
+		return err
+	})
+	if err == nil && (size > kmod.MaxSize || size < 0) {
+		err = fmt.Errorf("the build left %d bytes beside it, %d are allowed", size, kmod.MaxSize)
+	}
 	if err != nil {
 		return err
 	}
@@ -342,6 +378,9 @@ func (j *Job) strip(ctx context.Context, log *os.File) error {
 	}
 	if len(cmd.Args) == 3 {
 		return nil
+	}
+	if err := j.own(j.staging.raw); err != nil {
+		return err
 	}
 	fmt.Fprintf(log, "# command: %s\n", strings.Join(cmd.Args, " "))
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir)

@@ -42,7 +42,8 @@ func (j *Job) stage(ctx context.Context) (log *os.File, err error) {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return nil, err
 		}
-		if dir == top {
+		// The build has no hand in raw before its modules are there.
+		if dir == top || dir == s.raw {
 			continue
 		}
 		if err := j.own(dir); err != nil {
@@ -81,6 +82,16 @@ func (j *Job) own(file string) error {
 		return os.Lchown(file, u.UID, u.GID)
 	}
 	return nil
+}
+
+// share lets the user of the build make files in dir, and leaves what is there ours:
+// nobody else can move it away.
+func (j *Job) share(dir string) error {
+	u := j.user()
+	if u == nil {
+		return nil
+	}
+	return errors.Join(os.Lchown(dir, -1, u.GID), os.Chmod(dir, 0o775|fs.ModeSticky))
 }
 
 // logPath is where the log is found once the build has failed. That of the last one
