@@ -24,6 +24,7 @@ import (
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/sandbox"
 	"dkms-kernel-install/internal/tree"
+	"dkms-kernel-install/internal/walk"
 )
 
 // Rules counts the changes to what this program does to a module between its
@@ -90,7 +91,7 @@ func (j *Job) target() tree.Target {
 // *[failure.Failure].
 func (j *Job) Run(ctx context.Context) error {
 	err := j.run(ctx)
-	os.RemoveAll(j.staging.top)
+	walk.RemoveAll(j.staging.top)
 	if err == nil {
 		return nil
 	}
@@ -131,7 +132,7 @@ func (j *Job) run(ctx context.Context) (err error) {
 	defer log.Close()
 	defer func() {
 		if err != nil && ctx.Err() == nil && !j.Cached {
-			j.abandon()
+			j.abandon(ctx)
 		}
 	}()
 
@@ -144,10 +145,10 @@ func (j *Job) run(ctx context.Context) (err error) {
 		if done {
 			return
 		}
-		os.RemoveAll(tmp)
+		walk.RemoveAll(tmp)
 		if first {
 			// With no build there, neither is what POST_BUILD wrote beside it.
-			os.RemoveAll(targetDir)
+			walk.RemoveAll(targetDir)
 		}
 		tree.RemoveEmpty(filepath.Dir(targetDir), j.Tree.PackageDir(j.ID))
 	}()
@@ -156,7 +157,7 @@ func (j *Job) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := os.RemoveAll(tmp); err != nil {
+	if err := walk.RemoveAll(tmp); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
@@ -189,7 +190,7 @@ func (j *Job) make(ctx context.Context, log *os.File, targetDir string) error {
 	}
 	err := j.commands(ctx, log)
 	if j.user() != nil && !j.private() {
-		err = errors.Join(err, disown(targetDir, true), os.Chmod(targetDir, 0o755))
+		err = errors.Join(err, disown(context.WithoutCancel(ctx), targetDir, true))
 	}
 	return err
 }
@@ -299,10 +300,21 @@ func (j *Job) keepOut(ctx context.Context, targetDir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if name := e.Name(); name != "module" && name != "log" && name[0] != '.' {
-			if err := stageInto(ctx, filepath.Join(j.staging.out, name), targetDir, name, nil); err != nil {
-				return err
-			}
+		name := e.Name()
+		if name == "module" || name == "log" || name[0] == '.' {
+			continue
+		}
+		// In place of what an earlier build left, never into it: that may be a link to
+		// the modules.
+		tmp := tree.TempName(name)
+		if err := walk.RemoveAll(filepath.Join(targetDir, tmp)); err != nil {
+			return err
+		}
+		if err := stageInto(ctx, filepath.Join(j.staging.out, name), targetDir, tmp, nil); err != nil {
+			return err
+		}
+		if err := tree.ReplaceDir(filepath.Join(targetDir, tmp), filepath.Join(targetDir, name)); err != nil {
+			return err
 		}
 	}
 	return nil

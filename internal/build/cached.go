@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/walk"
 )
 
 // What an entry of the cache of builds holds: parts of a staging.
@@ -41,7 +42,7 @@ func (j *Job) restore() *os.File {
 		return nil
 	}
 	top := j.Tree.StagingDir(j.ID, j.target())
-	if j.CacheErr = os.RemoveAll(top); j.CacheErr != nil {
+	if j.CacheErr = walk.RemoveAll(top); j.CacheErr != nil {
 		return nil
 	}
 	ok, err := j.Cache.Get(j.Key, top)

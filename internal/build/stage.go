@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/sandbox"
+	"dkms-kernel-install/internal/walk"
 )
 
 // staging are the folders of one build, until it is one.
@@ -34,7 +35,7 @@ func (j *Job) stage(ctx context.Context) (log *os.File, err error) {
 		s.build = j.Tree.BuildDir(j.ID)
 	}
 	for _, dir := range []string{top, s.build} {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := walk.RemoveAll(dir); err != nil {
 			return nil, err
 		}
 	}
@@ -110,12 +111,14 @@ var scratch sync.Mutex
 
 // abandon leaves the folder of a failed build, and its log, where people look for
 // them. What cannot be left is of no use to anybody.
-func (j *Job) abandon() {
+func (j *Job) abandon(ctx context.Context) {
 	scratch.Lock()
 	defer scratch.Unlock()
 	s, dir := j.staging, j.Tree.BuildDir(j.ID)
-	if j.user() != nil {
-		disown(s.build, false)
+	if j.user() != nil && disown(ctx, s.build, false) != nil {
+		// Without a limit to what it holds, and who may write to it.
+		walk.RemoveAll(s.build)
+		os.Mkdir(s.build, 0o755)
 	}
 	var logs []string
 	if j.Several && j.private() {
@@ -124,41 +127,41 @@ func (j *Job) abandon() {
 	for _, log := range append(logs, filepath.Join(s.top, "make.log")) {
 		// The source may have brought one of its own, even as a folder.
 		to := filepath.Join(s.build, filepath.Base(log))
-		os.RemoveAll(to)
+		walk.RemoveAll(to)
 		os.Rename(log, to)
 	}
 	if own := filepath.Base(j.logPath()); own != "make.log" {
-		os.RemoveAll(filepath.Join(s.build, own))
+		walk.RemoveAll(filepath.Join(s.build, own))
 		os.Link(filepath.Join(s.build, "make.log"), filepath.Join(s.build, own))
 	}
-	if j.private() && os.RemoveAll(dir) == nil {
+	if j.private() && walk.RemoveAll(dir) == nil {
 		os.Rename(s.build, dir)
 	}
 }
 
-// disown makes everything in a folder ours, without the right to run as somebody.
-// Where plain is set, what is neither a file nor a folder goes.
-func disown(dir string, plain bool) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+// disown makes dir and everything in it ours and nobody else's to write to, without
+// the right to run as somebody. Where plain is set, what is neither a file nor a
+// folder goes.
+func disown(ctx context.Context, dir string, plain bool) error {
+	err := walk.Walk(ctx, dir, func(at int, name string, st *unix.Stat_t) error {
+		kind := st.Mode & unix.S_IFMT
+		other := kind != unix.S_IFDIR && kind != unix.S_IFREG
+		if plain && other {
+			return unix.Unlinkat(at, name, 0)
+		}
+		if err := unix.Fchownat(at, name, os.Geteuid(), os.Getegid(), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		if other || st.Mode&^(unix.S_IFMT|0o755) == 0 {
+			return nil
+		}
+		fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
-		if plain && !d.IsDir() && !d.Type().IsRegular() {
-			return root.Remove(path)
-		}
-		if err := root.Lchown(path, os.Geteuid(), os.Getegid()); err != nil {
-			return err
-		}
-		if fi, err := d.Info(); err == nil && fi.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
-			return root.Chmod(path, fi.Mode().Perm())
-		}
-		return nil
+		return errors.Join(unix.Fchmod(fd, st.Mode&0o755), unix.Close(fd))
 	})
+	return errors.Join(err, os.Lchown(dir, os.Geteuid(), os.Getegid()), os.Chmod(dir, 0o755))
 }
 
 // forget removes what an earlier build of the package left that failed, unless
@@ -169,12 +172,12 @@ func (j *Job) forget() error {
 	if j.private() && j.Tree.ExplainsFailure(j.ID) {
 		return nil
 	}
-	return os.RemoveAll(j.Tree.BuildDir(j.ID))
+	return walk.RemoveAll(j.Tree.BuildDir(j.ID))
 }
 
 // Stage makes dir a fresh copy of the folder source, whatever was there before.
 func Stage(ctx context.Context, source, dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
+	if err := walk.RemoveAll(dir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -187,18 +190,17 @@ func Stage(ctx context.Context, source, dir string) error {
 // and symbolic links as they are, of which none can make it write outside dir.
 // Modes and times are kept, since make goes by them; what is none of the three
 // (a FIFO, a device) has no business in a source and is left out, as are the
-// set-user-ID bits. The owner of the copies is user, or else who we are.
+// set-user-ID bits. The owner of the copies is user, or else who we are, and then
+// nobody else may write to them.
 func stageInto(ctx context.Context, source, dir, sub string, user *sandbox.User) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	own := func(to string) error {
-		if user == nil {
-			return nil
-		}
-		return root.Lchown(to, user.UID, user.GID)
+	own, perm := func(string) error { return nil }, fs.FileMode(0o755)
+	if user != nil {
+		own, perm = func(to string) error { return root.Lchown(to, user.UID, user.GID) }, 0o777
 	}
 	var folders []func() error // times of folders, set after their content
 	err = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
@@ -224,7 +226,7 @@ func stageInto(ctx context.Context, source, dir, sub string, user *sandbox.User)
 			}
 			folders = append(folders, func() error {
 				// Searchable for us, whatever the source's owner thought.
-				return errors.Join(root.Chmod(to, fi.Mode().Perm()|0o700), own(to), root.Chtimes(to, fi.ModTime(), fi.ModTime()))
+				return errors.Join(root.Chmod(to, fi.Mode()&perm|0o700), own(to), root.Chtimes(to, fi.ModTime(), fi.ModTime()))
 			})
 			return nil
 		case fi.Mode()&fs.ModeSymlink != 0:
@@ -237,7 +239,7 @@ func stageInto(ctx context.Context, source, dir, sub string, user *sandbox.User)
 			}
 			return errors.Join(root.Symlink(target, to), own(to))
 		case fi.Mode().IsRegular():
-			return errors.Join(copyFile(path, root, to, fi), own(to))
+			return errors.Join(copyFile(path, root, to, fi, perm), own(to))
 		}
 		return nil
 	})
@@ -261,7 +263,7 @@ func Cost(source string) (cost int64) {
 	return cost
 }
 
-func copyFile(from string, root *os.Root, to string, fi fs.FileInfo) error {
+func copyFile(from string, root *os.Root, to string, fi fs.FileInfo, perm fs.FileMode) error {
 	in, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -275,7 +277,7 @@ func copyFile(from string, root *os.Root, to string, fi fs.FileInfo) error {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	if err := errors.Join(err, out.Chmod(fi.Mode().Perm()|0o400), out.Close()); err != nil {
+	if err := errors.Join(err, out.Chmod(fi.Mode()&perm|0o400), out.Close()); err != nil {
 		return err
 	}
 	return root.Chtimes(to, fi.ModTime(), fi.ModTime())

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/atomicfile"
+	"dkms-kernel-install/internal/walk"
 )
 
 // Register makes id known, with its source in folder source.
@@ -41,13 +42,13 @@ func (t Tree) RemoveBuild(id ID, k Target) error {
 	// The rename is the moment at which the build is gone: a removal that is
 	// cut short never leaves half a build that counts as one.
 	gone := filepath.Join(filepath.Dir(dir), TempName("removed-"+k.Arch))
-	if err := os.RemoveAll(gone); err != nil {
+	if err := walk.RemoveAll(gone); err != nil {
 		return err
 	}
 	if err := os.Rename(dir, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.RemoveAll(gone); err != nil {
+	if err := walk.RemoveAll(gone); err != nil {
 		return err
 	}
 	RemoveEmpty(filepath.Dir(dir), t.PackageDir(id))
@@ -57,11 +58,11 @@ func (t Tree) RemoveBuild(id ID, k Target) error {
 // Unregister forgets a package that has no builds left, and removes its archives:
 // a folder that only has those would be one of a broken package.
 func (t Tree) Unregister(id ID) error {
-	if err := os.RemoveAll(t.TarballDir(id)); err != nil {
+	if err := walk.RemoveAll(t.TarballDir(id)); err != nil {
 		return err
 	}
 	// The link goes last: without it, nobody can tell whose the folder is.
-	if err := os.RemoveAll(t.BuildDir(id)); err != nil {
+	if err := walk.RemoveAll(t.BuildDir(id)); err != nil {
 		return err
 	}
 	if err := removeIfThere(t.SourceDir(id)); err != nil {
@@ -102,10 +103,10 @@ func ReplaceDir(tmp, dir string) error {
 		// The old one takes the temporary's name.
 		switch err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err {
 		case nil:
-			err = os.RemoveAll(tmp)
+			err = walk.RemoveAll(tmp)
 		case unix.EINVAL, unix.ENOSYS:
 			// A file system that cannot. After any other error the old one stays.
-			if err = os.RemoveAll(dir); err == nil {
+			if err = walk.RemoveAll(dir); err == nil {
 				err = os.Rename(tmp, dir)
 			}
 		}

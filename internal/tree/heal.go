@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/walk"
 )
 
 // Heal removes what a killed run left of id: temporaries, a build that was half
@@ -66,7 +68,7 @@ func (t Tree) Heal(id ID) error {
 		return nil
 	}
 	if !t.ExplainsFailure(id) {
-		return os.RemoveAll(t.BuildDir(id))
+		return walk.RemoveAll(t.BuildDir(id))
 	}
 	return nil
 }
@@ -97,7 +99,7 @@ func removeTemps(dir string) (left []fs.DirEntry, err error) {
 	for _, e := range entries {
 		if !IsTemp(e.Name()) {
 			left = append(left, e)
-		} else if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		} else if err := walk.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return nil, err
 		}
 	}

@@ -1,0 +1,80 @@
+// Package walk visits and removes what a build may have left: folders in folders
+// as deep as it liked, which paths are too short to name and which are not to be
+// held open all at once.
+package walk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+)
+
+// Depth is how many folders in folders [Walk] visits.
+const Depth = 256
+
+// ErrDeep is the error of a folder that holds more.
+var ErrDeep = fmt.Errorf("it holds folders in folders, more than %d deep", Depth)
+
+// Walk calls visit for everything below the folder dir, without following symbolic
+// links: with the open folder that it is in, its name there, and what it is. What is
+// in a folder comes after it. What is gone meanwhile is passed over. An error of
+// visit, the cause of a ctx that is done, and [ErrDeep] end it.
+func Walk(ctx context.Context, dir string, visit func(at int, name string, st *unix.Stat_t) error) error {
+	return walk(ctx, unix.AT_FDCWD, dir, Depth, visit)
+}
+
+func walk(ctx context.Context, at int, dir string, depth int, visit func(int, string, *unix.Stat_t) error) error {
+	if depth < 0 {
+		return ErrDeep
+	}
+	fd, err := unix.Openat(at, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), dir)
+	defer f.Close()
+	for {
+		names, err := f.Readdirnames(256)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			var st unix.Stat_t
+			err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+			if err == nil {
+				err = visit(fd, name, &st)
+			}
+			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+				err = walk(ctx, fd, name, depth-1, visit)
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+}
+
+// RemoveAll is [os.RemoveAll] for folders of any depth.
+func RemoveAll(path string) error {
+	err := os.RemoveAll(path)
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		// It has a folder open for each that it is in; rm has not.
+		if out, rmErr := exec.Command("rm", "-rf", "--", path).CombinedOutput(); rmErr != nil {
+			return fmt.Errorf("cannot remove %s: rm: %w\n%.200s", path, rmErr, out)
+		}
+		err = nil
+	}
+	return err
+}
