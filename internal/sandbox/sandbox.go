@@ -13,8 +13,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"os/user"
@@ -190,10 +192,11 @@ func missing(f Features, drop bool, why error) []string {
 
 // Run runs cmd in the world to its end, or kills it with all that it started when
 // ctx is done and returns the cause. What it prints, on stderr too, goes to
-// cmd.Stdout; cmd.ProcessState is of the process that made the world for it. Its result is that of [exec.Cmd.Run]; a command that a signal ended
-// has the exit status 128 and the signal's number, one that printed too much a
-// [LimitError]. Where what Features promise cannot be had the command does not
-// run, and the error is a [SetupError].
+// cmd.Stdout; cmd.ProcessState is of the process that made the world for it. Its
+// result is that of [exec.Cmd.Run]; a command that a signal ended has the exit
+// status 128 and the signal's number, one that printed more than is allowed, or than
+// there is room for, a [LimitError]. Where what Features promise cannot be had the
+// command does not run, and the error is a [SetupError].
 func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	if cmd.Err != nil {
 		return cmd.Err
@@ -257,13 +260,17 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	var ends sync.WaitGroup
 	ends.Go(func() { said.ReadFrom(problem) })
 	ends.Go(func() {
-		to := cmp.Or[io.Writer](cmd.Stdout, io.Discard)
-		if w.Output == 0 {
-			io.Copy(to, printed)
-		} else if n, _ := io.Copy(to, io.LimitReader(printed, w.Output)); n == w.Output {
-			cancel(&LimitError{fmt.Sprintf("it printed more than %d MiB", w.Output>>20), "look at the end of the log"})
-			io.Copy(io.Discard, printed)
+		to, limit := cmp.Or[io.Writer](cmd.Stdout, io.Discard), w.Output
+		if limit == 0 {
+			limit = math.MaxInt64
 		}
+		if n, err := io.Copy(to, io.LimitReader(printed, limit)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			cancel(&LimitError{fmt.Sprintf("what it prints cannot be kept: %v", err), "make room on the file system of the log, then run it again"})
+		} else if n == limit {
+			cancel(&LimitError{fmt.Sprintf("it printed more than %d MiB", limit>>20), "look at the end of the log"})
+		}
+		// It does not wait for a reader while it ends.
+		io.Copy(io.Discard, printed)
 	})
 	err = self.Wait()
 	cmd.ProcessState = self.ProcessState
@@ -329,7 +336,7 @@ func (w *World) attr() *syscall.SysProcAttr {
 	return a
 }
 
-// LimitError is why a command was ended: it used more than it may.
+// LimitError is why a command was ended: it used more than it may, or than there is.
 type LimitError struct {
 	What string // it has used
 	Hint string // what to do about it
