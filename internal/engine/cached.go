@@ -5,6 +5,7 @@ import (
 	"context"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"dkms-kernel-install/internal/artifact"
 	"dkms-kernel-install/internal/build"
@@ -31,6 +32,9 @@ func (e *Engine) made(ctx context.Context, hashes *fingerprint.Cache, job *build
 	b, err = e.fingerprint(ctx, hashes, job.ID, k, job.Source, job.Conf)
 	if err != nil || b.Headers == "" {
 		return b, "", err
+	}
+	if strings.ContainsAny(b.Compiler, "$`") {
+		return b, "", nil // whatever a shell makes of that
 	}
 	more, ok, err := e.furtherInputs(ctx, hashes, job, k)
 	if err != nil || !ok {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -42,6 +43,13 @@ func (e *Engine) fingerprint(ctx context.Context, hashes *fingerprint.Cache, id 
 	if b.Compiler, err = hashes.Compiler(ctx, compiler.CC); err != nil {
 		return b, err
 	}
+	for _, program := range namedTools(append([]string{c.Make}, e.Settings.BuildEnvironment...)) {
+		version, err := hashes.Compiler(ctx, program)
+		if err != nil {
+			return b, err
+		}
+		b.Compiler += "; " + program + ": " + version
+	}
 	for _, name := range c.BuildDepends {
 		version := e.Tree.InstalledVersion(name, k)
 		if version == "" {
@@ -56,6 +64,48 @@ func (e *Engine) fingerprint(ctx context.Context, hashes *fingerprint.Cache, id 
 		}
 	}
 	return b, nil
+}
+
+// tool matches where a command, or a variable for all commands, names a program to
+// build with, or what such names begin or end with.
+var tool = regexp.MustCompile(`(?:^|[^\w])` + toolName + `=("[^"]*"|'[^']*'|[^\s;&|]*)`)
+
+// quotedTool matches what is the same as with the quote behind the name.
+var quotedTool = regexp.MustCompile(`(["'])` + toolName + `=`)
+
+const toolName = `((?:HOST|KERNEL_|TARGET_)?(?:CC|CXX|LD|AS|STRIP|OBJCOPY|RUSTC|PAHOLE)|LLVM|CROSS_COMPILE)`
+
+// namedTools returns the programs that texts, commands and NAME=VALUE, want used in
+// place of the kernel's own, sorted. What is a shell's to expand is among them as it
+// is written: there is no such program.
+func namedTools(texts []string) (programs []string) {
+	for _, text := range texts {
+		if !strings.Contains(text, "=") {
+			continue
+		}
+		for _, m := range tool.FindAllStringSubmatch(quotedTool.ReplaceAllString(text, "$2=$1"), -1) {
+			name, value := m[1], strings.Trim(m[2], `"'`)
+			switch {
+			case value == "":
+			case name == "CROSS_COMPILE":
+				programs = append(programs, value+"gcc", value+"ld")
+			case name == "LLVM" && strings.HasSuffix(value, "/"):
+				programs = append(programs, value+"clang", value+"ld.lld")
+			case name == "LLVM" && strings.HasPrefix(value, "-"):
+				programs = append(programs, "clang"+value, "ld.lld"+value)
+			case name == "LLVM":
+				programs = append(programs, "clang", "ld.lld")
+			default:
+				for _, word := range strings.Fields(value) { // ccache gcc-14 -m32
+					if word[0] != '-' {
+						programs = append(programs, word)
+					}
+				}
+			}
+		}
+	}
+	slices.Sort(programs)
+	return slices.Compact(programs)
 }
 
 // stale says why the build of p for k is not what would be built now; "" where it

@@ -137,8 +137,8 @@ func (c *Cache) value(key []string, stamps func(io.Writer) error, make func() (s
 	return e.Value, nil
 }
 
-// Source returns the hash of everything in the folders and files that paths name,
-// of which those count that exist.
+// Source returns the hash of everything in the folders and files that paths name or,
+// as symbolic links, lead to, of which those count that exist.
 func (c *Cache) Source(paths ...string) (string, error) {
 	if len(paths) == 0 {
 		return "", nil

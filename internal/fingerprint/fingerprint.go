@@ -217,19 +217,19 @@ func modules(dir string) (map[string]string, error) {
 type visitor func(rel, path string, st *unix.Stat_t) error
 
 // walk calls visit for every file and symbolic link below dir, in order of their
-// names, or for dir itself, called ".", where it is one of these. What is neither,
-// and the folders of version control, which change when somebody looks at them, are
-// passed over; so is a dir that does not exist.
+// names, or for dir itself, called ".", where it is, or leads to, a file. What is
+// neither, and the folders of version control, which change when somebody looks at
+// them, are passed over; so is a dir that does not exist.
 func walk(dir string, visit visitor) error {
 	var st unix.Stat_t
-	switch err := unix.Lstat(dir, &st); {
+	switch err := unix.Stat(dir, &st); {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
+		return &fs.PathError{Op: "stat", Path: dir, Err: err}
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		return walkFolder(unix.AT_FDCWD, dir, dir, "", visit)
-	case isFile(&st) || isLink(&st):
+	case isFile(&st):
 		return visit(".", dir, &st)
 	}
 	return nil
