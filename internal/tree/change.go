@@ -65,11 +65,37 @@ func (t Tree) Unregister(id ID) error {
 	if err := walk.RemoveAll(t.BuildDir(id)); err != nil {
 		return err
 	}
+	if err := t.removeUnfinished(id); err != nil {
+		return err
+	}
 	if err := removeIfThere(t.SourceDir(id)); err != nil {
 		return err
 	}
 	RemoveEmpty(t.PackageDir(id), t.Dir)
 	return nil
+}
+
+// removeUnfinished removes what killed runs made of builds of id, up to the modules.
+func (t Tree) removeUnfinished(id ID) error {
+	releases, err := os.ReadDir(t.PackageDir(id))
+	for _, r := range releases {
+		if !r.IsDir() || !isRelease(r.Name()) {
+			continue
+		}
+		release := filepath.Join(t.PackageDir(id), r.Name())
+		arches, _ := os.ReadDir(release)
+		for _, a := range arches {
+			dir := filepath.Join(release, a.Name())
+			if _, err := os.Lstat(filepath.Join(dir, "module")); err == nil || !a.IsDir() {
+				continue
+			}
+			if err := walk.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+		RemoveEmpty(release, t.PackageDir(id))
+	}
+	return err
 }
 
 // TempName returns the name of the temporary that becomes name by rename.

@@ -23,9 +23,9 @@ func (t Tree) Heal(id ID) error {
 	if _, err := removeTemps(filepath.Dir(dir)); err != nil {
 		return err
 	}
-	archives, _ := filepath.Glob(filepath.Join(t.Dir, id.Name, originals, "*"))
-	for _, archive := range append(archives, filepath.Join(t.Dir, id.Name, originals)) {
-		RemoveEmpty(archive, filepath.Join(t.Dir, id.Name))
+	archives, _ := fs.Glob(os.DirFS(filepath.Dir(dir)), originals+"/*")
+	for _, archive := range append(archives, originals) {
+		RemoveEmpty(filepath.Join(filepath.Dir(dir), archive), filepath.Dir(dir))
 	}
 	releases, err := removeTemps(dir)
 	if err != nil {
