@@ -132,7 +132,8 @@ func (j *Job) run(ctx context.Context) (err error) {
 	defer log.Close()
 	defer func() {
 		if err != nil && ctx.Err() == nil && !j.Cached {
-			j.abandon(ctx)
+			var limit *sandbox.LimitError
+			j.abandon(ctx, errors.As(err, &limit) && limit.Disk)
 		}
 	}()
 

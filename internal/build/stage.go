@@ -110,13 +110,13 @@ func (j *Job) logPath() string {
 var scratch sync.Mutex
 
 // abandon leaves the folder of a failed build, and its log, where people look for
-// them. What cannot be left is of no use to anybody.
-func (j *Job) abandon(ctx context.Context) {
+// them. What cannot be left is of no use to anybody. Where large is set, the others
+// need the room: it is the log alone.
+func (j *Job) abandon(ctx context.Context, large bool) {
 	scratch.Lock()
 	defer scratch.Unlock()
 	s, dir := j.staging, j.Tree.BuildDir(j.ID)
-	if j.user() != nil && disown(ctx, s.build, false) != nil {
-		// Without a limit to what it holds, and who may write to it.
+	if large || j.user() != nil && disown(ctx, s.build, false) != nil {
 		walk.RemoveAll(s.build)
 		os.Mkdir(s.build, 0o755)
 	}

@@ -66,6 +66,11 @@ func (s *spec) run() (status int, err error) {
 	unix.Umask(0o022)
 	// When memory is short the kernel ends builds before anything else.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
+	if s.Features.Net {
+		// Nobody could tell whose shared memory it is that no process has. It is
+		// of this namespace alone.
+		_ = os.WriteFile("/proc/sys/kernel/shmmni", []byte("0"), 0)
+	}
 	if s.Features.Mounts {
 		if err := s.mount(); err != nil {
 			return 125, fmt.Errorf("cannot make a private view of the file system: %w", err)

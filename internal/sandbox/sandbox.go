@@ -265,9 +265,9 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 			limit = math.MaxInt64
 		}
 		if n, err := io.Copy(to, io.LimitReader(printed, limit)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			cancel(&LimitError{fmt.Sprintf("what it prints cannot be kept: %v", err), "make room on the file system of the log, then run it again"})
+			cancel(&LimitError{What: fmt.Sprintf("what it prints cannot be kept: %v", err), Hint: "make room on the file system of the log, then run it again"})
 		} else if n == limit {
-			cancel(&LimitError{fmt.Sprintf("it printed more than %d MiB", limit>>20), "look at the end of the log"})
+			cancel(&LimitError{What: fmt.Sprintf("it printed more than %d MiB", limit>>20), Hint: "look at the end of the log"})
 		}
 		// It does not wait for a reader while it ends.
 		io.Copy(io.Discard, printed)
@@ -340,6 +340,7 @@ func (w *World) attr() *syscall.SysProcAttr {
 type LimitError struct {
 	What string // it has used
 	Hint string // what to do about it
+	Disk bool   // it is room on the disk
 }
 
 func (e *LimitError) Error() string { return e.What }

@@ -167,10 +167,11 @@ func TestDenied(t *testing.T) {
 		"link out":           {f.Mounts || f.Landlock > 1, `ln ../kept/file linked`},
 		"oom":                {true, `test "$(cat /proc/self/oom_score_adj)" != 1000`},
 		// Of which our terminal would be. One outside of the PID namespace is 0.
-		"our session": {true, `session=$(cut -d' ' -f6 /proc/self/stat); test $session = 0 || test $session = $SESSION`},
-		"core":        {true, `test "$(ulimit -c)" != 0`},
-		"processes":   {f.Drop && f.UserNS, `for i in {1..300}; do sleep 5 & done`},
-		"sysctl":      {f.Drop || f.Mounts, `echo x >/proc/sys/kernel/core_pattern || echo x >/proc/sysrq-trigger`},
+		"our session":   {true, `session=$(cut -d' ' -f6 /proc/self/stat); test $session = 0 || test $session = $SESSION`},
+		"core":          {true, `test "$(ulimit -c)" != 0`},
+		"processes":     {f.Drop && f.UserNS, `for i in {1..300}; do sleep 5 & done`},
+		"shared memory": {f.Net, `ipcmk -M 4096`},
+		"sysctl":        {f.Drop || f.Mounts, `echo x >/proc/sys/kernel/core_pattern || echo x >/proc/sysrq-trigger`},
 	} {
 		t.Run(what, func(t *testing.T) {
 			if !p.possible {

@@ -2,20 +2,21 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/walk"
 )
 
 // What a command uses of the machine is looked at this often.
@@ -70,8 +71,14 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 }
 
 func (c *command) look() {
-	if free, _, ok := room(c.world.Usage); ok && free < c.reserve && c.first(func(o *command) int64 { return usage(o.world.Usage) }) {
-		c.end(&LimitError{fmt.Sprintf("it fills the disk: it wrote %d MiB", usage(c.world.Usage)>>20), "make room on the file system, if that was not too much"})
+	if free, _, ok := room(c.world.Usage); ok && free < c.reserve {
+		if n, ok := c.guilty(int64(c.reserve), (*command).disk); ok {
+			what := fmt.Sprintf("it fills the disk: it wrote %d MiB", n>>20)
+			if n == math.MaxInt64 {
+				what = fmt.Sprintf("it fills the disk, with folders more than %d deep", walk.Depth)
+			}
+			c.end(&LimitError{What: what, Hint: "make room on the file system, if that was not too much", Disk: true})
+		}
 	}
 	total, available, known := machine.RAM()
 	short := known && available <= total/32
@@ -80,25 +87,38 @@ func (c *command) look() {
 		return
 	}
 	used := processes()
-	if short && c.first(func(o *command) int64 { return used[o.ns].memory }) {
-		c.end(&LimitError{fmt.Sprintf("it fills the memory: it used %d MiB", used[c.ns].memory>>20), "run it again with fewer jobs (parallel_jobs in framework.conf)"})
+	if short {
+		if n, ok := c.guilty(total/32, func(o *command) int64 { return used[o.ns].memory + unnamed(o.ns) }); ok {
+			c.end(&LimitError{What: fmt.Sprintf("it fills the memory: it used %d MiB", n>>20), Hint: "run it again with fewer jobs (parallel_jobs in framework.conf)"})
+		}
 	}
 	if n := used[c.ns].count; c.world.Processes > 0 && n > c.world.Processes*9/10 {
-		c.end(&LimitError{fmt.Sprintf("it started too many processes: %d run", n), "look at the end of the log"})
+		c.end(&LimitError{What: fmt.Sprintf("it started too many processes: %d run", n), Hint: "look at the end of the log"})
 	}
 }
 
-// first says whether c is the one that uses most.
-func (c *command) first(uses func(*command) int64) bool {
+// guilty returns how much c uses, and says whether it is the one that uses most, and
+// no less than least: where all together use little, it is somebody else's doing.
+func (c *command) guilty(least int64, uses func(*command) int64) (int64, bool) {
 	watched.Lock()
 	defer watched.Unlock()
 	mine := uses(c)
 	for _, o := range watched.list {
 		if o != c && uses(o) > mine {
-			return false
+			return 0, false
 		}
 	}
-	return true
+	return mine, mine >= least
+}
+
+// disk returns how much of the disk c uses, in bytes; [math.MaxInt64] where its
+// folders are too deep to tell.
+func (c *command) disk() int64 {
+	bytes := usage(c.world.Usage)
+	if c.ns == "" || bytes == math.MaxInt64 {
+		return bytes
+	}
+	return bytes + unnamed(c.ns)
 }
 
 // room returns what is free for ordinary users on the file system of dir, and its
@@ -114,16 +134,40 @@ func room(dir string) (free, size uint64, ok bool) {
 	return st.Bavail * uint64(st.Bsize), st.Blocks * uint64(st.Bsize), true
 }
 
-// usage returns what the files below dir take, in bytes; each takes some.
+// usage returns what the files below dir take, in bytes; each takes some. It is
+// [math.MaxInt64] where they are too deep to be counted.
 func usage(dir string) (bytes int64) {
-	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil {
-			if fi, err := d.Info(); err == nil {
-				bytes += fi.Sys().(*syscall.Stat_t).Blocks*512 + 512
-			}
-		}
+	err := walk.Walk(context.Background(), dir, func(_ int, _ string, st *unix.Stat_t) error {
+		bytes += st.Blocks*512 + 512
 		return nil
 	})
+	if errors.Is(err, walk.ErrDeep) {
+		return math.MaxInt64
+	}
+	return bytes
+}
+
+// unnamed returns what the files take, in bytes, that processes of the PID namespace
+// ns have open and that no folder has: removed ones, and those in memory alone.
+func unnamed(ns string) (bytes int64) {
+	type file struct{ dev, ino uint64 }
+	seen := map[file]bool{}
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		if is, err := os.Readlink(dir + "/ns/pid"); err != nil || is != ns {
+			continue
+		}
+		open, _ := os.ReadDir(dir + "/fd")
+		for _, fd := range open {
+			var st unix.Stat_t
+			err := unix.Stat(dir+"/fd/"+fd.Name(), &st)
+			f := file{st.Dev, st.Ino}
+			if err == nil && st.Nlink == 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && !seen[f] {
+				seen[f] = true
+				bytes += st.Blocks * 512
+			}
+		}
+	}
 	return bytes
 }
 

@@ -23,8 +23,9 @@ var ErrDeep = fmt.Errorf("it holds folders in folders, more than %d deep", Depth
 
 // Walk calls visit for everything below the folder dir, without following symbolic
 // links: with the open folder that it is in, its name there, and what it is. What is
-// in a folder comes after it. What is gone meanwhile is passed over. An error of
-// visit, the cause of a ctx that is done, and [ErrDeep] end it.
+// in a folder comes after it. What is gone meanwhile, or no folder any more, is
+// passed over. An error of visit, the cause of a ctx that is done, and [ErrDeep] end
+// it.
 func Walk(ctx context.Context, dir string, visit func(at int, name string, st *unix.Stat_t) error) error {
 	return walk(ctx, unix.AT_FDCWD, dir, Depth, visit)
 }
@@ -59,7 +60,7 @@ func walk(ctx context.Context, at int, dir string, depth int, visit func(int, st
 			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
 				err = walk(ctx, fd, name, depth-1, visit)
 			}
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
 				return err
 			}
 		}
