@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -222,8 +223,9 @@ func (j *Job) commands(ctx context.Context, log *os.File) error {
 	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "POST_BUILD", j.Conf.PostBuild); err != nil {
 		return err
 	}
+	left := int64(maxModules)
 	for _, m := range j.Conf.Modules {
-		if err := j.collect(m); err != nil {
+		if err := j.collect(m, &left); err != nil {
 			return err
 		}
 	}
@@ -334,9 +336,13 @@ func (j *Job) keepSymvers(tmp string) error {
 	return writeFile(filepath.Join(tmp, "Module.symvers"), io.LimitReader(f, kmod.MaxSize))
 }
 
+// maxModules is how many bytes the modules of a build may have together before they
+// are stripped: nobody watches how much we write, and files may have holes.
+const maxModules = 4 * kmod.MaxSize
+
 // collect takes one module from the build folder to the folder raw, in which the
-// build has no hand any more.
-func (j *Job) collect(m conf.Module) error {
+// build has no hand any more, and what it takes up from left.
+func (j *Job) collect(m conf.Module, left *int64) error {
 	in, size, err := j.openModule(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"))
 	if errors.Is(err, os.ErrNotExist) {
 		err = errors.New("make succeeded, but did not build it")
@@ -345,6 +351,9 @@ func (j *Job) collect(m conf.Module) error {
 		return j.badModule(m, err)
 	}
 	defer in.Close()
+	if *left -= size; *left < 0 {
+		return j.badModule(m, fmt.Errorf("with it the modules have more than %d bytes together", int64(maxModules)))
+	}
 	file := filepath.Join(j.staging.raw, m.DestName+".ko")
 	out, err := os.Create(file)
 	if err != nil {
@@ -417,6 +426,12 @@ func (j *Job) badModule(m conf.Module, err error) error {
 // signatureRoom is more, in bytes, than the signature of a module takes up.
 const signatureRoom = 4 << 10
 
+// sealing is held for each module of more than largeModule bytes while it is in
+// memory, where it shall be alone.
+var sealing sync.Mutex
+
+const largeModule = 64 << 20
+
 // seal checks, signs and compresses a module of raw to the folder tmp, under the
 // name that says how it is compressed.
 func (j *Job) seal(ctx context.Context, m conf.Module, tmp string) error {
@@ -425,6 +440,10 @@ func (j *Job) seal(ctx context.Context, m conf.Module, tmp string) error {
 		return j.badModule(m, err)
 	}
 	defer f.Close()
+	if size > largeModule {
+		sealing.Lock()
+		defer sealing.Unlock()
+	}
 	// With room for what signing appends.
 	module := make([]byte, size, size+signatureRoom)
 	if _, err := io.ReadFull(f, module); err != nil {

@@ -69,7 +69,11 @@ func (e *Engine) world(id tree.ID, k tree.Target) *sandbox.World {
 	}
 	// What a build needs may be in somebody's home, or in /tmp.
 	w.Show = append(filepath.SplitList(os.Getenv("PATH")), e.Settings.DkmsTree, e.Settings.InstallTree, e.Settings.SourceTree, e.Settings.EtcDir, kern.SourceDir)
-	for _, link := range []string{kern.SourceDir, filepath.Join(kern.SourceDir, "source"), filepath.Join(kern.Dir, "source"), e.Tree.SourceDir(id)} {
+	links := []string{kern.SourceDir, filepath.Join(kern.SourceDir, "source"), filepath.Join(kern.Dir, "source"), e.Tree.SourceDir(id)}
+	if allowed.Network {
+		links = append(links, "/etc/resolv.conf") // often one to /run
+	}
+	for _, link := range links {
 		if path, err := filepath.EvalSymlinks(link); err == nil {
 			w.Show = append(w.Show, path)
 		}
