@@ -2,13 +2,13 @@ package conf
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"os"
 	"reflect"
-	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/atomicfile"
 )
@@ -77,13 +77,25 @@ const rules = 1
 
 // stamp changes with everything that a conf is read from.
 func (s Source) stamp(set Settings) string {
-	var b strings.Builder
-	fmt.Fprintln(&b, rules, set.AddonModulesDir, s.Vars(set), s.Directives)
-	for _, file := range append(s.Files(set), s.KernelConfigFile) {
-		var st syscall.Stat_t
-		err := syscall.Stat(file, &st)
-		fmt.Fprintln(&b, file, err, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim)
+	// Without fmt, of which there would be more than of anything else in a run that
+	// finds nothing to do.
+	b := append(make([]byte, 0, 1<<10), rules)
+	for _, list := range [][]string{{set.AddonModulesDir}, s.Vars(set), s.Directives} {
+		b = binary.NativeEndian.AppendUint32(b, uint32(len(list)))
+		for _, text := range list {
+			b = append(append(b, text...), 0)
+		}
 	}
-	sum := sha256.Sum256([]byte(b.String()))
+	for _, file := range append(s.Files(set), s.KernelConfigFile) {
+		var st unix.Stat_t
+		if unix.Stat(file, &st) != nil {
+			st = unix.Stat_t{}
+		}
+		b = append(append(b, file...), 0)
+		for _, n := range [...]int64{int64(st.Dev), int64(st.Ino), st.Size, st.Mtim.Nano(), st.Ctim.Nano()} {
+			b = binary.NativeEndian.AppendUint64(b, uint64(n))
+		}
+	}
+	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
 }

@@ -10,13 +10,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"dkms-kernel-install/internal/artifact"
 	"dkms-kernel-install/internal/conf"
@@ -25,6 +22,7 @@ import (
 	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/parallel"
 	"dkms-kernel-install/internal/place"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/tree"
@@ -313,15 +311,10 @@ func (e *Engine) cache(k tree.Target) *conf.Cache {
 func (e *Engine) observe(ctx context.Context, k tree.Target, packages []tree.Package, r plan.Request, conf reader) []plan.Package {
 	seen := make([]plan.Package, len(packages))
 	weak := e.weak(k.Release, packages)
-	var group errgroup.Group
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	for i, p := range packages {
-		group.Go(func() error {
-			seen[i] = e.look(ctx, p, k, packages, weak[p.ID].Release, r, conf)
-			return nil
-		})
-	}
-	_ = group.Wait()
+	parallel.Each(len(packages), func(i int) {
+		p := packages[i]
+		seen[i] = e.look(ctx, p, k, packages, weak[p.ID].Release, r, conf)
+	})
 	return seen
 }
 

@@ -59,7 +59,9 @@ func (e *Engine) fingerprint(ctx context.Context, hashes *fingerprint.Cache, id 
 			b.Depends = map[string]string{}
 		}
 		b.Depends[name] = version
-		if on, ok := fingerprint.Read(e.Tree.TargetDir(tree.ID{Name: name, Version: version}, k)); ok {
+		id := tree.ID{Name: name, Version: version}
+		modules, err := e.Tree.Modules(id, k)
+		if on, ok := fingerprint.Read(e.Tree.TargetDir(id, k), modules); ok && err == nil {
 			b.Depends[name] += " " + on.String()
 		}
 	}
@@ -117,7 +119,8 @@ func (e *Engine) stale(ctx context.Context, p tree.Package, k tree.Target, c con
 		return "" // it could not be built
 	}
 	dir := e.Tree.TargetDir(p.ID, k)
-	was, ok := fingerprint.Read(dir)
+	built, _ := p.Build(k)
+	was, ok := fingerprint.Read(dir, built.Modules)
 	switch {
 	case p.ID == e.upgrading && !ok:
 		return "its package is being replaced"

@@ -1,12 +1,10 @@
 package engine
 
 import (
-	"runtime"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
-
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/parallel"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/tree"
 )
@@ -53,20 +51,11 @@ func (e *Engine) Status(matchPackage func(tree.ID) bool, matchKernel func(tree.T
 		}
 	}
 	found := make([][]Status, len(packages))
-	var group errgroup.Group
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	for i, p := range packages {
-		if !matchPackage(p.ID) {
-			continue
-		}
-		group.Go(func() error {
+	parallel.Each(len(packages), func(i int) {
+		if p := packages[i]; matchPackage(p.ID) {
 			found[i] = e.packageStatus(p, packages, matchKernel, gone)
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
+		}
+	})
 	return append(slices.Concat(found...), e.weakStatus(packages, matchPackage, matchKernel)...), nil
 }
 

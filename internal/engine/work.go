@@ -193,7 +193,7 @@ func (e *Engine) heal(packages []tree.Package, kernels []tree.Target) {
 			err = errors.Join(err, e.Tree.Heal(p.ID))
 		}
 		for _, k := range kernels {
-			if !exists(e.Tree.OriginalDir(p.Name, k)) {
+			if !p.Originals || !exists(e.Tree.OriginalDir(p.Name, k)) {
 				continue
 			}
 			installed := slices.ContainsFunc(packages, func(other tree.Package) bool {

@@ -9,12 +9,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -157,16 +157,25 @@ type record struct {
 	Modules map[string]string
 }
 
-// Read returns what the build in dir, a folder K/A of the tree, was made from; ok
-// is false where nobody recorded it.
-func Read(dir string) (b Build, ok bool) {
+// Read returns what the build in dir, a folder K/A of the tree, was made from, whose
+// modules are in the files called names; ok is false where nobody recorded it.
+func Read(dir string, names []string) (b Build, ok bool) {
 	var r record
-	text, err := os.ReadFile(filepath.Join(dir, file))
+	text, err := folder.ReadFile(filepath.Join(dir, file))
 	if err != nil || json.Unmarshal(text, &r) != nil {
 		return Build{}, false
 	}
-	modules, err := modules(dir)
-	return r.Build, err == nil && maps.Equal(modules, r.Modules)
+	for _, name := range names {
+		if _, ok := r.Modules[name]; !ok {
+			return r.Build, false
+		}
+	}
+	for name, was := range r.Modules {
+		if now, err := stampOfModule(unix.AT_FDCWD, filepath.Join(dir, "module", name)); err != nil || now != was {
+			return r.Build, false
+		}
+	}
+	return r.Build, true
 }
 
 // Write records what the build in dir was made from.
@@ -203,13 +212,19 @@ func modules(dir string) (map[string]string, error) {
 	}
 	stamps := map[string]string{}
 	for _, e := range entries {
-		var st unix.Stat_t
-		if err := unix.Fstatat(fd, e.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return nil, &fs.PathError{Op: "stat", Path: e.Name, Err: err}
+		if stamps[e.Name], err = stampOfModule(fd, e.Name); err != nil {
+			return nil, err
 		}
-		stamps[e.Name] = fmt.Sprintf("%d bytes of %d", st.Size, st.Mtim.Nano())
 	}
 	return stamps, nil
+}
+
+func stampOfModule(at int, name string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return "", &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	return strconv.FormatInt(st.Size, 10) + " bytes of " + strconv.FormatInt(st.Mtim.Nano(), 10), nil
 }
 
 // visitor is told of a file or symbolic link: its path below the top of a walk, its
@@ -221,15 +236,20 @@ type visitor func(rel, path string, st *unix.Stat_t) error
 // neither, and the folders of version control, which change when somebody looks at
 // them, are passed over; so is a dir that does not exist.
 func walk(dir string, visit visitor) error {
-	var st unix.Stat_t
-	switch err := unix.Stat(dir, &st); {
+	fd, err := folder.Open(unix.AT_FDCWD, dir)
+	switch {
+	case err == nil:
+		return walkFolder(fd, dir, "", visit)
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	case err != nil:
+	case !errors.Is(err, unix.ENOTDIR):
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: dir, Err: err}
-	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return walkFolder(unix.AT_FDCWD, dir, dir, "", visit)
-	case isFile(&st):
+	}
+	if isFile(&st) {
 		return visit(".", dir, &st)
 	}
 	return nil
@@ -238,13 +258,9 @@ func walk(dir string, visit visitor) error {
 func isFile(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFREG }
 func isLink(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFLNK }
 
-// walkFolder is walk for the folder called name below at, whose path is dir and
+// walkFolder is walk for the open folder fd, which it closes, whose path is dir and
 // whose path below the top ends in a slash, where it is not empty.
-func walkFolder(at int, name, dir, rel string, visit visitor) error {
-	fd, err := folder.Open(at, name)
-	if err != nil {
-		return err
-	}
+func walkFolder(fd int, dir, rel string, visit visitor) error {
 	defer unix.Close(fd)
 	entries, err := folder.List(fd)
 	if err != nil {
@@ -255,7 +271,10 @@ func walkFolder(at int, name, dir, rel string, visit visitor) error {
 		switch e.Kind {
 		case unix.DT_DIR:
 			if !slices.Contains(versionControl, e.Name) {
-				err = walkFolder(fd, e.Name, path, rel+"/", visit)
+				var sub int
+				if sub, err = folder.Open(fd, e.Name); err == nil {
+					err = walkFolder(sub, path, rel+"/", visit)
+				}
 			}
 		case unix.DT_REG, unix.DT_LNK:
 			var st unix.Stat_t

@@ -193,8 +193,8 @@ func TestCompiler(t *testing.T) {
 }
 
 func TestRecord(t *testing.T) {
-	dir := t.TempDir()
-	if _, ok := Read(dir); ok {
+	dir, names := t.TempDir(), []string{"toy.ko"}
+	if _, ok := Read(dir, names); ok {
 		t.Error("a record where there is none")
 	}
 	write(t, dir+"/module/toy.ko", "toy")
@@ -202,15 +202,18 @@ func TestRecord(t *testing.T) {
 	if err := Write(dir, b); err != nil {
 		t.Fatal(err)
 	}
-	if got, ok := Read(dir); !ok || got.String() != b.String() {
+	if got, ok := Read(dir, names); !ok || got.String() != b.String() {
 		t.Errorf("%v, %v; want %v", got, ok, b)
 	}
+	if _, ok := Read(dir, []string{"other.ko", "toy.ko"}); ok {
+		t.Error("the record of other modules counts")
+	}
 	write(t, dir+"/module/toy.ko", "toys")
-	if _, ok := Read(dir); ok {
+	if _, ok := Read(dir, names); ok {
 		t.Error("the record of other modules counts")
 	}
 	write(t, dir+"/"+file, "no json")
-	if _, ok := Read(dir); ok {
+	if _, ok := Read(dir, names); ok {
 		t.Error("a damaged record counts")
 	}
 }

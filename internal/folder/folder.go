@@ -1,4 +1,4 @@
-// Package folder lists folders, relative to open ones. A tree of many packages has
+// Package folder lists folders, relative to open ones, and reads small files. A tree of many packages has
 // tens of thousands of folders with one name or two in each: what os.ReadDir does
 // besides asking the kernel, and the kernel's walk down the path of each, is a good
 // part of what reading it takes.
@@ -22,12 +22,9 @@ type Entry struct {
 
 // Open opens a folder below the folder at, which may be [unix.AT_FDCWD].
 func Open(at int, name string) (fd int, err error) {
-	for {
-		fd, err = unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != unix.EINTR {
-			break
-		}
-	}
+	fd, err = ignoringEINTR(func() (int, error) {
+		return unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -38,10 +35,7 @@ func Open(at int, name string) (fd int, err error) {
 func List(fd int) (entries []Entry, err error) {
 	var buf [4096]byte
 	for {
-		n, err := unix.Getdents(fd, buf[:])
-		if err == unix.EINTR {
-			continue
-		}
+		n, err := ignoringEINTR(func() (int, error) { return unix.Getdents(fd, buf[:]) })
 		if err != nil {
 			return nil, os.NewSyscallError("getdents64", err)
 		}
@@ -80,4 +74,34 @@ func ListAt(at int, name string) ([]Entry, error) {
 	}
 	defer unix.Close(fd)
 	return List(fd)
+}
+
+// ReadFile is [os.ReadFile] for a small file.
+func ReadFile(path string) ([]byte, error) {
+	fd, err := ignoringEINTR(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	for b := make([]byte, 0, 2048); ; b = slices.Grow(b, cap(b)) {
+		for len(b) < cap(b) {
+			n, err := ignoringEINTR(func() (int, error) { return unix.Read(fd, b[len(b):cap(b)]) })
+			if err != nil {
+				return nil, &os.PathError{Op: "read", Path: path, Err: err}
+			}
+			if n == 0 {
+				return b, nil
+			}
+			b = b[:len(b)+n]
+		}
+	}
+}
+
+func ignoringEINTR(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
 }

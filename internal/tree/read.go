@@ -7,16 +7,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/folder"
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/parallel"
 	"dkms-kernel-install/internal/version"
 )
 
@@ -40,20 +39,13 @@ func (t Tree) Read(kernels ...Target) ([]Package, error) {
 		r.links[filepath.Base(t.installedLink("", k))] = true
 	}
 	found := make([][]Package, len(names))
-	var group errgroup.Group
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	for i, n := range names {
-		if n.IsDir() && !strings.HasPrefix(n.Name(), ".") {
-			group.Go(func() (err error) {
-				found[i], err = r.readName(n.Name())
-				return err
-			})
+	errs := make([]error, len(names))
+	parallel.Each(len(names), func(i int) {
+		if n := names[i]; n.IsDir() && !strings.HasPrefix(n.Name(), ".") {
+			found[i], errs[i] = r.readName(n.Name())
 		}
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	return slices.Concat(found...), nil
+	})
+	return slices.Concat(found...), errors.Join(errs...)
 }
 
 // reader is one reading of a tree.
@@ -92,7 +84,7 @@ func (r *reader) readName(name string) ([]Package, error) {
 		if e.Kind != unix.DT_DIR || strings.HasPrefix(e.Name, ".") || e.Name == originals {
 			continue
 		}
-		p := Package{ID: id, Source: r.source(r.SourceDir(id))}
+		p := Package{ID: id, Source: r.source(r.SourceDir(id)), Originals: displaced}
 		if p.Builds, err = r.builds(top, id); err != nil {
 			return nil, err
 		}

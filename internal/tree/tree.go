@@ -49,6 +49,9 @@ type Package struct {
 	Source string
 	// Builds are sorted by kernel release, then architecture.
 	Builds []Build
+	// Originals says that modules which stood in the way of some version's are
+	// archived, for some kernel.
+	Originals bool
 }
 
 // Broken says whether the package's source is gone.

@@ -67,9 +67,9 @@ func TestRead(t *testing.T) {
 	two := []Build{{Target: x("6.1"), Installed: true, Modules: []string{"a.ko"}}}
 	all := func(one, two, four []Build) []Package {
 		return []Package{
-			{ID: ID{"a", "1"}, Source: dir + "/src/a-1", Builds: one},
-			{ID: ID{"a", "2"}, Source: dir + "/src/a-2", Builds: two},
-			{ID: ID{"a", "10"}, Source: dir + "/src/a-1"},
+			{ID: ID{"a", "1"}, Source: dir + "/src/a-1", Builds: one, Originals: true},
+			{ID: ID{"a", "2"}, Source: dir + "/src/a-2", Builds: two, Originals: true},
+			{ID: ID{"a", "10"}, Source: dir + "/src/a-1", Originals: true},
 			{ID: ID{"b", "1"}}, {ID: ID{"b", "2"}}, {ID: ID{"b", "3"}},
 			{ID: ID{"b", "4"}, Builds: four},
 			{ID: ID{"b", "5"}, Source: dir + "/elsewhere/b-1"},
