@@ -42,6 +42,9 @@ func (c *nativeSync) Run(r *nativeRun) error {
 			}
 			request.Kernels = ks
 		}
+		if err := registered(e, c.Package); err != nil {
+			return err
+		}
 		if len(c.Package) > 0 {
 			request.Match = func(name string) bool {
 				return slices.ContainsFunc(c.Package, func(glob string) bool {
@@ -53,6 +56,27 @@ func (c *nativeSync) Run(r *nativeRun) error {
 		results, err := e.Sync(r.ctx, request)
 		return r.told(results, err)
 	})
+}
+
+// registered returns an error where a pattern is that of no registered package: it
+// would do nothing, and not say so.
+func registered(e *engine.Engine, globs []string) error {
+	if len(globs) == 0 {
+		return nil
+	}
+	packages, err := e.Tree.Read()
+	if err != nil {
+		return failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
+	}
+	for _, glob := range globs {
+		if !slices.ContainsFunc(packages, func(p tree.Package) bool {
+			ok, _ := filepath.Match(glob, p.Name)
+			return ok
+		}) {
+			return &failure.Failure{What: fmt.Sprintf("--package: no package called %q is registered", glob), Hint: "dkms-kernel-install status shows those that are", Status: 1}
+		}
+	}
+	return nil
 }
 
 // nativePostinst are the arguments of common.postinst, which packages call after

@@ -373,7 +373,7 @@ func (e *Engine) Registered(id tree.ID) error {
 	i := slices.IndexFunc(packages, func(p tree.Package) bool { return p.ID == id })
 	if i < 0 || packages[i].Broken() && len(packages[i].Builds) == 0 && !exists(e.Tree.SourceDir(id)) {
 		return &failure.Failure{What: id.String() + " is not in the DKMS tree", Status: failure.StatusAlready,
-			Hint: "run: dkms add " + id.String()}
+			Hint: "dkms status shows what is; to add it: dkms add " + id.String()}
 	}
 	return nil
 }
