@@ -127,7 +127,10 @@ var confNames = strings.Fields(`PACKAGE_NAME PACKAGE_VERSION
 	BUILD_EXCLUSIVE_KERNEL BUILD_EXCLUSIVE_KERNEL_MIN BUILD_EXCLUSIVE_KERNEL_MAX
 	BUILD_EXCLUSIVE_ARCH BUILD_EXCLUSIVE_CONFIG
 	AUTOINSTALL NO_WEAK_MODULES
-	CLEAN REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE OBSOLETE_BY`)
+	` + retired)
+
+// retired are directives that have no meaning any more, but for OBSOLETE_BY's.
+const retired = `CLEAN REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_OBSOLETE_ONLY MODULES_CONF_ALIAS_TYPE OBSOLETE_BY`
 
 // Error is everything that is wrong with one conf, a line for each.
 type Error struct {
@@ -239,7 +242,7 @@ func fromValues(v values, src Source, set Settings) (Conf, error) {
 		c.Excluded = fmt.Sprintf("OBSOLETE_BY is %s", obsolete)
 	}
 
-	for _, name := range []string{"CLEAN", "REMAKE_INITRD", "MODULES_CONF", "MODULES_CONF_OBSOLETES", "MODULES_CONF_ALIAS_TYPE", "OBSOLETE_BY"} {
+	for _, name := range strings.Fields(retired) {
 		// CLEAN="true" is how packages silence the warning for it.
 		if value := v.get(name); value != "" && !(name == "CLEAN" && value == "true") {
 			c.Warnings = append(c.Warnings, name+" is a retired directive")

@@ -113,8 +113,8 @@ func TestRead(t *testing.T) {
 			c.BuildDepends = []string{"a", "b"}
 			c.BuildDependsRebuild = true
 		}},
-		{"retired directives", `CLEAN="make clean"; REMAKE_INITRD=yes`, func(c *Conf) {
-			c.Warnings = []string{"CLEAN is a retired directive", "REMAKE_INITRD is a retired directive"}
+		{"retired directives", `CLEAN="make clean"; REMAKE_INITRD=yes; MODULES_CONF_OBSOLETE_ONLY[0]=x`, func(c *Conf) {
+			c.Warnings = []string{"CLEAN is a retired directive", "REMAKE_INITRD is a retired directive", "MODULES_CONF_OBSOLETE_ONLY is a retired directive"}
 		}},
 		{"CLEAN=true", `CLEAN=true`, func(c *Conf) {}},
 		{"kernel pattern", `BUILD_EXCLUSIVE_KERNEL='^5\.'`, func(c *Conf) { c.Excluded = `it is only for kernels that match ^5\.` }},
