@@ -304,7 +304,7 @@ func (j *Job) keepOut(ctx context.Context, targetDir string) error {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		if name == "module" || name == "log" || name[0] == '.' {
+		if name == "module" || name == "log" || name[0] == '.' || !e.IsDir() && e.Type()&^fs.ModeSymlink != 0 {
 			continue
 		}
 		// In place of what an earlier build left, never into it: that may be a link to

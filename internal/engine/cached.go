@@ -34,7 +34,7 @@ func (e *Engine) made(ctx context.Context, hashes *fingerprint.Cache, job *build
 		return b, "", err
 	}
 	if strings.ContainsAny(b.Compiler, "$`") {
-		return b, "", nil // whatever a shell makes of that
+		return b, "", nil // see unknown
 	}
 	more, ok, err := e.furtherInputs(ctx, hashes, job, k)
 	if err != nil || !ok {

@@ -46,7 +46,7 @@ func (e *Engine) fingerprint(ctx context.Context, hashes *fingerprint.Cache, id 
 	for _, program := range namedTools(append([]string{c.Make}, e.Settings.BuildEnvironment...)) {
 		version, err := hashes.Compiler(ctx, program)
 		if err != nil {
-			return b, err
+			version = unknown
 		}
 		b.Compiler += "; " + program + ": " + version
 	}
@@ -67,6 +67,10 @@ func (e *Engine) fingerprint(ctx context.Context, hashes *fingerprint.Cache, id 
 	}
 	return b, nil
 }
+
+// unknown is the version of a program that does not tell it. As what is a shell's to
+// expand it begins with a dollar: a build with such a compiler has no key.
+const unknown = "$unknown"
 
 // tool matches where a command, or a variable for all commands, names a program to
 // build with, or what such names begin or end with.
