@@ -314,7 +314,7 @@ func (j *Job) keepOut(ctx context.Context, targetDir string) error {
 			return err
 		}
 		if err := stageInto(ctx, filepath.Join(j.staging.out, name), targetDir, tmp, nil); err != nil {
-			return err
+			return errors.Join(err, walk.RemoveAll(filepath.Join(targetDir, tmp)))
 		}
 		if err := tree.ReplaceDir(filepath.Join(targetDir, tmp), filepath.Join(targetDir, name)); err != nil {
 			return err

@@ -44,9 +44,13 @@ func (e *Engine) fingerprint(ctx context.Context, hashes *fingerprint.Cache, id 
 		return b, err
 	}
 	for _, program := range namedTools(append([]string{c.Make}, e.Settings.BuildEnvironment...)) {
-		version, err := hashes.Compiler(ctx, program)
-		if err != nil {
-			version = unknown
+		version := unknown
+		// We are root, and outside of the sandbox: what is not in PATH the build may
+		// have left.
+		if !strings.Contains(program, "/") {
+			if v, err := hashes.Compiler(ctx, program); err == nil {
+				version = v
+			}
 		}
 		b.Compiler += "; " + program + ": " + version
 	}
@@ -93,6 +97,8 @@ func namedTools(texts []string) (programs []string) {
 			name, value := m[1], strings.Trim(m[2], `"'`)
 			switch {
 			case value == "":
+			case strings.ContainsAny(value, "$`"):
+				programs = append(programs, value)
 			case name == "CROSS_COMPILE":
 				programs = append(programs, value+"gcc", value+"ld")
 			case name == "LLVM" && strings.HasSuffix(value, "/"):

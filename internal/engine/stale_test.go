@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"slices"
 	"strings"
 	"testing"
 )
@@ -16,12 +15,14 @@ func TestNamedTools(t *testing.T) {
 		`make CC="ccache gcc-12 -m32"; true`:               "ccache gcc-12",
 		"make CC=;make MYCC=gcc-9 SUBCC=x":                 "",
 		"make CC=$CC":                                      "$CC",
+		"make LLVM=$V":                                     "$V",
+		"make CC='gcc -B$V'":                               "gcc -B$V",
 		"make LLVM=1":                                      "clang ld.lld",
 		"make LLVM=-17":                                    "clang-17 ld.lld-17",
 		"make LLVM=/opt/llvm/bin/":                         "/opt/llvm/bin/clang /opt/llvm/bin/ld.lld",
 		"make ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-": "aarch64-linux-gnu-gcc aarch64-linux-gnu-ld",
 	} {
-		if got := namedTools([]string{text}); !slices.Equal(got, strings.Fields(want)) {
+		if got := namedTools([]string{text}); strings.Join(got, " ") != want {
 			t.Errorf("namedTools(%q) = %q, want %q", text, got, want)
 		}
 	}

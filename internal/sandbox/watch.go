@@ -72,7 +72,11 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 
 func (c *command) look() {
 	if free, _, ok := room(c.world.Usage); ok && free < c.reserve {
-		if n, ok := c.guilty(int64(c.reserve), (*command).disk); ok {
+		least := int64(c.reserve)
+		if free == 0 {
+			least = 0 // there is no more time to ask whose doing it is
+		}
+		if n, ok := c.guilty(least, (*command).disk); ok {
 			what := fmt.Sprintf("it fills the disk: it wrote %d MiB", n>>20)
 			if n == math.MaxInt64 {
 				what = fmt.Sprintf("it fills the disk, with folders more than %d deep", walk.Depth)
@@ -97,18 +101,26 @@ func (c *command) look() {
 	}
 }
 
-// guilty returns how much c uses, and says whether it is the one that uses most, and
-// no less than least: where all together use little, it is somebody else's doing.
+// guilty returns how much c uses, and says whether it is the one that uses most, of
+// those that do the first, and all together no less than least: where they use little,
+// it is somebody else's doing.
 func (c *command) guilty(least int64, uses func(*command) int64) (int64, bool) {
 	watched.Lock()
 	defer watched.Unlock()
-	mine := uses(c)
+	var most *command
+	var mine, sum int64
+	largest := int64(-1)
 	for _, o := range watched.list {
-		if o != c && uses(o) > mine {
-			return 0, false
+		n := uses(o)
+		if n > largest {
+			most, largest = o, n
 		}
+		if o == c {
+			mine = n
+		}
+		sum += min(n, math.MaxInt64-sum)
 	}
-	return mine, mine >= least
+	return mine, most == c && sum >= least
 }
 
 // disk returns how much of the disk c uses, in bytes; [math.MaxInt64] where its
@@ -157,10 +169,11 @@ func unnamed(ns string) (bytes int64) {
 		if is, err := os.Readlink(dir + "/ns/pid"); err != nil || is != ns {
 			continue
 		}
-		open, _ := os.ReadDir(dir + "/fd")
+		// Threads may have files of their own.
+		open, _ := filepath.Glob(dir + "/task/*/fd/*")
 		for _, fd := range open {
 			var st unix.Stat_t
-			err := unix.Stat(dir+"/fd/"+fd.Name(), &st)
+			err := unix.Stat(fd, &st)
 			f := file{st.Dev, st.Ino}
 			if err == nil && st.Nlink == 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && !seen[f] {
 				seen[f] = true

@@ -69,13 +69,13 @@ func walk(ctx context.Context, at int, dir string, depth int, visit func(int, st
 
 // RemoveAll is [os.RemoveAll] for folders of any depth.
 func RemoveAll(path string) error {
-	err := os.RemoveAll(path)
-	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
-		// It has a folder open for each that it is in; rm has not.
-		if out, rmErr := exec.Command("rm", "-rf", "--", path).CombinedOutput(); rmErr != nil {
-			return fmt.Errorf("cannot remove %s: rm: %w\n%.200s", path, rmErr, out)
-		}
-		err = nil
+	err := Walk(context.Background(), path, func(int, string, *unix.Stat_t) error { return nil })
+	if !errors.Is(err, ErrDeep) && !errors.Is(err, unix.EMFILE) {
+		return os.RemoveAll(path)
 	}
-	return err
+	// That has a folder open for each that it is in; rm has not.
+	if out, err := exec.Command("rm", "-rf", "--", path).CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot remove %s: rm: %w\n%.200s", path, err, out)
+	}
+	return nil
 }
