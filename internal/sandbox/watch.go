@@ -27,7 +27,12 @@ const period = 100 * time.Millisecond
 var watched struct {
 	sync.Mutex
 	list []*command
+	// ended is when one was ended last.
+	ended time.Time
 }
+
+// clearing is how long nobody else is ended: what one used is not free at once.
+const clearing = 3 * time.Second
 
 // command is one that runs.
 type command struct {
@@ -46,7 +51,7 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 	if own, err := os.Readlink("/proc/self/ns/pid"); err != nil || own == c.ns {
 		c.ns = ""
 	}
-	if free, size, ok := room(w.Usage); ok {
+	if free, size, _, ok := room(w.Usage); ok {
 		// Where there is that little, the command finds out by itself.
 		if c.reserve = min(1<<30, size/20, free/4); c.reserve < 1<<20 {
 			c.reserve = 0
@@ -71,10 +76,10 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 }
 
 func (c *command) look() {
-	if free, _, ok := room(c.world.Usage); ok && free < c.reserve {
+	if free, _, files, ok := room(c.world.Usage); ok && free < c.reserve {
 		least := int64(c.reserve)
 		if free == 0 {
-			least = 0 // there is no more time to ask whose doing it is
+			least = min(least, int64(files/scarce)*fileCost)
 		}
 		if n, ok := c.guilty(least, (*command).disk); ok {
 			what := fmt.Sprintf("it fills the disk: it wrote %d MiB", n>>20)
@@ -103,10 +108,13 @@ func (c *command) look() {
 
 // guilty returns how much c uses, and says whether it is the one that uses most, of
 // those that do the first, and all together no less than least: where they use little,
-// it is somebody else's doing.
+// it is somebody else's doing. It is to be ended then.
 func (c *command) guilty(least int64, uses func(*command) int64) (int64, bool) {
 	watched.Lock()
 	defer watched.Unlock()
+	if time.Since(watched.ended) < clearing {
+		return 0, false
+	}
 	var most *command
 	var mine, sum int64
 	largest := int64(-1)
@@ -120,7 +128,11 @@ func (c *command) guilty(least int64, uses func(*command) int64) (int64, bool) {
 		}
 		sum += min(n, math.MaxInt64-sum)
 	}
-	return mine, most == c && sum >= least
+	if most != c || sum < least {
+		return mine, false
+	}
+	watched.ended = time.Now()
+	return mine, true
 }
 
 // disk returns how much of the disk c uses, in bytes; [math.MaxInt64] where its
@@ -133,24 +145,30 @@ func (c *command) disk() int64 {
 	return bytes + unnamed(c.ns)
 }
 
+const (
+	scarce   = 64  // files are, where fewer than one in so many can still be made
+	fileCost = 512 // bytes that a file counts for beside what it holds
+)
+
 // room returns what is free for ordinary users on the file system of dir, and its
-// size, in bytes. Nothing is free where there can be hardly any more files.
-func room(dir string) (free, size uint64, ok bool) {
+// size, in bytes, and how many files it can hold. Nothing is free where there can be
+// hardly any more files.
+func room(dir string) (free, size, files uint64, ok bool) {
 	var st unix.Statfs_t
 	if dir == "" || unix.Statfs(dir, &st) != nil {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
-	if st.Ffree < st.Files/64 {
-		return 0, st.Blocks * uint64(st.Bsize), true
+	if free = st.Bavail * uint64(st.Bsize); st.Ffree < st.Files/scarce {
+		free = 0
 	}
-	return st.Bavail * uint64(st.Bsize), st.Blocks * uint64(st.Bsize), true
+	return free, st.Blocks * uint64(st.Bsize), st.Files, true
 }
 
 // usage returns what the files below dir take, in bytes; each takes some. It is
 // [math.MaxInt64] where they are too deep to be counted.
 func usage(dir string) (bytes int64) {
 	err := walk.Walk(context.Background(), dir, func(_ int, _ string, st *unix.Stat_t) error {
-		bytes += st.Blocks*512 + 512
+		bytes += st.Blocks*512 + fileCost
 		return nil
 	})
 	if errors.Is(err, walk.ErrDeep) {
