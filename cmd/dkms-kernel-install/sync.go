@@ -47,15 +47,18 @@ func (c *nativeSync) Run(r *nativeRun) error {
 		}
 		if len(c.Package) > 0 {
 			request.Match = func(name string) bool {
-				return slices.ContainsFunc(c.Package, func(glob string) bool {
-					ok, _ := filepath.Match(glob, name)
-					return ok
-				})
+				return slices.ContainsFunc(c.Package, func(glob string) bool { return matches(glob, name) })
 			}
 		}
 		results, err := e.Sync(r.ctx, request)
 		return r.told(results, err)
 	})
+}
+
+// matches says whether name matches a glob that is known to be one.
+func matches(glob, name string) bool {
+	ok, _ := filepath.Match(glob, name)
+	return ok
 }
 
 // registered returns an error where a pattern is that of no registered package: it
@@ -69,10 +72,7 @@ func registered(e *engine.Engine, globs []string) error {
 		return failure.From(err, "cannot read "+e.Tree.Dir, failure.StatusNoPerm)
 	}
 	for _, glob := range globs {
-		if !slices.ContainsFunc(packages, func(p tree.Package) bool {
-			ok, _ := filepath.Match(glob, p.Name)
-			return ok
-		}) {
+		if !slices.ContainsFunc(packages, func(p tree.Package) bool { return matches(glob, p.Name) }) {
 			return &failure.Failure{What: fmt.Sprintf("--package: no package called %q is registered", glob), Hint: "dkms-kernel-install status shows those that are", Status: 1}
 		}
 	}

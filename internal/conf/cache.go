@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/atomicfile"
+	"dkms-kernel-install/internal/folder"
 )
 
 // Cache remembers what confs said, so that a run which finds nothing to do need
@@ -91,10 +92,7 @@ func (s Source) stamp(set Settings) string {
 		if unix.Stat(file, &st) != nil {
 			st = unix.Stat_t{}
 		}
-		b = append(append(b, file...), 0)
-		for _, n := range [...]int64{int64(st.Dev), int64(st.Ino), st.Size, st.Mtim.Nano(), st.Ctim.Nano()} {
-			b = binary.NativeEndian.AppendUint64(b, uint64(n))
-		}
+		b = folder.AppendStamp(b, file, &st)
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])

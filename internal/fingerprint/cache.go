@@ -3,7 +3,6 @@ package fingerprint
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -23,6 +22,7 @@ import (
 
 	"dkms-kernel-install/internal/atomicfile"
 	"dkms-kernel-install/internal/child"
+	"dkms-kernel-install/internal/folder"
 )
 
 // Cache remembers hashes, so that nothing is read again that looks as it did:
@@ -279,13 +279,7 @@ func (c *Cache) compiler(ctx context.Context, program string) (string, error) {
 
 // stampOf writes what changes with the file called name.
 func stampOf(w io.Writer, name string, st *unix.Stat_t) {
-	b := append([]byte(name), 0)
-	for _, n := range [...]uint64{
-		uint64(st.Dev), uint64(st.Ino), uint64(st.Mode), uint64(st.Size), uint64(st.Mtim.Nano()), uint64(st.Ctim.Nano()),
-	} {
-		b = binary.NativeEndian.AppendUint64(b, n)
-	}
-	_, _ = w.Write(b) // a hash's never fails
+	_, _ = w.Write(folder.AppendStamp(nil, name, st)) // a hash's never fails
 }
 
 func sum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }

@@ -1,7 +1,7 @@
-// Package folder lists folders, relative to open ones, and reads small files. A tree of many packages has
-// tens of thousands of folders with one name or two in each: what os.ReadDir does
-// besides asking the kernel, and the kernel's walk down the path of each, is a good
-// part of what reading it takes.
+// Package folder lists folders, relative to open ones, reads small files, and tells
+// whether files are as they were. A tree of many packages has tens of thousands of
+// folders with one name or two in each: what os.ReadDir does besides asking the kernel,
+// and the kernel's walk down the path of each, is a good part of what reading it takes.
 package folder
 
 import (
@@ -74,6 +74,17 @@ func ListAt(at int, name string) ([]Entry, error) {
 	}
 	defer unix.Close(fd)
 	return List(fd)
+}
+
+// AppendStamp appends to b what changes with the file called name, of which st tells.
+func AppendStamp(b []byte, name string, st *unix.Stat_t) []byte {
+	b = append(append(b, name...), 0)
+	for _, n := range [...]uint64{
+		uint64(st.Dev), uint64(st.Ino), uint64(st.Mode), uint64(st.Size), uint64(st.Mtim.Nano()), uint64(st.Ctim.Nano()),
+	} {
+		b = binary.NativeEndian.AppendUint64(b, n)
+	}
+	return b
 }
 
 // ReadFile is [os.ReadFile] for a small file.

@@ -260,10 +260,7 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	var ends sync.WaitGroup
 	ends.Go(func() { said.ReadFrom(problem) })
 	ends.Go(func() {
-		to, limit := cmp.Or[io.Writer](cmd.Stdout, io.Discard), w.Output
-		if limit == 0 {
-			limit = math.MaxInt64
-		}
+		to, limit := cmp.Or[io.Writer](cmd.Stdout, io.Discard), cmp.Or(w.Output, math.MaxInt64)
 		if n, err := io.Copy(to, io.LimitReader(printed, limit)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			cancel(&LimitError{What: fmt.Sprintf("what it prints cannot be kept: %v", err), Hint: "make room on the file system of the log, then run it again"})
 		} else if n == limit {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"os"
 	"path/filepath"
@@ -76,12 +77,13 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 }
 
 func (c *command) look() {
+	hidden := sync.OnceValue(unnamed)
 	if free, _, files, ok := room(c.world.Usage); ok && free < c.reserve {
 		least := int64(c.reserve)
 		if free == 0 {
 			least = min(least, int64(files/scarce)*fileCost)
 		}
-		if n, ok := c.guilty(least, (*command).disk); ok {
+		if n, ok := c.guilty(least, func(o *command) int64 { return o.disk(hidden) }); ok {
 			what := fmt.Sprintf("it fills the disk: it wrote %d MiB", n>>20)
 			if n == math.MaxInt64 {
 				what = fmt.Sprintf("it fills the disk, with folders more than %d deep", walk.Depth)
@@ -97,7 +99,7 @@ func (c *command) look() {
 	}
 	used := processes()
 	if short {
-		if n, ok := c.guilty(total/32, func(o *command) int64 { return used[o.ns].memory + unnamed(o.ns) }); ok {
+		if n, ok := c.guilty(total/32, func(o *command) int64 { return used[o.ns].memory + hidden()[o.ns] }); ok {
 			c.end(&LimitError{What: fmt.Sprintf("it fills the memory: it used %d MiB", n>>20), Hint: "run it again with fewer jobs (parallel_jobs in framework.conf)"})
 		}
 	}
@@ -135,14 +137,11 @@ func (c *command) guilty(least int64, uses func(*command) int64) (int64, bool) {
 	return mine, true
 }
 
-// disk returns how much of the disk c uses, in bytes; [math.MaxInt64] where its
-// folders are too deep to tell.
-func (c *command) disk() int64 {
+// disk returns how much of the disk c uses, in bytes, with what hidden returns;
+// [math.MaxInt64] where its folders are too deep to tell.
+func (c *command) disk(hidden func() map[string]int64) int64 {
 	bytes := usage(c.world.Usage)
-	if c.ns == "" || bytes == math.MaxInt64 {
-		return bytes
-	}
-	return bytes + unnamed(c.ns)
+	return bytes + min(hidden()[c.ns], math.MaxInt64-bytes)
 }
 
 const (
@@ -177,14 +176,17 @@ func usage(dir string) (bytes int64) {
 	return bytes
 }
 
-// unnamed returns what the files take, in bytes, that processes of the PID namespace
-// ns have open and that no folder has: removed ones, and those in memory alone.
-func unnamed(ns string) (bytes int64) {
-	type file struct{ dev, ino uint64 }
-	seen := map[file]bool{}
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range dirs {
-		if is, err := os.Readlink(dir + "/ns/pid"); err != nil || is != ns {
+// unnamed returns what the files take, in bytes, that processes of the watched commands
+// have open and that no folder has, by their PID namespace: removed ones, and those in
+// memory alone. The caller holds the lock of watched.
+func unnamed() map[string]int64 {
+	type file struct {
+		ns       string
+		dev, ino uint64
+	}
+	bytes, seen := map[string]int64{}, map[file]bool{}
+	for dir, ns := range namespaces() {
+		if !slices.ContainsFunc(watched.list, func(c *command) bool { return c.ns == ns }) {
 			continue
 		}
 		// Threads may have files of their own.
@@ -192,14 +194,26 @@ func unnamed(ns string) (bytes int64) {
 		for _, fd := range open {
 			var st unix.Stat_t
 			err := unix.Stat(fd, &st)
-			f := file{st.Dev, st.Ino}
+			f := file{ns, st.Dev, st.Ino}
 			if err == nil && st.Nlink == 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && !seen[f] {
 				seen[f] = true
-				bytes += st.Blocks * 512
+				bytes[ns] += st.Blocks * 512
 			}
 		}
 	}
 	return bytes
+}
+
+// namespaces are the folders of all processes, and the PID namespace of each.
+func namespaces() iter.Seq2[string, string] {
+	return func(yield func(dir, ns string) bool) {
+		dirs, _ := filepath.Glob("/proc/[0-9]*")
+		for _, dir := range dirs {
+			if ns, err := os.Readlink(dir + "/ns/pid"); err == nil && !yield(dir, ns) {
+				return
+			}
+		}
+	}
 }
 
 // threads returns how many there are on the machine.
@@ -224,12 +238,7 @@ type used struct {
 // processes returns what all processes use, by their PID namespace.
 func processes() map[string]used {
 	all := map[string]used{}
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range dirs {
-		ns, err := os.Readlink(dir + "/ns/pid")
-		if err != nil {
-			continue
-		}
+	for dir, ns := range namespaces() {
 		u := all[ns]
 		u.count++
 		text, _ := os.ReadFile(dir + "/status")

@@ -69,6 +69,7 @@ func walk(ctx context.Context, at int, dir string, depth int, visit func(int, st
 
 // RemoveAll is [os.RemoveAll] for folders of any depth.
 func RemoveAll(path string) error {
+	// First, because the error of os.RemoveAll grows with the square of the depth.
 	err := Walk(context.Background(), path, func(int, string, *unix.Stat_t) error { return nil })
 	if !errors.Is(err, ErrDeep) && !errors.Is(err, unix.EMFILE) {
 		return os.RemoveAll(path)
