@@ -95,7 +95,7 @@ func withoutKeys(snap map[string]Entry) map[string]Entry {
 	return snap
 }
 
-// sourceFolder is the name of the folder in /usr/src that an installed package has, M-V.
+// sourceFolder is the name of the directory in /usr/src that an installed package has, M-V.
 func sourceFolder(r *Root, pkg string) string {
 	for line := range strings.Lines(r.MustRun("dpkg", "-L", pkg)) {
 		if dir, ok := strings.CutSuffix(strings.TrimSpace(line), "/dkms.conf"); ok {

@@ -8,15 +8,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"dkms-kernel-install/internal/artifact"
+	"dkms-kernel-install/internal/store"
 )
 
 // keptBuilds returns the checksums of the files of all builds that the cache of the root has, by what they are
 // called: the key of the build, and the file's name. Logs are left out, which hold times.
 func keptBuilds(r *Root) map[string]string {
 	r.t.Helper()
-	cache := artifact.Cache{Dir: filepath.Join(r.Dir, "var/cache/dkms-kernel-install/builds"), MaxSize: 1 << 40}
-	entries, err := os.ReadDir(cache.Dir)
+	cache := store.Dir{Path: filepath.Join(r.Dir, "var/cache/dkms-kernel-install/builds"), MaxSize: 1 << 40}
+	entries, err := os.ReadDir(cache.Path)
 	r.check(err)
 	list := map[string]string{}
 	for _, e := range entries {

@@ -78,7 +78,7 @@ func move(l map[string]string, from, to string) map[string]string {
 	return moved
 }
 
-// files lists what is below dir, but for folders, as a layout.
+// files lists what is below dir, but for directories, as a layout.
 func files(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	list := map[string]string{}

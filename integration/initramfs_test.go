@@ -68,7 +68,7 @@ func look(t *testing.T, r *Root, k string, g ramfs.Generator, image string, comm
 	}
 }
 
-// TestInitramfs looks into what the real generators of the root made, and has them make it anew.
+// TestInitramfs looks into what the real generators of the root made, and has them make it again.
 func TestInitramfs(t *testing.T) {
 	r := NewRoot(t)
 	r.Write("/etc/dracut.conf.d/drivers.conf", `add_drivers+=" dummy dm_mod "`, 0o644)
@@ -90,7 +90,7 @@ func TestInitramfs(t *testing.T) {
 	was := inode(image)
 	makeAnew(t, r, k)
 	if inode(image) == was {
-		t.Error("kernel-install did not make the image anew")
+		t.Error("kernel-install did not make the image again")
 	}
 	look(t, r, k, ramfs.KernelInstall, image, [][]string{{"kernel-install", "add", k, "/lib/modules/" + k + "/vmlinuz"}})
 	r.MustRun("kernel-install", "remove", k)
@@ -114,7 +114,7 @@ func TestInitramfs(t *testing.T) {
 	r.Write("/etc/dracut.conf.d/drivers.conf", `add_drivers+=" dummy dm_mod veth "`, 0o644)
 	makeAnew(t, r, k)
 	if inode(image) == was {
-		t.Error("dracut did not make the image anew")
+		t.Error("dracut did not make the image again")
 	}
 	i, _, err := ramfs.System{Root: r.Dir}.Find(k)
 	if err != nil {

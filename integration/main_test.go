@@ -27,7 +27,7 @@ const (
 )
 
 // TestMain runs the tests inside mount and pid namespaces of their own, so that no mount and no process outlives
-// the run, however it ends. Three processes: the one that go test started keeps the scratch folder; the first of
+// the run, however it ends. Three processes: the one that go test started keeps the scratch directory; the first of
 // the new namespaces reaps orphans, as an init does; its child runs the tests.
 func TestMain(m *testing.M) {
 	if os.Getuid() != 0 {
@@ -48,9 +48,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// outside makes the scratch folder, runs the tests in new namespaces, and deletes the folder.
+// outside makes the scratch directory, runs the tests in new namespaces, and deletes the directory.
 func outside() (int, error) {
-	// On the cache's file system, and not in /tmp: an overlay cannot have its upper folder on another overlay
+	// On the cache's file system, and not in /tmp: an overlay cannot have its upper directory on another overlay
 	// or a memory file system. Whatever a killed run leaves there, mkroot deletes.
 	cache, err := cacheDir()
 	if err != nil {
@@ -156,7 +156,7 @@ func lockShared(dir string) (*os.File, error) {
 	return f, err
 }
 
-// made is what mkroot made: a folder with root/ and src/.
+// made is what mkroot made: a directory with root/ and src/.
 type made struct {
 	dir  string
 	skip string // why there is none on this machine

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// makeIn runs make in a folder, without what a make that runs these tests has put into the environment.
+// makeIn runs make in a directory, without what a make that runs these tests has put into the environment.
 func makeIn(t testing.TB, dir string, args ...string) {
 	t.Helper()
 	cmd := exec.Command("make", append([]string{"-C", dir}, args...)...)
@@ -58,7 +58,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestReproducible builds the program in two folders.
+// TestReproducible builds the program in two directories.
 func TestReproducible(t *testing.T) {
 	var builds [2][]byte
 	for i := range builds {

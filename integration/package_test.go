@@ -151,7 +151,7 @@ func TestPackageArchitecture(t *testing.T) {
 	}
 }
 
-// debianPackages downloads packages of Debian's to the cache, once, and returns the folder.
+// debianPackages downloads packages of Debian's to the cache, once, and returns the directory.
 func debianPackages(t testing.TB, r *Root, names ...string) string {
 	t.Helper()
 	dir := filepath.Join(r.made.dir, "deb")
@@ -369,9 +369,9 @@ func TestRpm(t *testing.T) {
 		}
 		switch part[0][0] {
 		case 'd':
-			// Folders that are somebody else's are not ours: one may be a link there.
+			// Directories that are somebody else's are not ours: one may be a link there.
 			if !strings.Contains(part[2], "dkms") {
-				t.Errorf("it holds the folder %s", part[2])
+				t.Errorf("it holds the directory %s", part[2])
 			}
 		case 'l':
 			got[part[2]] = "-> " + part[4]

@@ -56,7 +56,7 @@ func newRoot(t testing.TB, set func() made) *Root {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 
-	// redirect_dir: a folder of the lower layer can be renamed, as on any other file system.
+	// redirect_dir: a directory of the lower layer can be renamed, as on any other file system.
 	r.mount("overlay", "overlay", "", 0, fmt.Sprintf("redirect_dir=on,lowerdir=%s,upperdir=%s,workdir=%s",
 		filepath.Join(r.made.dir, "root"), filepath.Join(dir, "upper"), filepath.Join(dir, "work")))
 	t.Cleanup(func() { unix.Unmount(r.Dir, unix.MNT_DETACH) })
@@ -203,7 +203,7 @@ func (r *Root) Glob(pattern string) []string {
 	return list
 }
 
-// Exists tells whether the path does, be it a symlink to nowhere.
+// Exists reports whether the path does, be it a symlink to nowhere.
 func (r *Root) Exists(name string) bool {
 	f, err := r.open(name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err == nil {
@@ -223,7 +223,7 @@ func (r *Root) Read(name string) string {
 	return string(b)
 }
 
-// Write makes a file with its folders, or replaces its content.
+// Write makes a file with its directories, or replaces its content.
 func (r *Root) Write(name, content string, mode os.FileMode) {
 	r.t.Helper()
 	r.mkdirAll(path.Dir(path.Join("/", name)))
@@ -279,7 +279,7 @@ func (r *Root) Unpack(pkg string) (m, v string) {
 	m = strings.TrimSpace(r.Sh(`cd /usr/src/` + src + ` && bash -c '. ./dkms.conf >/dev/null 2>&1; echo "$PACKAGE_NAME"'`))
 	v, ok := strings.CutPrefix(src, m+"-")
 	if !ok {
-		r.t.Fatalf("%s: folder %s is not of module %s", pkg, src, m)
+		r.t.Fatalf("%s: directory %s is not of module %s", pkg, src, m)
 	}
 	return m, v
 }
@@ -325,7 +325,7 @@ DPkg::Options:: "--force-unsafe-io";
 	r.MustRun("apt-get", "update")
 }
 
-// AddToRepository makes a package of a folder of the root that is laid out as dpkg-deb -R does, for apt to find
+// AddToRepository makes a package of a directory of the root that is laid out as dpkg-deb -R does, for apt to find
 // beside the packages of UseRepository.
 func (r *Root) AddToRepository(dir string) {
 	r.t.Helper()

@@ -10,7 +10,7 @@ import (
 )
 
 // TestSync changes what builds are made from, one thing after the other: sync builds exactly what that concerns, runs
-// depmod once for each kernel that it touched, and makes anew the one initramfs that carries a module.
+// depmod once for each kernel that it touched, and makes again the one initramfs that carries a module.
 func TestSync(t *testing.T) {
 	r := NewRoot(t)
 	r.InstallProgram()
@@ -53,7 +53,7 @@ func TestSync(t *testing.T) {
 			t.Errorf("%q built %q, want %q: %v", command, got, want, res)
 		}
 		for program, want := range map[string][]string{"depmod": depmod, "dracut": dracut} {
-			// dracut has depmod look into its own folders too.
+			// dracut has depmod look into its own directories too.
 			ran := slices.DeleteFunc(strings.Split(strings.TrimSpace(r.Read("/tmp/"+program+".log")), "\n"), func(line string) bool {
 				return line == "" || strings.Contains(line, "/initramfs")
 			})
@@ -151,7 +151,7 @@ func carries(r *Root, k, image string) {
 	r.Sh("rm -rf /tmp/image && mkdir /tmp/image && cd /tmp/image && lsinitrd --unpack " + image + " && cmp " + acpiCall(k) + " /" + acpiCall(k))
 }
 
-// TestSyncByKernelInstall has kernel-install in charge of the initramfs: it makes it anew, calls our plugin on the way,
+// TestSyncByKernelInstall has kernel-install in charge of the initramfs: it makes it again, calls our plugin on the way,
 // which finds nothing to do, and runs depmod. Whatever sync is killed in, the next one makes up for it.
 func TestSyncByKernelInstall(t *testing.T) {
 	r := NewRoot(t)

@@ -12,7 +12,7 @@ import (
 // tarball FILE ENTRY... makes a tar archive, however odd, of entries
 //
 //	name=text      a file; @file in place of the text is a file's content
-//	name/          a folder
+//	name/          a directory
 //	name->to       a symbolic link
 //	name=>to       a hard link
 //	fifo:name device:name setuid:name

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,20 +10,24 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/follow"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/packages"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/report"
 	"dkms-kernel-install/internal/tree"
-	"github.com/alecthomas/kong"
-	"golang.org/x/sys/unix"
 )
 
 // classic is the command line of the dkms face, as dkms(8) describes it.
 type classic struct {
 	Action string   `arg:"" optional:"" help:"What to do: add, build, install, uninstall, unbuild, remove, status, match, autoinstall, mktarball, ldtarball, generate_mok, kernel_preinst, kernel_postinst, kernel_prerm."`
-	Args   []string `arg:"" optional:"" name:"module/version" help:"The package; or a folder with a dkms.conf, a dkms.conf, or an archive."`
+	Args   []string `arg:"" optional:"" name:"module/version" help:"The package; or a directory with a dkms.conf, a dkms.conf, or an archive."`
 
 	Module        string   `short:"m" help:"Name of the package, or NAME/VERSION."`
 	ModuleVersion string   `short:"v" name:"moduleversion" placeholder:"VERSION" help:"Its version."`
@@ -44,17 +47,17 @@ type classic struct {
 	BinariesOnly   bool   `help:"mktarball: leave the source out."`
 	RpmSafeUpgrade bool   `name:"rpm_safe_upgrade" help:"add, remove: called by an RPM package that replaces itself."`
 
-	Conf            string   `short:"c" placeholder:"FILE" help:"add: the dkms.conf, where it is not the source's own."`
-	Directive       []string `sep:"none" placeholder:"NAME=VALUE" help:"Set a directive of dkms.conf; may be repeated."`
-	Config          string   `placeholder:"FILE" help:"The kernel's configuration."`
-	Kernelsourcedir string   `placeholder:"DIR" help:"The kernel's headers."`
-	Dkmstree        folder   `placeholder:"DIR" help:"Instead of /var/lib/dkms."`
-	Sourcetree      folder   `placeholder:"DIR" help:"Instead of /usr/src."`
-	Installtree     folder   `placeholder:"DIR" help:"Instead of /lib/modules."`
-	Jobs            *int     `short:"j" placeholder:"N" help:"Number of jobs at a time; 0 means no limit."`
-	Quiet           bool     `short:"q" help:"Say only what failed."`
-	Verbose         bool     `help:"Say more."`
-	Version         bool     `short:"V" help:"Print the version."`
+	Conf            string    `short:"c" placeholder:"FILE" help:"add: the dkms.conf, where it is not the source's own."`
+	Directive       []string  `sep:"none" placeholder:"NAME=VALUE" help:"Set a directive of dkms.conf; may be repeated."`
+	Config          string    `placeholder:"FILE" help:"The kernel's configuration."`
+	Kernelsourcedir string    `placeholder:"DIR" help:"The kernel's headers."`
+	Dkmstree        directory `placeholder:"DIR" help:"Instead of /var/lib/dkms."`
+	Sourcetree      directory `placeholder:"DIR" help:"Instead of /usr/src."`
+	Installtree     directory `placeholder:"DIR" help:"Instead of /lib/modules."`
+	Jobs            *int      `short:"j" placeholder:"N" help:"Number of jobs at a time; 0 means no limit."`
+	Quiet           bool      `short:"q" help:"Say only what failed."`
+	Verbose         bool      `help:"Say more."`
+	Version         bool      `short:"V" help:"Print the version."`
 
 	NoInitrd        bool `hidden:""`
 	NoCleanKernel   bool `hidden:""`
@@ -62,26 +65,27 @@ type classic struct {
 	Debug           bool `hidden:""`
 }
 
-// folder is the path of one. An empty one, such as a script's variable that is not
+// directory is the path of one. An empty one, such as a script's variable that is not
 // set, would name another than was meant.
-type folder string
+type directory string
 
-func (f *folder) UnmarshalText(text []byte) error {
+// UnmarshalText sets the path to text.
+func (d *directory) UnmarshalText(text []byte) error {
 	if len(text) == 0 {
-		return errors.New("the folder has no name")
+		return errors.New("the directory has no name")
 	}
-	*f = folder(text)
+	*d = directory(text)
 	return nil
 }
 
 // verbs are the actions of the dkms face.
 var verbs = map[string]func(*classicRun) error{
 	"add":         (*classicRun).add,
-	"build":       func(c *classicRun) error { return c.work(plan.Built) },
-	"install":     func(c *classicRun) error { return c.work(plan.Installed) },
-	"uninstall":   func(c *classicRun) error { return c.remove(engine.Uninstall) },
-	"unbuild":     func(c *classicRun) error { return c.remove(engine.Unbuild) },
-	"remove":      func(c *classicRun) error { return c.remove(engine.Unregister) },
+	"build":       func(c *classicRun) error { return c.install(plan.Built) },
+	"install":     func(c *classicRun) error { return c.install(plan.Installed) },
+	"uninstall":   func(c *classicRun) error { return c.remove(packages.Uninstall) },
+	"unbuild":     func(c *classicRun) error { return c.remove(packages.Unbuild) },
+	"remove":      func(c *classicRun) error { return c.remove(packages.Unregister) },
 	"status":      (*classicRun).status,
 	"autoinstall": (*classicRun).autoinstall,
 	"mktarball":   (*classicRun).mktarball,
@@ -100,12 +104,11 @@ type classicRun struct {
 	p    *program
 	ctx  context.Context
 	e    *engine.Engine
+	m    *machine.Machine
 	text *report.Text
-	// loaded says that something came from an archive that was named.
-	loaded bool
 }
 
-// usage is an error in the command line, with its exit status.
+// usage returns an error in the command line, with its exit status.
 func usage(status int, format string, args ...any) error {
 	return &failure.Failure{What: fmt.Sprintf(format, args...), Hint: "run: dkms --help", Status: status}
 }
@@ -124,42 +127,6 @@ func (p *program) dkms(ctx context.Context, args []string) int {
 	return p.exit(c.run())
 }
 
-// parse parses a command line. Where that ends the program, because help was
-// asked for or the line is wrong, the context is nil and status the exit status.
-func (p *program) parse(into any, name, description string, args []string, wrong int) (k *kong.Context, status int) {
-	exited := false
-	parser, err := kong.New(into, kong.Name(name), kong.Description(description), kong.Writers(p.stdout, p.stderr),
-		kong.Exit(func(int) { exited = true }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"version": name + " " + version})
-	if err != nil {
-		panic(err) // the struct is wrong, not the line
-	}
-	k, err = parser.Parse(args)
-	if exited {
-		return nil, 0
-	}
-	if err != nil {
-		return nil, p.exit(&failure.Failure{What: err.Error(), Hint: "run: " + name + " --help", Status: wrong})
-	}
-	return k, 0
-}
-
-// exit tells the error and returns the exit status for it.
-func (p *program) exit(err error) int {
-	if err == nil {
-		return 0
-	}
-	f := failure.From(err, "failed", 1)
-	if errors.As(err, &told{}) {
-		return max(f.Status, 1)
-	}
-	p.errorf("%s", f.Error())
-	if f.Hint != "" {
-		fmt.Fprintln(p.stderr, f.Hint)
-	}
-	return max(f.Status, 1)
-}
-
 func (c *classicRun) run() error {
 	if err := c.action(); err != nil {
 		return err
@@ -172,52 +139,20 @@ func (c *classicRun) run() error {
 			fmt.Fprintf(c.p.stderr, "Warning: %s is retired and does nothing\n", old.option)
 		}
 	}
-	jobs := 0
-	if c.Jobs != nil {
-		if jobs = *c.Jobs; jobs < 0 {
-			return usage(failure.StatusNotFound, "-j: %d is not a number of jobs", jobs)
-		} else if jobs == 0 {
-			jobs = conf.NoLimit
-		}
+	jobs, err := c.check()
+	if err != nil {
+		return err
 	}
-	if c.All && len(c.Kernelver)+len(c.Arch) > 0 {
-		return usage(failure.StatusNotFound, "--all and -k exclude each other")
-	}
-	// Nobody could make such a file, but the first of its folders.
-	for _, path := range []string{c.Archive, c.Conf, c.Config, c.Kernelsourcedir, string(c.Dkmstree), string(c.Sourcetree), string(c.Installtree)} {
-		if len(path) >= unix.PathMax {
-			return usage(failure.StatusNotFound, "%.40s...: the path is longer than %d bytes", path, unix.PathMax-1)
-		}
-	}
-	if fi, err := os.Stat(c.Config); c.Config != "" && (err != nil || !fi.Mode().IsRegular()) {
-		return usage(failure.StatusNotFound, "--config: %q is no file", c.Config)
-	}
-	// What runs elsewhere finds them all the same.
-	for _, path := range []*string{&c.Conf, &c.Config, &c.Kernelsourcedir} {
-		if *path != "" {
-			abs, err := filepath.Abs(*path)
-			if err != nil {
-				return err
-			}
-			*path = abs
-		}
-	}
-	e, err := engine.New(c.p.system, engine.Options{
+	c.e, err = c.p.open(machine.Options{
 		SourceTree: string(c.Sourcetree), DkmsTree: string(c.Dkmstree), InstallTree: string(c.Installtree),
-		KernelSourceDir: c.Kernelsourcedir, KernelConfig: c.Config, Directives: c.Directive, Conf: c.Conf, Jobs: jobs,
-		// An upgrade that installs nothing, because the modules are no newer,
-		// would end with nothing once the old package goes.
-		Force: c.Force, ForceVersion: c.ForceVersionOverride || c.RpmSafeUpgrade,
-		// A person who asks for it gets another try.
-		Retry:    slices.Contains([]string{"build", "install", "match"}, c.Action),
-		NoDepmod: c.NoDepmod, Modprobe: c.ModprobeOnInstall, SymlinkModules: c.SymlinkModules,
+		KernelSourceDir: c.Kernelsourcedir, KernelConfig: c.Config, Directives: c.Directive, Jobs: jobs, SymlinkModules: c.SymlinkModules,
 	}, c.text)
 	if err != nil {
 		return err
 	}
-	defer e.Close()
-	c.e = e
-	if e.Settings.Verbose {
+	defer c.e.Close()
+	c.m = c.e.Machine()
+	if c.m.Settings.Verbose {
 		c.text.Verbose()
 	}
 	for _, d := range c.Directive {
@@ -225,11 +160,44 @@ func (c *classicRun) run() error {
 			return usage(failure.StatusNotFound, "--directive: %q is not NAME=VALUE", d)
 		}
 	}
-	defer e.Finish(c.ctx)
 	if file := c.rpmFile(); file != "" {
 		return c.installRPM(file)
 	}
 	return verbs[c.Action](c)
+}
+
+// check checks the options, and makes their paths absolute. It returns the number of
+// jobs.
+func (c *classicRun) check() (jobs int, err error) {
+	if c.Jobs != nil {
+		if jobs = *c.Jobs; jobs < 0 {
+			return 0, usage(failure.StatusNotFound, "-j: %d is not a number of jobs", jobs)
+		} else if jobs == 0 {
+			jobs = conf.NoLimit
+		}
+	}
+	if c.All && len(c.Kernelver)+len(c.Arch) > 0 {
+		return 0, usage(failure.StatusNotFound, "--all and -k exclude each other")
+	}
+	// Nobody could make such a file, but the first of its directories.
+	for _, path := range []string{c.Archive, c.Conf, c.Config, c.Kernelsourcedir, string(c.Dkmstree), string(c.Sourcetree), string(c.Installtree)} {
+		if len(path) >= unix.PathMax {
+			return 0, usage(failure.StatusNotFound, "%.40s...: the path is longer than %d bytes", path, unix.PathMax-1)
+		}
+	}
+	if fi, err := os.Stat(c.Config); c.Config != "" && (err != nil || !fi.Mode().IsRegular()) {
+		return 0, usage(failure.StatusNotFound, "--config: %q is not a file", c.Config)
+	}
+	// What runs elsewhere finds them all the same.
+	for _, path := range []*string{&c.Conf, &c.Config, &c.Kernelsourcedir} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return 0, err
+		}
+	}
+	return jobs, nil
 }
 
 // action finds the action among the arguments, where it may stand anywhere.
@@ -259,7 +227,7 @@ var directive = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\[[0-9]+\])?=`)
 func (c *classicRun) kernels() ([]tree.Target, error) {
 	kernelver := c.Kernelver
 	if len(kernelver) == 0 {
-		kernelver = []string{c.e.Running}
+		kernelver = []string{c.m.Running}
 	}
 	if len(c.Arch) > 1 && len(c.Arch) != len(kernelver) {
 		return nil, usage(failure.StatusUsage, "%d -a for %d -k: one -a is for all, several are in the order of -k", len(c.Arch), len(kernelver))
@@ -270,7 +238,7 @@ func (c *classicRun) kernels() ([]tree.Target, error) {
 		if !given {
 			switch len(c.Arch) {
 			case 0:
-				arch = c.e.Arch
+				arch = c.m.Arch
 			case 1:
 				arch = c.Arch[0]
 			default:
@@ -291,6 +259,21 @@ func (c *classicRun) kernels() ([]tree.Target, error) {
 	return list, nil
 }
 
+// kernel returns the one kernel that the action is about.
+func (c *classicRun) kernel() (tree.Target, error) {
+	if c.All {
+		return tree.Target{}, usage(failure.StatusNoAll, "%s does not take --all", c.Action)
+	}
+	if n := len(c.Kernelver); n > 1 || n == 0 && strings.HasPrefix(c.Action, "kernel_") {
+		return tree.Target{}, usage(failure.StatusNoConf, "%s takes one -k", c.Action)
+	}
+	ks, err := c.kernels()
+	if err != nil {
+		return tree.Target{}, err
+	}
+	return ks[0], nil
+}
+
 // name splits what names a package: NAME or NAME/VERSION.
 func (c *classicRun) name() (tree.ID, error) {
 	s := c.Module
@@ -307,138 +290,82 @@ func (c *classicRun) name() (tree.ID, error) {
 	return tree.ID{Name: name, Version: version}, nil
 }
 
-// id returns the package that the command line names completely. A folder with
-// a dkms.conf stands for the package in it, and is imported where create is set;
-// so is an archive.
-func (c *classicRun) id(create bool) (tree.ID, error) {
-	if create && c.Archive != "" && c.Module == "" && len(c.Args) == 0 {
-		return c.load(c.Archive)
+// id returns the package that the command line names completely.
+func (c *classicRun) id() (tree.ID, error) {
+	s, err := c.source()
+	switch {
+	case err != nil:
+		return tree.ID{}, err
+	case s.Dir != "":
+		return tree.ID{}, usage(failure.StatusUsage, "%s needs NAME/VERSION, not a directory", c.Action)
+	case s.Archive != "":
+		return tree.ID{}, usage(failure.StatusUsage, "%s needs NAME/VERSION, not an archive", c.Action)
+	}
+	return s.ID, nil
+}
+
+// source returns the package that the command line names: by its name and version, by
+// a directory with its dkms.conf, or by an archive.
+func (c *classicRun) source() (engine.Source, error) {
+	s := engine.Source{ID: tree.ID{Name: c.Module, Version: c.ModuleVersion}, Conf: c.Conf, Force: c.Force, RPMUpgrade: c.RpmSafeUpgrade}
+	if c.Archive != "" && c.Module == "" && len(c.Args) == 0 && c.Action != "mktarball" {
+		s.Archive = c.Archive
+		return s, nil
 	}
 	if len(c.Args) == 1 && c.Module == "" {
 		path := c.Args[0]
 		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && filepath.Base(path) == "dkms.conf" {
 			path = filepath.Dir(path)
 		}
-		if fi, err := os.Stat(path); err == nil {
-			// A name like toy/1.0 may also be a folder below this one.
-			_, err := os.Stat(filepath.Join(path, "dkms.conf"))
-			switch {
-			case fi.IsDir() && (err == nil || filepath.IsAbs(path)):
-				if !create {
-					return tree.ID{}, usage(failure.StatusUsage, "%s needs NAME/VERSION, not a folder", c.Action)
-				}
-				ks, err := c.kernels()
-				if err != nil {
-					return tree.ID{}, err
-				}
-				return c.e.Import(c.ctx, path, ks[0])
-			case fi.Mode().IsRegular():
-				if !create {
-					return tree.ID{}, usage(failure.StatusUsage, "%s needs NAME/VERSION, not an archive", c.Action)
-				}
-				return c.load(path)
+		fi, err := os.Stat(path)
+		if err != nil && filepath.IsAbs(path) {
+			return s, usage(failure.StatusNotFound, "%s: there is no such directory", path)
+		}
+		if err == nil && fi.Mode().IsRegular() {
+			s.Archive = path
+			return s, nil
+		}
+		if err == nil && fi.IsDir() {
+			// A name like toy/1.0 may also be a directory below this one.
+			if _, err := os.Stat(filepath.Join(path, "dkms.conf")); err == nil || filepath.IsAbs(path) {
+				s.Dir = path
+				return s, nil
 			}
-		} else if filepath.IsAbs(path) {
-			return tree.ID{}, usage(failure.StatusNotFound, "%s: there is no such folder", path)
 		}
 	}
-	id, err := c.name()
-	if err == nil && (id.Name == "" || id.Version == "") {
+	var err error
+	if s.ID, err = c.name(); err == nil && (s.ID.Name == "" || s.ID.Version == "") {
 		err = usage(failure.StatusUsage, "%s needs a package: NAME/VERSION, or -m NAME -v VERSION", c.Action)
 	}
-	return id, err
+	return s, err
 }
 
-// begin takes the lock and returns what a verb that changes one package works on.
-func (c *classicRun) begin(create bool) (id tree.ID, ks []tree.Target, unlock func(), err error) {
-	if ks, err = c.kernels(); err != nil {
-		return
-	}
-	if unlock, err = c.e.Lock(c.ctx); err != nil {
-		return
-	}
-	if id, err = c.id(create); err != nil {
-		unlock()
-	}
-	return
+// policy returns what is to follow.
+func (c *classicRun) policy() follow.Policy {
+	return follow.Policy{NoDepmod: c.NoDepmod, Modprobe: c.ModprobeOnInstall}
 }
 
-func (c *classicRun) add() error {
-	if c.All {
-		return usage(failure.StatusNoAll, "add does not take --all")
-	}
-	id, ks, unlock, err := c.begin(true)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if c.loaded {
-		return nil
-	}
-	if c.RpmSafeUpgrade {
-		// Also where it is added already: that is the case that remove must
-		// know of.
-		if err := c.e.NoteUpgrade(id); err != nil {
-			return err
-		}
-	}
-	return c.register(id, ks[0])
+// sync works on one kernel, as far as the request says.
+func (c *classicRun) sync(k tree.Target, r plan.Request) ([]execute.Result, error) {
+	r.Force = c.Force
+	return c.e.Sync(c.ctx, engine.Request{Request: r, Kernels: []tree.Target{k}, ForceVersion: c.forceVersion(), Follow: c.policy()})
 }
 
-func (c *classicRun) register(id tree.ID, k tree.Target) error {
-	if err := c.e.Register(c.ctx, id, k); err != nil {
-		return err
-	}
-	c.text.Note("added " + id.String())
-	return nil
-}
+// forceVersion reports whether modules go in whatever the kernel's own are. An RPM
+// upgrade that installs nothing, because the modules are no newer, would end with
+// nothing once the old package goes.
+func (c *classicRun) forceVersion() bool { return c.ForceVersionOverride || c.RpmSafeUpgrade }
 
-// work is build and install.
-func (c *classicRun) work(goal plan.Goal) error {
-	if c.All {
-		return usage(failure.StatusNoAll, "%s does not take --all", c.Action)
-	}
-	id, ks, unlock, err := c.begin(true)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if c.e.Registered(id) != nil {
-		// What is missing is added.
-		if err := c.register(id, ks[0]); err != nil {
-			return err
-		}
-	}
-	results, err := c.e.Work(c.ctx, ks, plan.Request{
-		Only: []tree.ID{id}, Goal: goal, Force: c.Force, Dependents: goal == plan.Installed, Renew: c.e.Upgrading(id),
-	}, nil)
-	if err != nil {
-		return err
-	}
-	for _, r := range results {
-		if r.Outcome != engine.Current {
-			return c.worst(results)
-		}
-	}
-	if goal == plan.Built && c.loaded {
-		return nil // it came with the archive
-	}
-	if goal == plan.Built {
-		return &failure.Failure{What: id.String() + " is already built", Hint: "use --force to build it again", Status: failure.StatusAlready}
-	}
-	return &failure.Failure{What: id.String() + " is already installed", Hint: "use --force to install it again", Status: failure.StatusInstalled}
-}
-
-// worst tells the failures among results and returns the first.
-func (c *classicRun) worst(results []engine.Result) error {
+// worst prints the failures among results and returns the first.
+func (c *classicRun) worst(results []execute.Result) error {
 	c.text.Failures(results)
 	for _, r := range results {
-		if r.Outcome == engine.Failed {
+		if r.Outcome == execute.Failed {
 			return told{r.Failure}
 		}
 	}
 	for _, r := range results {
-		if r.Outcome == engine.Skipped {
+		if r.Outcome == execute.Skipped {
 			status := failure.StatusExclusive
 			if len(r.Kept) > 0 {
 				status = failure.StatusInstall
@@ -447,68 +374,4 @@ func (c *classicRun) worst(results []engine.Result) error {
 		}
 	}
 	return nil
-}
-
-// told is a failure that has been told: only its status still counts.
-type told struct{ *failure.Failure }
-
-func (t told) Unwrap() error { return t.Failure }
-
-// remove is uninstall, unbuild and remove.
-func (c *classicRun) remove(d engine.Depth) error {
-	id, ks, unlock, err := c.begin(false)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := c.e.Registered(id); err != nil {
-		if d == engine.Unregister {
-			c.e.Tree.HealGone(id) // a removal that was cut short may have left an empty folder
-		}
-		return err
-	}
-	if c.RpmSafeUpgrade && d == engine.Unregister && c.e.Upgraded(id) {
-		c.text.Note(id.String() + " stays: the RPM package that replaces this one has just added it")
-		return nil
-	}
-	match := func(k tree.Target) bool { return c.All || slices.Contains(ks, k) }
-	results, err := c.e.Remove(c.ctx, []tree.ID{id}, match, d, nil)
-	if err != nil {
-		return err
-	}
-	if len(results) == 0 && d != engine.Unregister {
-		c.text.Note(fmt.Sprintf("%s: nothing to %s", id, c.Action))
-	}
-	return c.worst(results)
-}
-
-func (c *classicRun) status() error {
-	id, err := c.name()
-	if err != nil {
-		return err
-	}
-	var ks []tree.Target
-	if len(c.Kernelver) > 0 {
-		if ks, err = c.kernels(); err != nil {
-			return err
-		}
-	}
-	list, err := c.e.Status(
-		func(p tree.ID) bool {
-			return (id.Name == "" || p.Name == id.Name) && (id.Version == "" || p.Version == id.Version)
-		},
-		func(k tree.Target) bool { return ks == nil || slices.Contains(ks, k) })
-	if err != nil {
-		return err
-	}
-	out := bufio.NewWriter(c.p.stdout)
-	for _, s := range list {
-		fmt.Fprintln(out, report.StatusLine(s))
-		if s.State == engine.StateBroken {
-			out.Flush()
-			fmt.Fprintf(c.p.stderr, "%s: its source is gone; reinstall the package that brings it, or put the source back in %s\n",
-				s.ID, filepath.Join(c.e.Settings.SourceTree, s.Name+"-"+s.ID.Version))
-		}
-	}
-	return out.Flush()
 }

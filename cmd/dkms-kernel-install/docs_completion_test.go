@@ -129,7 +129,7 @@ func bashCompletion(c command, root string) string {
 	f(`
 	case $kind in
 	file) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
-	folder) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
+	directory) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
 	source)
 		case $cur in
 		/* | .*) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
@@ -377,12 +377,12 @@ end
 
 func fishQuote(s string) string { return strings.NewReplacer("\\", "\\\\", "'", "\\'").Replace(s) }
 
-// machine makes what completions look at, and the completions for it.
-func machine(t *testing.T) (dir string) {
+// completed makes what completions look at, and the completions for it.
+func completed(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	for _, folder := range []string{"lib/modules/6.1.0-1", "lib/modules/6.12.0-2", "var/lib/dkms/toy/1.0", "var/lib/dkms/toy/2.0", "var/lib/dkms/ball/3", "var/lib/dkms/gone/4", "work/sub"} {
-		if err := os.MkdirAll(filepath.Join(dir, folder), 0o755); err != nil {
+	for _, directory := range []string{"lib/modules/6.1.0-1", "lib/modules/6.12.0-2", "var/lib/dkms/toy/1.0", "var/lib/dkms/toy/2.0", "var/lib/dkms/ball/3", "var/lib/dkms/gone/4", "work/sub"} {
+		if err := os.MkdirAll(filepath.Join(dir, directory), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -472,7 +472,7 @@ func run(t *testing.T, dir string, args ...string) string {
 }
 
 func TestBashCompletion(t *testing.T) {
-	dir := machine(t)
+	dir := completed(t)
 	// As readline calls it; bash splits words at = too.
 	const script = `
 		source "$1"
@@ -493,7 +493,7 @@ func TestBashCompletion(t *testing.T) {
 		t.Errorf("a strange kernel is offered as %q", got)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "work/evil")); err == nil {
-		t.Error("the name of a folder was evaluated")
+		t.Error("the name of a directory was evaluated")
 	}
 	if err := os.Remove(filepath.Join(dir, "lib/modules/$(touch evil)")); err != nil {
 		t.Fatal(err)
@@ -520,7 +520,7 @@ func TestBashCompletion(t *testing.T) {
 
 func TestFishCompletion(t *testing.T) {
 	testskip.Without(t, "fish")
-	dir := machine(t)
+	dir := completed(t)
 	checkCompletions(t, func(t *testing.T, words []string) []string {
 		out := run(t, filepath.Join(dir, "work"), "fish", "--no-config", "-c", `source $argv[1]; complete -C $argv[2]`, filepath.Join(dir, words[0]+".fish"), strings.Join(words, " "))
 		var got []string
@@ -566,7 +566,7 @@ while zpty -r z REPLY; do print -rn -- "$REPLY"; done
 
 func TestZshCompletion(t *testing.T) {
 	testskip.Without(t, "zsh")
-	dir := machine(t)
+	dir := completed(t)
 	if err := os.WriteFile(filepath.Join(dir, "setup"), []byte(zshSetup), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -144,8 +144,8 @@ const (
 	aVersion    kind = "version" // of a package
 	anArch      kind = "arch"
 	aFile       kind = "file"
-	aFolder     kind = "folder"
-	sourceOrRef kind = "source" // NAME/VERSION, a folder or an archive
+	aFolder     kind = "directory"
+	sourceOrRef kind = "source" // NAME/VERSION, a directory or an archive
 )
 
 type argument struct {
@@ -174,8 +174,8 @@ func (o option) forms() []string {
 var actionHelp = map[string]string{
 	"add":             "register a package",
 	"build":           "compile a package and keep its modules in the tree",
-	"install":         "put the modules of a package into a kernel's folder",
-	"uninstall":       "take modules out of a kernel's folder",
+	"install":         "put the modules of a package into a kernel's directory",
+	"uninstall":       "take modules out of a kernel's directory",
 	"unbuild":         "uninstall, and delete the build",
 	"remove":          "delete builds, and unregister the package with the last one",
 	"status":          "show what is registered, built and installed",

@@ -137,7 +137,7 @@ func notify(calls []uint32) (listener int, err error) {
 	return int(fd), nil
 }
 
-// changes says whether the call that n is about needs room on disk.
+// changes reports whether the call that n is about needs room on disk.
 func (n *notification) changes(disk uint64) bool {
 	fd := uint64(0)
 	switch n.nr {

@@ -34,8 +34,8 @@ func cmdHostile(ts *testscript.TestScript, neg bool, args []string) {
 	values := []string{"", ".", "..", "../..", "-", "--", "-x", "--force", " ", "a b", "a\nb", "\n", "a\tb", "\x1b[2J",
 		strings.Repeat("a", 256), strings.Repeat("a", 5000), strings.Repeat("a/", 3000), "$(touch evil)", "`touch evil`", ";touch evil", "'", `"`, `\`,
 		"*", "[", "?", "{a,b}", "\xff\xfe", "a\xffb", "%s%n", "a/b/c/d", "/dev/null", "/proc/self/mem", "/proc/none/a/b",
-		"../file", "../folder", "../fifo", "../loop", "../dangling", "../fifo/x", "../loop/x", "../file/x",
-		work + "/odd/file", work + "/odd/folder", work + "/odd/fifo", work + "/odd/loop", work + "/odd/dangling"}
+		"../file", "../directory", "../fifo", "../loop", "../dangling", "../fifo/x", "../loop/x", "../file/x",
+		work + "/odd/file", work + "/odd/directory", work + "/odd/fifo", work + "/odd/loop", work + "/odd/dangling"}
 	if !strings.HasSuffix(option, "tree") {
 		values = append(values, "/", "../../../../../../../../etc") // trees of the real machine
 	}
@@ -98,7 +98,7 @@ func cmdHostile(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// writes says whether a command may change the machine when it succeeds: an empty
+// writes reports whether a command may change the machine when it succeeds: an empty
 // value is one that is not given.
 func writes(command []string) bool {
 	return slices.ContainsFunc(command, func(word string) bool {

@@ -12,7 +12,7 @@ import (
 
 	"dkms-kernel-install/internal/draft"
 	"dkms-kernel-install/internal/failure"
-	"dkms-kernel-install/internal/tree"
+	"dkms-kernel-install/internal/files"
 )
 
 type nativeInit struct {
@@ -172,7 +172,7 @@ func (c *nativeInit) modules(root *os.Root, top string) (conf *draft.Conf, notes
 // the error is fs.ErrExist then.
 func writeNew(file, text string, replace bool) error {
 	// The same name every time: what a killed run leaves, the next one replaces.
-	tmp := filepath.Join(filepath.Dir(file), tree.TempName(filepath.Base(file)))
+	tmp := filepath.Join(filepath.Dir(file), files.TempName(filepath.Base(file)))
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

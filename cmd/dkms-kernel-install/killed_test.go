@@ -20,7 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// machineDirs are the folders below $WORK that hold what a machine must not lose.
+// machineDirs are the directories below $WORK that hold what a machine must not lose.
 var machineDirs = []string{"etc", "usr", "var", "lib", "boot", "odd"}
 
 // endures N COMMAND... runs the command, which must succeed; then, N times, it puts
@@ -101,7 +101,7 @@ func cmdEndures(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Logf("%d of %d kills came before the end, which is after %v", early, n, took)
 }
 
-// copyMachine makes the machine in folder to the one in folder from.
+// copyMachine makes the machine in directory to the one in directory from.
 func copyMachine(ts *testscript.TestScript, from, to string) {
 	ts.Check(os.MkdirAll(to, 0o755))
 	for _, dir := range machineDirs {
@@ -160,7 +160,7 @@ func state(ts *testscript.TestScript, work string) map[string]string {
 	return list
 }
 
-// running returns the processes that work in the folder, or with it.
+// running returns the processes that work in the directory, or with it.
 func running(work string) []string {
 	var list []string
 	dirs, _ := filepath.Glob("/proc/[0-9]*")

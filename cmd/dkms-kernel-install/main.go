@@ -20,6 +20,8 @@ import (
 	"syscall"
 
 	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/report"
 	"dkms-kernel-install/internal/sandbox"
 )
 
@@ -28,15 +30,21 @@ var version = "devel"
 
 // program is what the faces get from the machine.
 type program struct {
-	system         engine.System
+	machine        machine.Options // for every machine that a face opens
 	stdout, stderr io.Writer
+}
+
+// open opens the machine that a face works on. What is said of the run goes to text.
+func (p *program) open(o machine.Options, text *report.Text) (*engine.Engine, error) {
+	o.Root, o.ConfTimeout, o.WeakTimeout = p.machine.Root, p.machine.ConfTimeout, p.machine.WeakTimeout
+	return engine.Open(o, text)
 }
 
 func main() {
 	sandbox.Main()
 	tune()
 	os.Setenv("PATH", path(os.Getenv("PATH")))
-	p := program{engine.DefaultSystem(), os.Stdout, os.Stderr}
+	p := program{stdout: os.Stdout, stderr: os.Stderr}
 	os.Exit(p.main(os.Args))
 }
 
@@ -49,7 +57,7 @@ func tune() {
 	debug.SetGCPercent(400)
 }
 
-// path returns the search path with the system's own folders at its end: callers
+// path returns the search path with the system's own directories at its end: callers
 // such as package managers and su leave out those that depmod is in.
 func path(value string) string {
 	dirs := filepath.SplitList(value)

@@ -17,13 +17,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/sandbox"
 	"dkms-kernel-install/internal/testskip"
 )
 
 // The scripts in testdata/script tell, each, of one behaviour of the whole
-// program. A script's work folder $WORK stands for the root of a machine: its
+// program. A script's work directory $WORK stands for the root of a machine: its
 // settings, trees and kernels are below it, and nothing of the real machine is
 // read or touched. toy_test.go has the kernels that packages are built for.
 
@@ -50,24 +50,9 @@ func face() {
 		panic("TESTROOT is not set: this would work on the real machine")
 	}
 	p := program{
-		system: engine.System{
-			Root:      root,
-			EtcDir:    filepath.Join(root, "etc/dkms"),
-			OSRelease: []string{filepath.Join(root, "etc/os-release"), filepath.Join(root, "usr/lib/os-release")},
-			Sysconfig: filepath.Join(root, "etc/sysconfig/module-init-tools"),
-			MakeConf:  filepath.Join(root, "etc/portage/make.conf"),
-			CacheDir:  filepath.Join(root, "var/cache/dkms-kernel-install"),
-			KernelInstall: []string{
-				filepath.Join(root, "etc/kernel/install.d"),
-				filepath.Join(root, "usr/lib/kernel/install.d"),
-			},
-			Modules:      filepath.Join(root, "lib/modules"),
-			WeakModules:  filepath.Join(root, "usr/sbin/weak-modules"),
-			WeakModules2: filepath.Join(root, "usr/lib/module-init-tools/weak-modules2"),
-			ConfTimeout:  2 * time.Second,
-		},
-		stdout: os.Stdout,
-		stderr: os.Stderr,
+		machine: machine.Options{Root: root, ConfTimeout: 2 * time.Second},
+		stdout:  os.Stdout,
+		stderr:  os.Stderr,
 	}
 	tune()
 	status := p.main(os.Args)
@@ -131,7 +116,7 @@ func setup(env *testscript.Env) error {
 	)
 	// Without try_sign_modules, signing would depend on whether the tests
 	// run in a chroot.
-	conf := fmt.Sprintf("source_tree=%[1]s/usr/src\ndkms_tree=%[1]s/var/lib/dkms\ninstall_tree=%[1]s/lib/modules\ntry_sign_modules=true\nbuild_sandbox=\"*=write:%[1]s/open\"\n", env.WorkDir)
+	conf := fmt.Sprintf("try_sign_modules=true\nbuild_sandbox=\"*=write:%s/open\"\n", env.WorkDir)
 	// Where builds leave word for a script.
 	open := filepath.Join(env.WorkDir, "open")
 	if err := errors.Join(os.Mkdir(open, 0o777), os.Chmod(open, 0o777)); err != nil {
@@ -158,7 +143,7 @@ func condition(cond string) (bool, error) {
 	return false, fmt.Errorf("unknown condition %q", cond)
 }
 
-// can says whether a command succeeds on this machine; in CI it has to.
+// can reports whether a command succeeds on this machine; in CI it has to.
 func can(args ...string) (bool, error) {
 	err := exec.Command(args[0], args[1:]...).Run()
 	if err != nil && testskip.CI {
@@ -202,7 +187,7 @@ func cmdUser(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	// The way to the commands and to the work folder is root's alone.
+	// The way to the commands and to the work directory is root's alone.
 	for _, dir := range []string{filepath.Dir(ts.Getenv("WORK")), filepath.Dir(filepath.SplitList(ts.Getenv("PATH"))[0])} {
 		ts.Check(os.Chmod(dir, 0o711))
 	}
@@ -237,12 +222,12 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// files FOLDER... lists everything below folders but the folders themselves and
+// files DIR... lists everything below directories but the directories themselves and
 // what only this program makes in the tree, as
 // paths relative to $WORK, links with where they lead.
 func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
-		ts.Fatalf("usage: files folder...")
+		ts.Fatalf("usage: files directory...")
 	}
 	out := ts.Stdout() // also when nothing is written: what was there goes
 	root := ts.Getenv("WORK")

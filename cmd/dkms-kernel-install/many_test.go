@@ -68,7 +68,7 @@ func BenchmarkMany(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// crowd is a root folder as that of the scripts, with toy kernels.
+// crowd is a root directory as that of the scripts, with toy kernels.
 type crowd struct {
 	b        *testing.B
 	root     string

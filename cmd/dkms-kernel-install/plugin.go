@@ -11,7 +11,10 @@ import (
 	"strings"
 
 	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/follow"
+	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/report"
 	"dkms-kernel-install/internal/tree"
@@ -22,8 +25,8 @@ import (
 //	40-dkms.install add    K ENTRY-DIR KERNEL-IMAGE [INITRD...]
 //	40-dkms.install remove K ENTRY-DIR
 //
-// Any status but 0 (and 77) ends an add before the initramfs is made. So a
-// failure of ours is said loudly and the status is 0, unless the machine's
+// Any status but 0 (and 77) ends an add before the initramfs is made. So a failure
+// of this program is reported prominently and the status is 0, unless the machine's
 // administrator named a package that failed as required.
 func (p *program) plugin(ctx context.Context, args []string) (status int) {
 	text := report.NewText(p.stdout, "dkms: ", os.Getenv("KERNEL_INSTALL_VERBOSE") == "1", false)
@@ -34,92 +37,99 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 		text.Failure("called without a kernel release", &failure.Failure{Hint: "this is a plugin of kernel-install: run kernel-install " + args[0]})
 		return 0
 	}
-	verb, release := args[0], args[1]
-	var required func(name string) bool // nil while the settings are unknown
+	c := pluginRun{p: p, ctx: ctx, text: text, release: args[1]}
 	defer func() {
 		if r := recover(); r != nil {
 			// A mistake in this program is no reason to lose a kernel.
-			fmt.Fprintf(p.stderr, "dkms: internal error, modules for %s may be missing: %v\n%s", release, r, debug.Stack())
+			fmt.Fprintf(p.stderr, "dkms: internal error, modules for %s may be missing: %v\n%s", c.release, r, debug.Stack())
 			status = 0
 		}
 	}()
-	fail := func(err error) int {
-		f := failure.From(err, "dkms did not run", 0)
-		text.Failure(fmt.Sprintf("%s; modules for %s may be missing", f.What, release), f)
-		// A remove that fails would leave a boot entry without a kernel.
-		if verb == "add" && (required != nil || ctx.Err() != nil) {
+	e, err := p.open(machine.Options{}, text)
+	if err != nil {
+		c.fail(err)
+		if args[0] == "add" && ctx.Err() != nil {
 			return 1
 		}
 		return 0
 	}
-
-	e, err := engine.New(p.system, engine.Options{}, text)
-	if err != nil {
-		return fail(err)
-	}
 	defer e.Close()
-	if len(e.Settings.RequiredPackages) > 0 {
-		required = e.Settings.Required
+	if args[0] == "remove" {
+		c.remove(e)
+		return 0 // a remove that fails would leave a boot entry without a kernel
 	}
+	return c.add(e)
+}
 
-	if verb == "remove" {
-		if os.Getenv("KERNEL_INSTALL_BOOT_ENTRY_TYPE") != "" && isDir(filepath.Join(e.Settings.InstallTree, release, "kernel")) {
-			text.Debug("one of several boot entries of " + release + " goes, its modules stay")
-			return 0
-		}
-		if _, err := os.Stat(e.Tree.Dir); errors.Is(err, fs.ErrNotExist) {
-			return 0
-		}
-		unlock, err := e.Lock(ctx)
-		if err != nil {
-			return fail(err)
-		}
-		defer unlock()
-		results, err := e.RemoveKernel(ctx, release, e.DepmodPlugin)
-		text.Failures(results)
-		unlock()
-		e.Finish(ctx)
-		if err != nil {
-			return fail(err)
-		}
-		return 0
-	}
+// pluginRun is one call of the plugin.
+type pluginRun struct {
+	p       *program
+	ctx     context.Context
+	text    *report.Text
+	release string
+}
 
-	if file := e.Disabled(); file != "" {
-		text.Debug(file + " exists: nothing is built automatically")
+// fail reports that nothing was done.
+func (c *pluginRun) fail(err error) {
+	f := failure.From(err, "dkms did not run", 0)
+	c.text.Failure(fmt.Sprintf("%s; modules for %s may be missing", f.What, c.release), f)
+}
+
+// remove takes back what was built for the kernel.
+func (c *pluginRun) remove(e *engine.Engine) {
+	m := e.Machine()
+	if os.Getenv("KERNEL_INSTALL_BOOT_ENTRY_TYPE") != "" && isDir(filepath.Join(m.Kernel(m.Target(c.release)).Dir, "kernel")) {
+		c.text.Debug("one of several boot entries of " + c.release + " goes, its modules stay")
+		return
+	}
+	if _, err := os.Stat(m.Tree.Dir); errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	results, err := e.RemoveKernel(c.ctx, c.release, follow.Policy{DepmodIsNext: true})
+	c.text.Failures(results)
+	if err != nil {
+		c.fail(err)
+	}
+}
+
+// add installs what automatic work wants for the kernel, and returns the exit status.
+func (c *pluginRun) add(e *engine.Engine) (status int) {
+	m := e.Machine()
+	if file := m.Disabled(); file != "" {
+		c.text.Debug(file + " exists: nothing is built automatically")
 		return 0
 	}
-	if _, err := os.Stat(e.Tree.Dir); errors.Is(err, fs.ErrNotExist) {
-		text.Debug("no packages are registered")
+	if _, err := os.Stat(m.Tree.Dir); errors.Is(err, fs.ErrNotExist) {
+		c.text.Debug("no packages are registered")
 		return 0
 	}
-	unlock, err := e.Lock(ctx)
+	results, err := e.Sync(c.ctx, engine.Request{
+		Request: plan.Request{Goal: plan.Installed, Renew: true},
+		Kernels: []tree.Target{m.Target(c.release)}, Follow: follow.Policy{DepmodIsNext: true},
+	})
+	c.text.Failures(results)
 	if err != nil {
-		return fail(err)
+		c.fail(err)
+		if len(m.Settings.RequiredPackages) > 0 || c.ctx.Err() != nil {
+			return 1
+		}
+		return 0
 	}
-	defer unlock()
-	results, err := e.Work(ctx, []tree.Target{e.Target(release)}, plan.Request{Goal: plan.Installed, Renew: true}, e.DepmodPlugin)
-	text.Failures(results)
-	unlock()
-	e.Finish(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	if ctx.Err() != nil {
+	if c.ctx.Err() != nil {
 		return 1
 	}
 	for _, r := range results {
-		if required != nil && required(r.Name) && missing(r) {
-			text.Note(fmt.Sprintf("%s is required (required_packages in framework.conf): kernel %s gets no boot entry", r.ID, release))
+		if m.Settings.Required(r.Name) && missing(r) {
+			c.text.Note(fmt.Sprintf("%s is required (required_packages in framework.conf): kernel %s gets no boot entry", r.ID, c.release))
 			status = 1
 		}
 	}
 	return status
 }
 
-// missing says that the kernel does not have the modules of a package.
-func missing(r engine.Result) bool {
-	return r.Outcome == engine.Failed || r.Outcome == engine.Skipped && len(r.Kept) == 0
+// missing reports whether the kernel does not have the modules of a package.
+func missing(r execute.Result) bool {
+	return r.Outcome == execute.Failed || r.Outcome == execute.Skipped && len(r.Kept) == 0
 }
 
 func isDir(path string) bool {

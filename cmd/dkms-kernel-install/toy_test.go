@@ -34,7 +34,7 @@ func cmdKernel(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	for name, content := range map[string]string{
 		"modules.dep":                    "",
-		"kernel/builtin":                 "", // no kernel's folder is ever empty
+		"kernel/builtin":                 "", // no kernel's directory is ever empty
 		"build/include/config/auto.conf": strings.Join(append(args[1:], "CONFIG_MODULES=y"), "\n") + "\n",
 		"build/Makefile":                 fmt.Sprintf(toyMakefile, release, ts.Getenv("ARCH")),
 	} {
@@ -75,7 +75,7 @@ var (
 	macro   = func(name string) *regexp.Regexp { return regexp.MustCompile(`(?m)^` + name + `\("(.*)"\);$`) }
 )
 
-// kbuild RELEASE ARCH FOLDER makes the modules that obj-m in the folder's Kbuild
+// kbuild RELEASE ARCH DIR makes the modules that obj-m in the directory's Kbuild
 // or Makefile names, of sources that can hold, each at the begin of a line,
 //
 //	MODULE_VERSION("1.0");   the module's version

@@ -73,13 +73,13 @@ _dkms_kernel_install() {
 		case $verb in
 		add | remove | status) kind=kernel ;;
 		postinst) kind=name ;;
-		init) kind=folder ;;
+		init) kind=directory ;;
 		esac
 	fi
 
 	case $kind in
 	file) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
-	folder) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
+	directory) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
 	source)
 		case $cur in
 		/* | .*) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;

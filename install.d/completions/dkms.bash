@@ -60,10 +60,10 @@ _dkms() {
 	-c | --conf) kind='file' ;;
 	--directive) kind='none' ;;
 	--config) kind='file' ;;
-	--kernelsourcedir) kind='folder' ;;
-	--dkmstree) kind='folder' ;;
-	--sourcetree) kind='folder' ;;
-	--installtree) kind='folder' ;;
+	--kernelsourcedir) kind='directory' ;;
+	--dkmstree) kind='directory' ;;
+	--sourcetree) kind='directory' ;;
+	--installtree) kind='directory' ;;
 	-j | --jobs) kind='none' ;;
 	esac
 	if [[ -z $kind && $cur == -* ]]; then
@@ -78,7 +78,7 @@ _dkms() {
 
 	case $kind in
 	file) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
-	folder) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
+	directory) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
 	source)
 		case $cur in
 		/* | .*) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;

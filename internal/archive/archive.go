@@ -1,14 +1,14 @@
 // Package archive reads and writes the archives that packages travel in: tar
 // files, mostly compressed, of this layout:
 //
-//	dkms_main_tree/K/A/                  builds: the folder of each, for kernel K, architecture A
+//	dkms_main_tree/K/A/                  builds: the directory of each, for kernel K, architecture A
 //	dkms_source_tree/                    the source, with its dkms.conf; or else
 //	dkms_binaries_only/dkms.conf         what there is without the source
 //	dkms_binaries_only/PACKAGE_NAME      a line
 //	dkms_binaries_only/PACKAGE_VERSION   a line
 //
 // Without dkms_main_tree, an archive is the source of a package, at its top or
-// in one folder of any name.
+// in one directory of any name.
 //
 // Archives that are read are trusted to be neither whole nor honest.
 package archive
@@ -62,9 +62,9 @@ func ForName(file string) (Compression, error) {
 	return suffixes[path.Ext(file)], nil
 }
 
-// leadsOut says whether a symbolic link called name, a clean path relative to
-// some folder, may lead out of that folder. What leads upwards does so at its
-// begin: ".." behind a name would be another folder where that name is a link.
+// leadsOut reports whether a symbolic link called name, a clean path relative to
+// some directory, may lead out of that directory. What leads upwards does so at its
+// begin: ".." behind a name would be another directory where that name is a link.
 func leadsOut(name, target string) bool {
 	if target == "" || strings.HasPrefix(target, "/") {
 		return true

@@ -80,7 +80,7 @@ func build(t testing.TB, entries ...entry) []byte {
 	return b.Bytes()
 }
 
-// unpack unpacks an archive to a folder of its own, and checks that nothing
+// unpack unpacks an archive to a directory of its own, and checks that nothing
 // beside it changed.
 func unpack(t testing.TB, data []byte, l limits) (string, Contents, error) {
 	t.Helper()
@@ -97,7 +97,7 @@ func unpack(t testing.TB, data []byte, l limits) (string, Contents, error) {
 	}
 	defer root.Close()
 	c, err := extract(t.Context(), bytes.NewReader(data), int64(len(data)), root, l)
-	if got := list(t, top); got["beside"] != "folder" || len(under(got, "beside/")) != 0 || len(got) != 2+len(under(got, "to/")) {
+	if got := list(t, top); got["beside"] != "directory" || len(under(got, "beside/")) != 0 || len(got) != 2+len(under(got, "to/")) {
 		t.Errorf("something was written beside: %v", got)
 	}
 	if err == nil {
@@ -120,7 +120,7 @@ func under(m map[string]string, prefix string) map[string]string {
 	return n
 }
 
-// list tells what is below a folder.
+// list tells what is below a directory.
 func list(t testing.TB, top string) map[string]string {
 	t.Helper()
 	m := map[string]string{}
@@ -135,7 +135,7 @@ func list(t testing.TB, top string) map[string]string {
 		}
 		switch {
 		case d.IsDir():
-			m[name] = "folder"
+			m[name] = "directory"
 		case d.Type() == fs.ModeSymlink:
 			to, _ := os.Readlink(path)
 			m[name] = "-> " + to
@@ -184,25 +184,25 @@ func TestContents(t *testing.T) {
 			file("dkms_binaries_only/PACKAGE_NAME", "toy"), file("dkms_binaries_only/PACKAGE_VERSION", ""),
 		}, Contents{Name: "toy", Builds: []Build{{"6.1", "x86_64", "dkms_main_tree/6.1/x86_64"}}}, nil},
 		{"a source at the top", []entry{file("dkms.conf", "x"), file("sub/dkms.conf", "y"), symlink("s", "sub/dkms.conf")},
-			Contents{Source: "."}, map[string]string{"dkms.conf": "-rw-r--r-- x", "sub": "folder", "sub/dkms.conf": "-rw-r--r-- y", "s": "-> sub/dkms.conf"}},
-		{"a source in a folder", []entry{
+			Contents{Source: "."}, map[string]string{"dkms.conf": "-rw-r--r-- x", "sub": "directory", "sub/dkms.conf": "-rw-r--r-- y", "s": "-> sub/dkms.conf"}},
+		{"a source in a directory", []entry{
 			{header: tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}}, file("README", ""), file("toy/dkms.conf", ""), file("toy/deep/dkms.conf", ""),
 		}, Contents{Source: "toy"}, nil},
 		{"modes", []entry{dir("a"), dir("a"), file("a/dkms.conf", ""), mode("a/run", 0o777), mode("a/none", 0o1),
 			file("a/b/c", ""), dir("a/b")},
-			Contents{Source: "a"}, map[string]string{"a": "folder", "a/dkms.conf": "-rw-r--r-- ", "a/run": "-rwxr-xr-x ",
-				"a/none": "-rw------x ", "a/b": "folder", "a/b/c": "-rw-r--r-- "}},
+			Contents{Source: "a"}, map[string]string{"a": "directory", "a/dkms.conf": "-rw-r--r-- ", "a/run": "-rwxr-xr-x ",
+				"a/none": "-rw------x ", "a/b": "directory", "a/b/c": "-rw-r--r-- "}},
 		{"links within", []entry{
 			file("p/dkms.conf", "x"), symlink("p/loop", "loop"), symlink("p/none", "none-there"), symlink("p/d/up", "../dkms.conf"),
 			symlink("p/d/top", ".."), hardlink("p/hard", "./p/dkms.conf"), symlink("p/dots", "d/..b"),
-		}, Contents{Source: "p"}, map[string]string{"p": "folder", "p/dkms.conf": "-rw-r--r-- x", "p/loop": "-> loop",
-			"p/none": "-> none-there", "p/d": "folder", "p/d/up": "-> ../dkms.conf", "p/d/top": "-> ..", "p/hard": "-rw-r--r-- x", "p/dots": "-> d/..b"}},
+		}, Contents{Source: "p"}, map[string]string{"p": "directory", "p/dkms.conf": "-rw-r--r-- x", "p/loop": "-> loop",
+			"p/none": "-> none-there", "p/d": "directory", "p/d/up": "-> ../dkms.conf", "p/d/top": "-> ..", "p/hard": "-rw-r--r-- x", "p/dots": "-> d/..b"}},
 		{"a link before what it leads to", []entry{symlink("p/l", "dkms.conf"), file("p/dkms.conf", "x")},
 			Contents{Source: "p"}, nil},
 		{"builds are no programs", []entry{dir("dkms_main_tree"), file("dkms_source_tree/dkms.conf", ""), mode("dkms_main_tree/6/a/module/x.ko", 0o777)},
 			Contents{Source: "dkms_source_tree", Builds: []Build{{"6", "a", "dkms_main_tree/6/a"}}},
-			map[string]string{"dkms_main_tree": "folder", "dkms_main_tree/6": "folder", "dkms_main_tree/6/a": "folder", "dkms_main_tree/6/a/module": "folder",
-				"dkms_main_tree/6/a/module/x.ko": "-rw-r--r-- ", "dkms_source_tree": "folder", "dkms_source_tree/dkms.conf": "-rw-r--r-- "}},
+			map[string]string{"dkms_main_tree": "directory", "dkms_main_tree/6": "directory", "dkms_main_tree/6/a": "directory", "dkms_main_tree/6/a/module": "directory",
+				"dkms_main_tree/6/a/module/x.ko": "-rw-r--r-- ", "dkms_source_tree": "directory", "dkms_source_tree/dkms.conf": "-rw-r--r-- "}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			to, got, err := unpack(t, build(t, tt.entries...), roomy)
@@ -269,31 +269,31 @@ func TestHostile(t *testing.T) {
 		{"symlink to nothing", build(t, conf, symlink("p/l", "./")), ""},
 		{"symlink beside the source", build(t, conf, symlink("l", "p")), `it is a symbolic link outside of the source`},
 		{"symlink in a build", build(t, file("dkms_source_tree/dkms.conf", ""), symlink("dkms_main_tree/6/a/module/m.ko", "x")), `it is a symbolic link outside of the source`},
-		{"through a symlink", build(t, conf, symlink("p/l", "d"), file("p/l/evil", "x")), `"p/l" is a folder, and something else before`},
+		{"through a symlink", build(t, conf, symlink("p/l", "d"), file("p/l/evil", "x")), `"p/l" is a directory, and something else before`},
 		{"through an outward symlink", build(t, symlink("p", "/tmp"), file("p/dkms.conf", "x")), `"p": it is a symbolic link to "/tmp"`},
-		{"through a file", build(t, conf, file("p/dkms.conf/evil", "x")), `"p/dkms.conf" is a folder, and something else before`},
-		{"a folder is a file", build(t, conf, file("p", "x")), "the archive has it twice"},
-		{"a file is a folder", build(t, conf, dir("p/dkms.conf")), "something else before"},
+		{"through a file", build(t, conf, file("p/dkms.conf/evil", "x")), `"p/dkms.conf" is a directory, and something else before`},
+		{"a directory is a file", build(t, conf, file("p", "x")), "the archive has it twice"},
+		{"a file is a directory", build(t, conf, dir("p/dkms.conf")), "something else before"},
 		{"twice", build(t, conf, file("./p//dkms.conf", "y")), "the archive has it twice"},
 		{"a symlink over a file", build(t, conf, symlink("p/dkms.conf", "x")), "the archive has it twice"},
 		{"a file over a symlink", build(t, conf, symlink("p/l", "x"), file("p/l", "")), "the archive has it twice"},
-		{"hard link out", build(t, conf, hardlink("p/l", "/etc/passwd")), `it is a link to "/etc/passwd", which is no file of the archive`},
-		{"hard link upwards", build(t, conf, hardlink("p/l", "../beside/x")), "which is no file of the archive"},
-		{"hard link to a folder", build(t, conf, hardlink("p/l", "p")), "which is no file of the archive"},
-		{"hard link to a symlink", build(t, conf, symlink("p/s", "dkms.conf"), hardlink("p/l", "p/s")), "which is no file of the archive"},
-		{"hard link to what comes later", build(t, conf, hardlink("p/l", "p/x"), file("p/x", "")), "which is no file of the archive"},
+		{"hard link out", build(t, conf, hardlink("p/l", "/etc/passwd")), `it is a link to "/etc/passwd", which is not a file of the archive`},
+		{"hard link upwards", build(t, conf, hardlink("p/l", "../beside/x")), "which is not a file of the archive"},
+		{"hard link to a directory", build(t, conf, hardlink("p/l", "p")), "which is not a file of the archive"},
+		{"hard link to a symlink", build(t, conf, symlink("p/s", "dkms.conf"), hardlink("p/l", "p/s")), "which is not a file of the archive"},
+		{"hard link to what comes later", build(t, conf, hardlink("p/l", "p/x"), file("p/x", "")), "which is not a file of the archive"},
 		{"device", build(t, conf, special("p/d", tar.TypeBlock)), "it is a device"},
 		{"terminal", build(t, conf, special("p/d", tar.TypeChar)), "it is a device"},
 		{"FIFO", build(t, conf, special("p/d", tar.TypeFifo)), "it is a FIFO"},
 		{"unknown type", build(t, conf, special("p/d", 'Z')), "it is of an unknown type, 'Z'"},
 		{"setuid", build(t, conf, mode("p/su", 0o4755)), "setuid"},
 		{"setgid", build(t, conf, mode("p/su", 0o2755)), "setgid"},
-		{"the top is a file", build(t, conf, file(".", "")), "the archive's top is no folder"},
+		{"the top is a file", build(t, conf, file(".", "")), "the archive's top is no directory"},
 		{"long name", build(t, conf, file("p/"+strings.Repeat("n/", 50)+strings.Repeat("n", 1000), "")), "its name has more than 1024 bytes"},
 		{"long part of a name", build(t, conf, file("p/"+strings.Repeat("n", 300), "")), "name too long"},
-		{"deep", build(t, conf, file("p/"+strings.Repeat("n/", 200)+"n", "")), "it is more than 100 folders deep"},
+		{"deep", build(t, conf, file("p/"+strings.Repeat("n/", 200)+"n", "")), "it is more than 100 directories deep"},
 		{"many entries", build(t, many...), "more than 100 entries"},
-		{"many folders", build(t, conf, file(strings.Repeat("a/", 40)+"x", ""), file(strings.Repeat("b/", 40)+"x", ""), file(strings.Repeat("c/", 40)+"x", "")), "more than 100 entries"},
+		{"many directories", build(t, conf, file(strings.Repeat("a/", 40)+"x", ""), file(strings.Repeat("b/", 40)+"x", ""), file(strings.Repeat("c/", 40)+"x", "")), "more than 100 entries"},
 		{"large", build(t, conf, file("p/a", strings.Repeat("a", 1<<20))), "it unpacks to more than 1048576 bytes"},
 		{"links multiply", build(t, conf, file("p/a", strings.Repeat("a", 600_000)), hardlink("p/b", "p/a")), "it unpacks to more than 1048576 bytes"},
 		{"declares much", declare(good, 1<<40), "it unpacks to more than 1048576 bytes"},
@@ -307,19 +307,19 @@ func TestHostile(t *testing.T) {
 		{"cut zstd", cut(compressed(t, Zstd, good), 4), "damaged"},
 		{"cut bzip2", cut(bzipped(t), 4), "it is damaged"},
 		{"wrong checksum", flip(compressed(t, Gzip, good), -6), "it is damaged: gzip: invalid checksum"},
-		{"bad header", flip(good, 1), "it is no tar archive, or a damaged one"},
+		{"bad header", flip(good, 1), "it is not a tar archive, or a damaged one"},
 		{"bad header later", flip(good, 1025), "it is damaged: archive/tar: invalid tar header"},
-		{"no archive", []byte(strings.Repeat("text ", 300)), "it is no tar archive, or a damaged one"},
-		{"short", []byte("text"), "it is no tar archive, or a damaged one"},
+		{"no archive", []byte(strings.Repeat("text ", 300)), "it is not a tar archive, or a damaged one"},
+		{"short", []byte("text"), "it is not a tar archive, or a damaged one"},
 		{"empty", nil, "it is empty"},
 		{"gzip of nothing", compressed(t, Gzip, nil), "it is empty"},
 		{"zeros", make([]byte, 1024), "it has no dkms.conf"},
 		{"huge xz dictionary", hugeXZ(t, good), "the dictionary has"},
 		{"no conf", build(t, file("p/x", "")), "it has no dkms.conf"},
 		{"conf too deep", build(t, file("a/b/dkms.conf", "")), "it has no dkms.conf"},
-		{"two confs", build(t, conf, file("q/dkms.conf", "")), "in exactly one folder"},
+		{"two confs", build(t, conf, file("q/dkms.conf", "")), "in exactly one directory"},
 		{"conf is a link", build(t, file("p/x", ""), symlink("p/dkms.conf", "x")), "it has no dkms.conf"},
-		{"conf is a folder", build(t, dir("p/dkms.conf")), "it has no dkms.conf"},
+		{"conf is a directory", build(t, dir("p/dkms.conf")), "it has no dkms.conf"},
 		{"neither source nor binaries", build(t, dir("dkms_main_tree"), conf), "neither dkms_source_tree/dkms.conf nor"},
 		{"binaries without a version", build(t, dir("dkms_main_tree"), file("dkms_binaries_only/PACKAGE_NAME", "x")), "neither dkms_source_tree/dkms.conf nor"},
 		{"main tree is a file", build(t, file("dkms_main_tree", ""), file("dkms_source_tree/dkms.conf", ""), file("x/dkms.conf", "")), "it has no dkms.conf"},
@@ -449,7 +449,7 @@ func TestCompressions(t *testing.T) {
 	for name, data := range archives {
 		if to, _, err := unpack(t, data, roomy); err != nil {
 			t.Errorf("%s: %v", name, err)
-		} else if diff := cmp.Diff(map[string]string{"p": "folder", "p/dkms.conf": "-rw-r--r-- x"}, list(t, to)); diff != "" {
+		} else if diff := cmp.Diff(map[string]string{"p": "directory", "p/dkms.conf": "-rw-r--r-- x"}, list(t, to)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}
@@ -550,23 +550,23 @@ func TestWrite(t *testing.T) {
 				}
 				want := Contents{Source: "dkms_source_tree", Builds: []Build{{"6.1", "x86_64", "dkms_main_tree/6.1/x86_64"}}}
 				files := map[string]string{
-					"dkms_main_tree": "folder", "dkms_main_tree/6.1": "folder", "dkms_main_tree/6.1/x86_64": "folder",
+					"dkms_main_tree": "directory", "dkms_main_tree/6.1": "directory", "dkms_main_tree/6.1/x86_64": "directory",
 					"dkms_main_tree/6.1/x86_64/.dep_b":      "-rw-r--r-- 1.0\n",
-					"dkms_main_tree/6.1/x86_64/module":      "folder",
+					"dkms_main_tree/6.1/x86_64/module":      "directory",
 					"dkms_main_tree/6.1/x86_64/module/a.ko": "-rw-r--r-- module",
 				}
 				wantLeft := []string{"dkms_main_tree/6.1/x86_64/link"}
 				if withSource {
-					files["dkms_source_tree"] = "folder"
+					files["dkms_source_tree"] = "directory"
 					files["dkms_source_tree/dkms.conf"] = "-rw-r--r-- conf"
 					files["dkms_source_tree/run"] = "-rwxr-xr-x #!/bin/sh"
 					files["dkms_source_tree/ok"] = "-> run"
-					files["dkms_source_tree/sub"] = "folder"
+					files["dkms_source_tree/sub"] = "directory"
 					files["dkms_source_tree/sub/"+strings.Repeat("long", 50)] = "-rw------- "
 					wantLeft = append(wantLeft, "dkms_source_tree/abs", "dkms_source_tree/out", "dkms_source_tree/within")
 				} else {
 					want = Contents{Name: "toy", Version: "1.0", Conf: "dkms_binaries_only/dkms.conf", Builds: want.Builds}
-					files["dkms_binaries_only"] = "folder"
+					files["dkms_binaries_only"] = "directory"
 					files["dkms_binaries_only/dkms.conf"] = "-rw-r--r-- conf"
 					files["dkms_binaries_only/PACKAGE_NAME"] = "-rw-r--r-- toy\n"
 					files["dkms_binaries_only/PACKAGE_VERSION"] = "-rw-r--r-- 1.0\n"

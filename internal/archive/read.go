@@ -25,7 +25,7 @@ const (
 	// kernel.
 	MaxBytes = 4 << 30
 
-	// MaxEntries is how many files and folders an archive may have. The source
+	// MaxEntries is how many files and directories an archive may have. The source
 	// of the kernel itself has fewer.
 	MaxEntries = 100_000
 
@@ -33,10 +33,10 @@ const (
 	blockSize = 512
 
 	// maxName is the length in bytes that a path in an archive may have: it
-	// gets longer by the folder that it goes to, and the system takes 4096.
+	// gets longer by the directory that it goes to, and the system takes 4096.
 	maxName = 1024
 
-	// maxDepth is how many folders deep a path may lead; each costs time for
+	// maxDepth is how many directories deep a path may lead; each costs time for
 	// each file in it.
 	maxDepth = 100
 
@@ -50,10 +50,10 @@ type limits struct {
 	entries int
 }
 
-// Contents is what an unpacked archive holds. Paths are relative to the folder
+// Contents is what an unpacked archive holds. Paths are relative to the directory
 // that it was unpacked to.
 type Contents struct {
-	// Source is the folder of the package's source; empty in an archive of
+	// Source is the directory of the package's source; empty in an archive of
 	// builds alone.
 	Source string
 	// Name and Version are the package's, and Conf the path of its dkms.conf,
@@ -69,8 +69,8 @@ type Build struct {
 	Dir           string
 }
 
-// Extract unpacks the archive in the size bytes of r to the folder dir, which is
-// empty, and tells what it holds. It makes folders, files and symbolic links, of
+// Extract unpacks the archive in the size bytes of r to the directory dir, which is
+// empty, and tells what it holds. It makes directories, files and symbolic links, of
 // which none leads out of the source; all belong to the caller, no one else can
 // write to them, and their times are the archive's. Whatever else an archive
 // may hold is an error, as is one that is damaged or larger than [MaxBytes] or
@@ -89,7 +89,7 @@ func extract(ctx context.Context, r io.ReaderAt, size int64, dir *os.Root, l lim
 	in := &input{ctx: ctx, r: data, left: l.bytes, max: l.bytes}
 	x := extractor{
 		in: in, tar: tar.NewReader(in), dir: dir, limits: l, left: l,
-		folders: map[string]time.Time{}, files: map[string]bool{}, links: map[string]string{},
+		directories: map[string]time.Time{}, files: map[string]bool{}, links: map[string]string{},
 	}
 	if err := x.all(); err != nil {
 		return Contents{}, err
@@ -146,14 +146,14 @@ func (in *input) Read(p []byte) (int, error) {
 
 // extractor unpacks one archive. The keys of its maps are clean paths.
 type extractor struct {
-	in      *input
-	tar     *tar.Reader
-	dir     *os.Root
-	limits  limits
-	left    limits
-	folders map[string]time.Time // with their times, if the archive has them
-	files   map[string]bool
-	links   map[string]string // symbolic links, which are made last
+	in          *input
+	tar         *tar.Reader
+	dir         *os.Root
+	limits      limits
+	left        limits
+	directories map[string]time.Time // with their times, if the archive has them
+	files       map[string]bool
+	links       map[string]string // symbolic links, which are made last
 }
 
 // all unpacks all entries but symbolic links.
@@ -196,7 +196,7 @@ func (x *extractor) damaged(err error) error {
 	case errors.As(err, &file):
 		return err // the disk's fault
 	case x.left.entries == x.limits.entries:
-		return errors.New("it is no tar archive, or a damaged one")
+		return errors.New("it is not a tar archive, or a damaged one")
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("it is damaged: it ends too early")
 	}
@@ -216,10 +216,10 @@ func (x *extractor) entry(h *tar.Header) error {
 		return err
 	}
 	if h.Typeflag == tar.TypeDir {
-		return x.folder(name, h.ModTime)
+		return x.directory(name, h.ModTime)
 	}
 	if name == "." {
-		return errors.New("the archive's top is no folder")
+		return errors.New("the archive's top is no directory")
 	}
 	if err := x.free(name); err != nil {
 		return err
@@ -258,7 +258,7 @@ func local(name string) (string, error) {
 	case name == "":
 		return "", errors.New("it has no name")
 	case strings.Count(name, "/") > maxDepth:
-		return "", fmt.Errorf("it is more than %d folders deep", maxDepth)
+		return "", fmt.Errorf("it is more than %d directories deep", maxDepth)
 	case len(name) > maxName:
 		return "", fmt.Errorf("its name has more than %d bytes", maxName)
 	case strings.HasPrefix(name, "/"):
@@ -271,44 +271,44 @@ func local(name string) (string, error) {
 	return path.Clean(name), nil
 }
 
-// free makes the folders that name is in, and refuses a name that is there
+// free makes the directories that name is in, and refuses a name that is there
 // already.
 func (x *extractor) free(name string) error {
-	if _, ok := x.folders[name]; ok || x.taken(name) {
+	if _, ok := x.directories[name]; ok || x.taken(name) {
 		return errors.New("the archive has it twice")
 	}
-	return x.folder(path.Dir(name), time.Time{})
+	return x.directory(path.Dir(name), time.Time{})
 }
 
-// taken says whether name is one of something that is no folder.
+// taken reports whether name is one of something that is not a directory.
 func (x *extractor) taken(name string) bool {
 	_, link := x.links[name]
 	return link || x.files[name]
 }
 
-// folder makes a folder and those that it is in. The archive may have it
+// directory makes a directory and those that it is in. The archive may have it
 // several times.
-func (x *extractor) folder(name string, mtime time.Time) error {
+func (x *extractor) directory(name string, mtime time.Time) error {
 	if name == "." {
 		return nil
 	}
-	_, there := x.folders[name]
+	_, there := x.directories[name]
 	if !there {
 		if x.taken(name) {
-			return fmt.Errorf("%.300q is a folder, and something else before", name)
+			return fmt.Errorf("%.300q is a directory, and something else before", name)
 		}
-		if err := x.folder(path.Dir(name), time.Time{}); err != nil {
+		if err := x.directory(path.Dir(name), time.Time{}); err != nil {
 			return err
 		}
 		if err := x.count(); err != nil {
-			return err // not every folder is an entry of its own
+			return err // not every directory is an entry of its own
 		}
 		if err := x.dir.Mkdir(name, 0o755); err != nil {
 			return err
 		}
 	}
 	if !there || !mtime.IsZero() {
-		x.folders[name] = mtime
+		x.directories[name] = mtime
 	}
 	return nil
 }
@@ -351,7 +351,7 @@ func (x *extractor) file(name string, h *tar.Header, size int64, content io.Read
 func (x *extractor) hardLink(name string, h *tar.Header) error {
 	to, err := local(h.Linkname)
 	if err != nil || !x.files[to] {
-		return fmt.Errorf("it is a link to %.300q, which is no file of the archive", h.Linkname)
+		return fmt.Errorf("it is a link to %.300q, which is not a file of the archive", h.Linkname)
 	}
 	f, err := x.dir.Open(to)
 	if err != nil {
@@ -378,9 +378,9 @@ func (x *extractor) setTime(name string, t time.Time) error {
 
 // contents tells what was unpacked.
 func (x *extractor) contents() (c Contents, err error) {
-	if _, ok := x.folders[mainTree]; !ok {
+	if _, ok := x.directories[mainTree]; !ok {
 		if c.Source = x.onlySource(); c.Source == "" {
-			return c, errors.New("it is no archive of a package: it has no dkms.conf at its top, and none in exactly one folder there")
+			return c, errors.New("it is not an archive of a package: it has no dkms.conf at its top, and none in exactly one directory there")
 		}
 		return c, nil
 	}
@@ -398,9 +398,9 @@ func (x *extractor) contents() (c Contents, err error) {
 			c.Conf = binariesOnly + "/" + confFile
 		}
 	default:
-		return c, fmt.Errorf("it is no archive of a package: it has %s, but neither %s/%s nor %s/%s", mainTree, sourceTree, confFile, binariesOnly, nameFile)
+		return c, fmt.Errorf("it is not an archive of a package: it has %s, but neither %s/%s nor %s/%s", mainTree, sourceTree, confFile, binariesOnly, nameFile)
 	}
-	for _, name := range slices.Sorted(maps.Keys(x.folders)) {
+	for _, name := range slices.Sorted(maps.Keys(x.directories)) {
 		if parts := strings.Split(name, "/"); len(parts) == 3 && parts[0] == mainTree {
 			c.Builds = append(c.Builds, Build{Release: parts[1], Arch: parts[2], Dir: name})
 		}
@@ -408,7 +408,7 @@ func (x *extractor) contents() (c Contents, err error) {
 	return c, nil
 }
 
-// onlySource returns the folder of the source in an archive that has nothing
+// onlySource returns the directory of the source in an archive that has nothing
 // else; "" where there is none, or more than one.
 func (x *extractor) onlySource() (dir string) {
 	if x.files[confFile] {
@@ -437,7 +437,7 @@ func (x *extractor) line(name string) (string, error) {
 	return first, err
 }
 
-// finish makes the symbolic links and sets the times of folders.
+// finish makes the symbolic links and sets the times of directories.
 func (x *extractor) finish(c Contents) error {
 	for _, name := range slices.Sorted(maps.Keys(x.links)) {
 		inSource, ok := strings.CutPrefix(name, c.Source+"/")
@@ -454,7 +454,7 @@ func (x *extractor) finish(c Contents) error {
 			return err
 		}
 	}
-	for name, mtime := range x.folders {
+	for name, mtime := range x.directories {
 		if mtime.IsZero() {
 			continue
 		}

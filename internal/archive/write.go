@@ -23,7 +23,7 @@ import (
 // Package is what goes into an archive.
 type Package struct {
 	Name, Version string
-	// Source is the folder of the source; without SourceFiles, only its
+	// Source is the directory of the source; without SourceFiles, only its
 	// dkms.conf is archived.
 	Source      string
 	SourceFiles bool
@@ -33,7 +33,7 @@ type Package struct {
 
 // Write writes the archive of p to w. The same files with the same times give
 // the same bytes. Symbolic links in the source that lead out of it, and whatever
-// is no file, folder or symbolic link, are left out; so are all links in builds.
+// is no file, directory or symbolic link, are left out; so are all links in builds.
 // Write returns their paths in the archive.
 func Write(ctx context.Context, w io.Writer, c Compression, p Package) (left []string, err error) {
 	out := &kmod.StickyWriter{W: w}
@@ -76,7 +76,7 @@ func (nopCloser) Close() error { return nil }
 type writer struct {
 	ctx  context.Context
 	tar  *tar.Writer
-	time time.Time // of what the archive has and no folder has
+	time time.Time // of what the archive has and no directory has
 	left []string
 }
 
@@ -86,9 +86,9 @@ func (a *writer) contents(p Package) error {
 		return err
 	}
 	a.time = fi.ModTime()
-	// This folder is what an archive of a package is known by, with builds in
+	// This directory is what an archive of a package is known by, with builds in
 	// it or without.
-	if err := a.folder(mainTree); err != nil {
+	if err := a.directory(mainTree); err != nil {
 		return err
 	}
 	made := map[string]bool{}
@@ -96,7 +96,7 @@ func (a *writer) contents(p Package) error {
 		dir := path.Join(mainTree, b.Release)
 		if !made[dir] {
 			made[dir] = true
-			if err := a.folder(dir); err != nil {
+			if err := a.directory(dir); err != nil {
 				return err
 			}
 		}
@@ -107,7 +107,7 @@ func (a *writer) contents(p Package) error {
 	if p.SourceFiles {
 		return a.tree(p.Source, sourceTree, true)
 	}
-	if err := a.folder(binariesOnly); err != nil {
+	if err := a.directory(binariesOnly); err != nil {
 		return err
 	}
 	for _, f := range []struct{ name, value string }{{nameFile, p.Name}, {versionFile, p.Version}} {
@@ -136,12 +136,12 @@ func (a *writer) header(h *tar.Header) error {
 	return a.tar.WriteHeader(h)
 }
 
-// folder writes a folder of the format's own.
-func (a *writer) folder(name string) error {
+// directory writes a directory of the format's own.
+func (a *writer) directory(name string) error {
 	return a.header(&tar.Header{Name: name + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: a.time})
 }
 
-// tree writes the folder dir, whose name in the archive is top.
+// tree writes the directory dir, whose name in the archive is top.
 func (a *writer) tree(dir, top string, links bool) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -196,7 +196,7 @@ func (a *writer) file(root *os.Root, name, to string) error {
 		return err
 	}
 	if !fi.Mode().IsRegular() {
-		return fmt.Errorf("%s: it is no regular file", f.Name())
+		return fmt.Errorf("%s: it is not a regular file", f.Name())
 	}
 	h := &tar.Header{Name: to, Typeflag: tar.TypeReg, Mode: int64(fi.Mode().Perm()), Size: fi.Size(), ModTime: fi.ModTime()}
 	if err := a.header(h); err != nil {

@@ -1,5 +1,6 @@
 // Package build builds one package for one kernel, in the package's build
-// folder, and keeps what came out of it in the tree.
+// directory, and keeps in the tree what came out of it. It takes a description of
+// the build and returns its result.
 package build
 
 import (
@@ -11,102 +12,106 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/artifact"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/jobserver"
-	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/sandbox"
+	"dkms-kernel-install/internal/store"
 	"dkms-kernel-install/internal/tree"
-	"dkms-kernel-install/internal/walk"
 )
 
-// Rules counts the changes to what this program does to a module between its
-// source and the tree; a build by other rules is not current.
-const Rules = 1
-
-// Job is one build.
-type Job struct {
-	tree.ID
-	Source   string // folder of the package's source
-	Conf     conf.Conf
-	Vars     []string // shell variables for commands, NAME=VALUE
-	Kernel   *kernel.Kernel
-	Settings conf.Settings
-	Tree     tree.Tree
-	// Jobs is N of make -jN, where that is added; 0 for no -j, below 0 for one
+// Description says what is to be built, and with what.
+type Description struct {
+	Environment
+	Source string // directory of the package's source
+	Conf   conf.Conf
+	Tree   tree.Tree
+	// Jobs is N of make -jN, if that is added; 0 for no -j, below 0 for one
 	// without a limit. Jobserver is where each make of the command that builds
-	// the modules gets the right to run more than one job; nil for nowhere.
+	// the modules gets the right to run more than one job; nil for none.
 	Jobs      int
 	Jobserver *jobserver.Server
-	// Used is what the commands of a build that has ended used.
-	Used Usage
-	// DependsOn holds the versions of the dependencies that are built
-	// against, by package name, where they are to be recorded.
+	// DependsOn holds the versions of the dependencies that are built against, by
+	// package name, if they are to be recorded.
 	DependsOn map[string]string
-	// Sign appends a signature to a module; nil where modules go unsigned.
+	// Sign appends a signature to a module; nil if modules go unsigned.
 	Sign        func(ctx context.Context, module []byte) ([]byte, error)
 	Compression kmod.Compression
 	Compress    kmod.Options
 	// World is what the commands of the build find of the machine, but for the
-	// folders of the build; nil where they run as everything else does.
+	// directories of the build; nil if they run as everything else does.
 	World *sandbox.World
 	// Timeout is how long all commands together may take; 0 is no limit.
 	Timeout time.Duration
-
-	// Several says that the package is built for other kernels in the same run:
-	// the log of each that fails has a name of its own.
+	// Several reports whether the package is built for other kernels in the same
+	// run: the log of each that fails has a name of its own.
 	Several bool
 
-	// Cache, where not nil, keeps what builds made; this one under Key, which
-	// names all that it is made from. An empty Key is of a build that
-	// nobody can name. Anew makes the build though the cache has it.
-	Cache *artifact.Cache
+	// Store, if it is not nil, keeps the build under Key, which names everything
+	// that it is made from. An empty Key is of a build that nobody can name.
+	// Again makes the build though the store has it.
+	Store store.Store
 	Key   string
-	Anew  bool
-	// Changed says, once the build is made, whether what it is made from is
-	// no longer what Key names.
+	Again bool
+	// Changed reports, once the build is made, whether what it is made from is no
+	// longer what Key names; nil if it cannot change.
 	Changed func() bool
-	// Cached is set by Run: the build is from the cache. CacheErr is why the
-	// cache could not be used, where it could have been.
-	Cached   bool
-	CacheErr error
+}
 
+// Result is what a build has made.
+type Result struct {
+	Modules []string // file names of the modules in the tree, such as foo.ko.xz, sorted
+	Used    Usage    // what its commands used
+	Stored  bool     // the modules are from the store: no command ran
+	// StoreErr is why the store could not be used.
+	StoreErr error
+}
+
+// job is a build on its way.
+type job struct {
+	Description
+	Result
+	run     runner
 	staging staging
 }
 
-func (j *Job) target() tree.Target {
-	return tree.Target{Release: j.Kernel.Release, Arch: j.Kernel.Arch}
+func (d Description) target() tree.Target {
+	return tree.Target{Release: d.Kernel.Release, Arch: d.Kernel.Arch}
 }
 
 // Run builds. Until the very end the build that was there before, if any, stays
 // what it was; then the new one takes its place in one step. A failed build
-// leaves its folder and log for a person to look at. Errors are of type
+// leaves its directory and log for a person to look at. Errors are of type
 // *[failure.Failure].
-func (j *Job) Run(ctx context.Context) error {
-	err := j.run(ctx)
-	walk.RemoveAll(j.staging.top)
+func Run(ctx context.Context, d Description) (Result, error) {
+	j := &job{Description: d}
+	j.run = runner{Environment: d.Environment, path: j.logPath(), dir: d.Tree.BuildDir(d.ID)}
+	err := j.build(ctx)
+	j.Used = j.run.used
+	files.RemoveAll(j.staging.top)
 	if err == nil {
-		return nil
+		return j.Result, nil
 	}
 	if ctx.Err() != nil {
 		// There is no failure here for anybody to look at.
-		return failure.From(context.Cause(ctx), "build interrupted", failure.StatusMake)
+		return j.Result, failure.From(context.Cause(ctx), "build interrupted", failure.StatusMake)
 	}
-	return failure.From(err, "build failed", failure.StatusMake)
+	return j.Result, failure.From(err, "build failed", failure.StatusMake)
 }
 
 // checkSource refuses a source that is a dkms.conf and nothing else, as archives
 // of builds alone leave it: make would fail, and its log would not say why.
-func (j *Job) checkSource() error {
-	entries, err := os.ReadDir(j.Source)
+func (d Description) checkSource() error {
+	entries, err := os.ReadDir(d.Source)
 	if err != nil {
 		return fmt.Errorf("cannot read the source: %w", err)
 	}
@@ -115,24 +120,23 @@ func (j *Job) checkSource() error {
 			return nil
 		}
 	}
-	return &failure.Failure{What: "build failed", Why: "there is no source in " + j.Source + ", but a dkms.conf",
-		Hint: "install the package that brings the source of " + j.ID.String(), Status: failure.StatusBadConf}
+	return &failure.Failure{What: "build failed", Why: "there is no source in " + d.Source + ", but a dkms.conf",
+		Hint: "install the package that brings the source of " + d.ID.String(), Status: failure.StatusBadConf}
 }
 
-func (j *Job) run(ctx context.Context) (err error) {
+func (j *job) build(ctx context.Context) (err error) {
 	if err := j.checkSource(); err != nil {
 		return err
 	}
-	log := j.restore()
-	if log == nil {
-		if log, err = j.stage(ctx); err != nil {
+	if !j.restore() {
+		if err := j.stage(ctx); err != nil {
 			return err
 		}
-		j.logHead(log)
+		j.logHead(j.run.log)
 	}
-	defer log.Close()
+	defer j.run.log.Close()
 	defer func() {
-		if err != nil && ctx.Err() == nil && !j.Cached {
+		if err != nil && ctx.Err() == nil && !j.Stored {
 			var limit *sandbox.LimitError
 			j.abandon(ctx, errors.As(err, &limit) && limit.Disk)
 		}
@@ -141,25 +145,30 @@ func (j *Job) run(ctx context.Context) (err error) {
 	targetDir := j.Tree.TargetDir(j.ID, j.target())
 	_, err = os.Lstat(targetDir)
 	first := errors.Is(err, os.ErrNotExist)
-	tmp := filepath.Join(targetDir, tree.TempName("module"))
-	done := false
-	defer func() {
-		if done {
-			return
-		}
-		walk.RemoveAll(tmp)
+	tmp := filepath.Join(targetDir, files.TempName("module"))
+	if err := j.finish(ctx, targetDir, tmp); err != nil {
+		files.RemoveAll(tmp)
 		if first {
 			// With no build there, neither is what POST_BUILD wrote beside it.
-			walk.RemoveAll(targetDir)
+			files.RemoveAll(targetDir)
 		}
-		tree.RemoveEmpty(filepath.Dir(targetDir), j.Tree.PackageDir(j.ID))
-	}()
-	if !j.Cached {
-		if err := j.make(ctx, log, targetDir); err != nil {
+		files.RemoveEmpty(filepath.Dir(targetDir), j.Tree.PackageDir(j.ID))
+		return err
+	}
+	// Only now: a store must not take the room that the build needs.
+	j.remember(targetDir)
+	return j.forget()
+}
+
+// finish makes the build, unless it came from the store, signs and compresses its
+// modules in tmp, and makes them the build in targetDir.
+func (j *job) finish(ctx context.Context, targetDir, tmp string) error {
+	if !j.Stored {
+		if err := j.compile(ctx, targetDir); err != nil {
 			return err
 		}
 	}
-	if err := walk.RemoveAll(tmp); err != nil {
+	if err := files.RemoveAll(tmp); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
@@ -170,39 +179,37 @@ func (j *Job) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	slices.Sort(j.Modules)
 	if err := j.keepSymvers(tmp); err != nil {
 		return err
 	}
-	if err := j.keep(ctx, log, tmp, targetDir); err != nil {
+	if err := j.keep(ctx, tmp, targetDir); err != nil {
 		return fmt.Errorf("cannot keep the modules: %w", err)
 	}
-	done = true
-	// Only now: a cache must not take the room that the build needs.
-	j.remember(log, targetDir)
-	return j.forget()
+	return nil
 }
 
-// make makes the build.
-func (j *Job) make(ctx context.Context, log *os.File, targetDir string) error {
+// compile runs the commands of the build.
+func (j *job) compile(ctx context.Context, targetDir string) error {
 	if !j.private() {
-		// Where commands write to it themselves.
+		// Commands write to it themselves.
 		if err := errors.Join(os.MkdirAll(targetDir, 0o755), j.share(targetDir)); err != nil {
 			return err
 		}
 	}
-	err := j.commands(ctx, log)
+	err := j.commands(ctx)
 	if j.user() != nil && !j.private() {
 		err = errors.Join(err, disown(context.WithoutCancel(ctx), targetDir, true))
 	}
 	return err
 }
 
-// private says whether commands write to folders of this build alone.
-func (j *Job) private() bool { return j.World != nil && j.World.Features.Mounts }
+// private reports whether commands write to directories of this build alone.
+func (d Description) private() bool { return d.World != nil && d.World.Features.Mounts }
 
 // commands runs what the package says, and leaves its modules, stripped, in the
-// folder raw of the staging, and what it wrote beside its build in out.
-func (j *Job) commands(ctx context.Context, log *os.File) error {
+// directory raw of the staging, and what it wrote beside its build in out.
+func (j *job) commands(ctx context.Context) error {
 	if j.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, j.Timeout, &sandbox.LimitError{
@@ -210,17 +217,17 @@ func (j *Job) commands(ctx context.Context, log *os.File) error {
 		defer cancel()
 	}
 	for _, patch := range j.Conf.Patches {
-		if err := j.patch(ctx, log, patch); err != nil {
+		if err := j.patch(ctx, patch); err != nil {
 			return err
 		}
 	}
-	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "PRE_BUILD", j.Conf.PreBuild); err != nil {
+	if err := j.script(ctx, "PRE_BUILD", j.Conf.PreBuild); err != nil {
 		return err
 	}
-	if err := j.shell(ctx, log, j.world(), j.buildEnviron(j.world()), j.Tree.BuildDir(j.ID), "build failed", j.makeCommand(), j.Jobserver, failure.StatusMake); err != nil {
+	if err := j.make(ctx); err != nil {
 		return err
 	}
-	if err := j.script(ctx, log, j.world(), j.staging.build, j.Tree.BuildDir(j.ID), "POST_BUILD", j.Conf.PostBuild); err != nil {
+	if err := j.script(ctx, "POST_BUILD", j.Conf.PostBuild); err != nil {
 		return err
 	}
 	left := int64(maxModules)
@@ -229,13 +236,13 @@ func (j *Job) commands(ctx context.Context, log *os.File) error {
 			return err
 		}
 	}
-	return j.strip(ctx, log)
+	return j.strip(ctx)
 }
 
 // keep makes the finished modules in tmp the build. What POST_BUILD left, the log
 // and, where there was no build, the record of dependencies come first: the rename
-// of the modules' folder is the moment at which the build exists.
-func (j *Job) keep(ctx context.Context, log *os.File, tmp, targetDir string) error {
+// of the modules' directory is the moment at which the build exists.
+func (j *job) keep(ctx context.Context, tmp, targetDir string) error {
 	if err := j.keepOut(ctx, targetDir); err != nil {
 		return err
 	}
@@ -250,16 +257,16 @@ func (j *Job) keep(ctx context.Context, log *os.File, tmp, targetDir string) err
 	if err := os.MkdirAll(filepath.Join(targetDir, "log"), 0o755); err != nil {
 		return err
 	}
-	if _, err := log.Seek(0, io.SeekStart); err != nil {
+	if _, err := j.run.log.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(targetDir, "log", "make.log"), log); err != nil {
+	if err := files.Write(filepath.Join(targetDir, "log", "make.log"), j.run.log, 0o644, files.Options{Durable: true}); err != nil {
 		return err
 	}
-	if err := tree.SyncDir(tmp); err != nil {
+	if err := files.SyncDir(tmp); err != nil {
 		return err
 	}
-	if err := tree.ReplaceDir(tmp, module); err != nil || !again {
+	if err := files.ReplaceDir(tmp, module); err != nil || !again {
 		return err
 	}
 	// Not before: of a run that is killed here the old record costs a build too
@@ -268,9 +275,9 @@ func (j *Job) keep(ctx context.Context, log *os.File, tmp, targetDir string) err
 }
 
 // keepDepends records which versions of its dependencies the build is made against.
-func (j *Job) keepDepends(targetDir string) error {
+func (j *job) keepDepends(targetDir string) error {
 	for name, version := range j.DependsOn {
-		if err := writeFile(filepath.Join(targetDir, ".dep_"+name), strings.NewReader(version+"\n")); err != nil {
+		if err := files.Write(filepath.Join(targetDir, ".dep_"+name), strings.NewReader(version+"\n"), 0o644, files.Options{Durable: true}); err != nil {
 			return err
 		}
 	}
@@ -278,8 +285,8 @@ func (j *Job) keepDepends(targetDir string) error {
 }
 
 // keepOut copies what the commands left beside the build, which other packages may
-// look for: files and folders that are not the tree's own.
-func (j *Job) keepOut(ctx context.Context, targetDir string) error {
+// look for: files and directories that are not the tree's own.
+func (j *job) keepOut(ctx context.Context, targetDir string) error {
 	entries, err := os.ReadDir(j.staging.out)
 	if err != nil {
 		return err
@@ -309,14 +316,14 @@ func (j *Job) keepOut(ctx context.Context, targetDir string) error {
 		}
 		// In place of what an earlier build left, never into it: that may be a link to
 		// the modules.
-		tmp := tree.TempName(name)
-		if err := walk.RemoveAll(filepath.Join(targetDir, tmp)); err != nil {
+		tmp := files.TempName(name)
+		if err := files.RemoveAll(filepath.Join(targetDir, tmp)); err != nil {
 			return err
 		}
 		if err := stageInto(ctx, filepath.Join(j.staging.out, name), targetDir, tmp, nil); err != nil {
-			return errors.Join(err, walk.RemoveAll(filepath.Join(targetDir, tmp)))
+			return errors.Join(err, files.RemoveAll(filepath.Join(targetDir, tmp)))
 		}
-		if err := tree.ReplaceDir(filepath.Join(targetDir, tmp), filepath.Join(targetDir, name)); err != nil {
+		if err := files.ReplaceDir(filepath.Join(targetDir, tmp), filepath.Join(targetDir, name)); err != nil {
 			return err
 		}
 	}
@@ -324,7 +331,7 @@ func (j *Job) keepOut(ctx context.Context, targetDir string) error {
 }
 
 // keepSymvers keeps Module.symvers, which builds that depend on this one read.
-func (j *Job) keepSymvers(tmp string) error {
+func (j *job) keepSymvers(tmp string) error {
 	f, err := openInside(j.staging.build, "Module.symvers")
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -333,16 +340,16 @@ func (j *Job) keepSymvers(tmp string) error {
 		return fmt.Errorf("cannot keep Module.symvers: %w", err)
 	}
 	defer f.Close()
-	return writeFile(filepath.Join(tmp, "Module.symvers"), io.LimitReader(f, kmod.MaxSize))
+	return files.Write(filepath.Join(tmp, "Module.symvers"), io.LimitReader(f, kmod.MaxSize), 0o644, files.Options{Durable: true})
 }
 
 // maxModules is how many bytes the modules of a build may have together before they
 // are stripped: nobody watches how much we write, and files may have holes.
 const maxModules = 4 * kmod.MaxSize
 
-// collect takes one module from the build folder to the folder raw, in which the
+// collect takes one module from the build directory to the directory raw, in which the
 // build has no hand any more, and what it takes up from left.
-func (j *Job) collect(m conf.Module, left *int64) error {
+func (j *job) collect(m conf.Module, left *int64) error {
 	in, size, err := j.openModule(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"))
 	if errors.Is(err, os.ErrNotExist) {
 		err = errors.New("make succeeded, but did not build it")
@@ -366,7 +373,7 @@ func (j *Job) collect(m conf.Module, left *int64) error {
 
 // openModule opens the file called name below dir, if it is a module for the kernel,
 // and returns its size in bytes, too.
-func (j *Job) openModule(dir, name string) (*os.File, int64, error) {
+func (j *job) openModule(dir, name string) (*os.File, int64, error) {
 	f, err := openInside(dir, name)
 	if err != nil {
 		return nil, 0, err
@@ -383,7 +390,7 @@ func (j *Job) openModule(dir, name string) (*os.File, int64, error) {
 }
 
 // strip strips the modules in raw that are to be.
-func (j *Job) strip(ctx context.Context, log *os.File) error {
+func (j *job) strip(ctx context.Context) error {
 	w, dir := j.World, j.staging.raw
 	if w != nil {
 		world := *w
@@ -404,9 +411,9 @@ func (j *Job) strip(ctx context.Context, log *os.File) error {
 	if err := j.own(j.staging.raw); err != nil {
 		return err
 	}
-	fmt.Fprintf(log, "# command: %s\n", strings.Join(cmd.Args, " "))
+	fmt.Fprintf(j.run.log, "# command: %s\n", strings.Join(cmd.Args, " "))
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
-	err := j.start(ctx, log, w, cmd)
+	err := j.run.start(ctx, w, cmd)
 	if err == nil {
 		return nil
 	}
@@ -415,7 +422,7 @@ func (j *Job) strip(ctx context.Context, log *os.File) error {
 }
 
 // badModule is why a module that a build made will not do.
-func (j *Job) badModule(m conf.Module, err error) error {
+func (j *job) badModule(m conf.Module, err error) error {
 	var file *fs.PathError // one that cannot be read now
 	return &failure.Failure{Lasting: !errors.As(err, &file),
 		What: "build failed", Why: filepath.Join(m.BuiltLocation, m.BuiltName+".ko") + ": " + err.Error(),
@@ -432,9 +439,9 @@ var sealing sync.Mutex
 
 const largeModule = 64 << 20
 
-// seal checks, signs and compresses a module of raw to the folder tmp, under the
+// seal checks, signs and compresses a module of raw to the directory tmp, under the
 // name that says how it is compressed.
-func (j *Job) seal(ctx context.Context, m conf.Module, tmp string) error {
+func (j *job) seal(ctx context.Context, m conf.Module, tmp string) error {
 	f, size, err := j.openModule(j.staging.raw, m.DestName+".ko")
 	if err != nil {
 		return j.badModule(m, err)
@@ -455,7 +462,8 @@ func (j *Job) seal(ctx context.Context, m conf.Module, tmp string) error {
 				Hint: "check mok_signing_key and mok_certificate in framework.conf, or set try_sign_modules=false"}
 		}
 	}
-	out, err := os.OpenFile(filepath.Join(tmp, m.DestName+".ko"+j.Compression.Ext()), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	name := m.DestName + ".ko" + j.Compression.Ext()
+	out, err := os.OpenFile(filepath.Join(tmp, name), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
@@ -463,6 +471,7 @@ func (j *Job) seal(ctx context.Context, m conf.Module, tmp string) error {
 	if err := kmod.Compress(out, module, j.Compression, j.Compress); err != nil {
 		return err
 	}
+	j.Modules = append(j.Modules, name)
 	return errors.Join(out.Chmod(0o644), out.Sync())
 }
 
@@ -481,7 +490,7 @@ func openInside(dir, name string) (*os.File, error) {
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("it is no regular file but %s", kind(fi))
+		err = fmt.Errorf("it is not a regular file but %s", kind(fi))
 	}
 	if err != nil {
 		f.Close()
@@ -493,7 +502,7 @@ func openInside(dir, name string) (*os.File, error) {
 func kind(fi os.FileInfo) string {
 	switch mode := fi.Mode(); {
 	case mode.IsDir():
-		return "a folder"
+		return "a directory"
 	case mode&os.ModeNamedPipe != 0:
 		return "a FIFO"
 	case mode&os.ModeSocket != 0:
@@ -501,14 +510,4 @@ func kind(fi os.FileInfo) string {
 	default:
 		return "a device"
 	}
-}
-
-// writeFile makes file with the content of r and mode 0644, durable.
-func writeFile(file string, r io.Reader) error {
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 }

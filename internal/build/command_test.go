@@ -86,11 +86,11 @@ func TestMakeCommand(t *testing.T) {
 		if err := os.WriteFile(auto, []byte(tt.config), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		j := Job{
-			ID: tree.ID{Name: "toy", Version: "1.0"}, Tree: tree.Tree{Dir: "/tree"}, Jobs: tt.jobs,
-			Conf: conf.Conf{Make: tt.make}, Kernel: kernel.New(dir, "6.1", "x86_64", "", ""),
+		d := Description{
+			Environment: Environment{ID: tree.ID{Name: "toy", Version: "1.0"}, Kernel: kernel.Dirs{Modules: dir}.Kernel("6.1", "x86_64")},
+			Tree:        tree.Tree{Dir: "/tree"}, Jobs: tt.jobs, Conf: conf.Conf{Make: tt.make},
 		}
-		if got := j.makeCommand(); got != tt.want {
+		if got := d.makeCommand(); got != tt.want {
 			t.Errorf("MAKE=%q: %q, want %q", tt.make, got, tt.want)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Bare says whether the command that builds the modules is one which is given the
+// Bare reports whether the command that builds the modules is one which is given the
 // number of jobs and the kernel's release: it begins with the bare word make, or
 // is empty, which means the usual one. To others it would come as a surprise:
 // packages put make in quotes because their Makefiles are not made for many jobs.
@@ -23,7 +23,7 @@ func Bare(command string) bool {
 // the number or what the shell is to make one of.
 var ownJobs = regexp.MustCompile(`(?:^|[\s;&|("'=])-(?:[BbdeikLmnpqrRsStvw]*j|-jobs=?)["']?[ \t]*(\d+|$|[\s;&|)"'$` + "`" + `\\])`)
 
-// OwnJobs says whether the command that builds the modules tells make itself how
+// OwnJobs reports whether the command that builds the modules tells make itself how
 // many jobs to run; then n is that number, 0 where it names none, or none that can
 // be read without a shell. Such a make would not use a jobserver.
 func OwnJobs(command string) (n int, own bool) {

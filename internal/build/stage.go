@@ -12,11 +12,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/sandbox"
-	"dkms-kernel-install/internal/walk"
 )
 
-// staging are the folders of one build, until it is one.
+// staging are the directories of one build, until it is one.
 type staging struct {
 	top   string // the temporary that holds the others and the log
 	build string // what commands find at M/V/build
@@ -25,9 +25,9 @@ type staging struct {
 	raw   string // modules before they are signed and compressed
 }
 
-// stage makes the folders, with a copy of the source in build, and the log. The
+// stage makes the directories, with a copy of the source in build, and the log. The
 // user of the build owns what its commands may write to.
-func (j *Job) stage(ctx context.Context) (log *os.File, err error) {
+func (j *job) stage(ctx context.Context) error {
 	top := j.Tree.StagingDir(j.ID, j.target())
 	j.staging = staging{top, filepath.Join(top, "build"), filepath.Join(top, "out"), filepath.Join(top, "tmp"), filepath.Join(top, "raw")}
 	s := &j.staging
@@ -35,42 +35,44 @@ func (j *Job) stage(ctx context.Context) (log *os.File, err error) {
 		s.build = j.Tree.BuildDir(j.ID)
 	}
 	for _, dir := range []string{top, s.build} {
-		if err := walk.RemoveAll(dir); err != nil {
-			return nil, err
+		if err := files.RemoveAll(dir); err != nil {
+			return err
 		}
 	}
 	for _, dir := range []string{top, s.build, s.out, s.tmp, s.raw} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
-			return nil, err
+			return err
 		}
 		// The build has no hand in raw before its modules are there.
 		if dir == top || dir == s.raw {
 			continue
 		}
 		if err := j.own(dir); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if j.private() {
 		// Others may run as the same user, and have no business here.
 		if err := os.Chmod(top, 0o700); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := stageInto(ctx, j.Source, s.build, ".", j.user()); err != nil {
-		return nil, fmt.Errorf("cannot copy the source: %w", err)
+		return fmt.Errorf("cannot copy the source: %w", err)
 	}
 	overlay := filepath.Join(j.Settings.EtcDir, j.Name, "patches")
 	if fi, err := os.Stat(overlay); err == nil && fi.IsDir() {
 		if err := stageInto(ctx, overlay, s.build, "patches", j.user()); err != nil {
-			return nil, fmt.Errorf("cannot copy patches: %w", err)
+			return fmt.Errorf("cannot copy patches: %w", err)
 		}
 	}
-	return os.OpenFile(filepath.Join(top, "make.log"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+	var err error
+	j.run.log, err = os.OpenFile(filepath.Join(top, "make.log"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+	return err
 }
 
 // user is who owns what is staged; nil for who we are.
-func (j *Job) user() *sandbox.User {
+func (j *job) user() *sandbox.User {
 	if j.World == nil {
 		return nil
 	}
@@ -78,7 +80,7 @@ func (j *Job) user() *sandbox.User {
 }
 
 // own gives file to the user of the build.
-func (j *Job) own(file string) error {
+func (j *job) own(file string) error {
 	if u := j.user(); u != nil {
 		return os.Lchown(file, u.UID, u.GID)
 	}
@@ -87,7 +89,7 @@ func (j *Job) own(file string) error {
 
 // share lets the user of the build make files in dir, and leaves what is there ours:
 // nobody else can move it away.
-func (j *Job) share(dir string) error {
+func (j *job) share(dir string) error {
 	u := j.user()
 	if u == nil {
 		return nil
@@ -97,27 +99,27 @@ func (j *Job) share(dir string) error {
 
 // logPath is where the log is found once the build has failed. That of the last one
 // that did is make.log, too.
-func (j *Job) logPath() string {
+func (d Description) logPath() string {
 	name := "make.log"
-	if j.Several {
-		name = "make-" + j.Kernel.Release + "-" + j.Kernel.Arch + ".log"
+	if d.Several {
+		name = "make-" + d.Kernel.Release + "-" + d.Kernel.Arch + ".log"
 	}
-	return filepath.Join(j.Tree.BuildDir(j.ID), name)
+	return filepath.Join(d.Tree.BuildDir(d.ID), name)
 }
 
-// scratch guards the one folder of a package that a failed build is left in, which
+// scratch guards the one directory of a package that a failed build is left in, which
 // may have failed for two kernels at once.
 var scratch sync.Mutex
 
-// abandon leaves the folder of a failed build, and its log, where people look for
+// abandon leaves the directory of a failed build, and its log, where people look for
 // them. What cannot be left is of no use to anybody. Where large is set, the others
 // need the room: it is the log alone.
-func (j *Job) abandon(ctx context.Context, large bool) {
+func (j *job) abandon(ctx context.Context, large bool) {
 	scratch.Lock()
 	defer scratch.Unlock()
 	s, dir := j.staging, j.Tree.BuildDir(j.ID)
 	if large || j.user() != nil && disown(ctx, s.build, false) != nil {
-		walk.RemoveAll(s.build)
+		files.RemoveAll(s.build)
 		os.Mkdir(s.build, 0o755)
 	}
 	var logs []string
@@ -125,25 +127,25 @@ func (j *Job) abandon(ctx context.Context, large bool) {
 		logs, _ = filepath.Glob(filepath.Join(dir, "make-*.log"))
 	}
 	for _, log := range append(logs, filepath.Join(s.top, "make.log")) {
-		// The source may have brought one of its own, even as a folder.
+		// The source may have brought one of its own, even as a directory.
 		to := filepath.Join(s.build, filepath.Base(log))
-		walk.RemoveAll(to)
+		files.RemoveAll(to)
 		os.Rename(log, to)
 	}
 	if own := filepath.Base(j.logPath()); own != "make.log" {
-		walk.RemoveAll(filepath.Join(s.build, own))
+		files.RemoveAll(filepath.Join(s.build, own))
 		os.Link(filepath.Join(s.build, "make.log"), filepath.Join(s.build, own))
 	}
-	if j.private() && walk.RemoveAll(dir) == nil {
+	if j.private() && files.RemoveAll(dir) == nil {
 		os.Rename(s.build, dir)
 	}
 }
 
 // disown makes dir and everything in it ours and nobody else's to write to, without
 // the right to run as somebody. Where plain is set, what is neither a file nor a
-// folder goes.
+// directory goes.
 func disown(ctx context.Context, dir string, plain bool) error {
-	err := walk.Walk(ctx, dir, func(at int, name string, st *unix.Stat_t) error {
+	err := files.Walk(ctx, dir, func(at int, name string, st *unix.Stat_t) error {
 		kind := st.Mode & unix.S_IFMT
 		other := kind != unix.S_IFDIR && kind != unix.S_IFREG
 		if plain && other {
@@ -166,18 +168,18 @@ func disown(ctx context.Context, dir string, plain bool) error {
 
 // forget removes what an earlier build of the package left that failed, unless
 // that was for another kernel, which still has none.
-func (j *Job) forget() error {
+func (j *job) forget() error {
 	scratch.Lock()
 	defer scratch.Unlock()
 	if j.private() && j.Tree.ExplainsFailure(j.ID) {
 		return nil
 	}
-	return walk.RemoveAll(j.Tree.BuildDir(j.ID))
+	return files.RemoveAll(j.Tree.BuildDir(j.ID))
 }
 
-// Stage makes dir a fresh copy of the folder source, whatever was there before.
+// Stage makes dir a fresh copy of the directory source, whatever was there before.
 func Stage(ctx context.Context, source, dir string) error {
-	if err := walk.RemoveAll(dir); err != nil {
+	if err := files.RemoveAll(dir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -186,7 +188,7 @@ func Stage(ctx context.Context, source, dir string) error {
 	return stageInto(ctx, source, dir, ".", nil)
 }
 
-// stageInto copies the folder source over the folder sub of dir: folders, files,
+// stageInto copies the directory source over the directory sub of dir: directories, files,
 // and symbolic links as they are, of which none can make it write outside dir.
 // Modes and times are kept, since make goes by them; what is none of the three
 // (a FIFO, a device) has no business in a source and is left out, as are the
@@ -202,7 +204,7 @@ func stageInto(ctx context.Context, source, dir, sub string, user *sandbox.User)
 	if user != nil {
 		own, perm = func(to string) error { return root.Lchown(to, user.UID, user.GID) }, 0o777
 	}
-	var folders []func() error // times of folders, set after their content
+	var directories []func() error // times of directories, set after their content
 	err = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
 		if err == nil {
 			err = context.Cause(ctx)
@@ -224,7 +226,7 @@ func stageInto(ctx context.Context, source, dir, sub string, user *sandbox.User)
 			if err := root.MkdirAll(to, 0o755); err != nil {
 				return err
 			}
-			folders = append(folders, func() error {
+			directories = append(directories, func() error {
 				// Searchable for us, whatever the source's owner thought.
 				return errors.Join(root.Chmod(to, fi.Mode()&perm|0o700), own(to), root.Chtimes(to, fi.ModTime(), fi.ModTime()))
 			})
@@ -243,8 +245,8 @@ func stageInto(ctx context.Context, source, dir, sub string, user *sandbox.User)
 		}
 		return nil
 	})
-	for i := len(folders) - 1; i >= 0 && err == nil; i-- {
-		err = folders[i]()
+	for i := len(directories) - 1; i >= 0 && err == nil; i-- {
+		err = directories[i]()
 	}
 	return err
 }

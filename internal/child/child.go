@@ -60,7 +60,7 @@ func attr(namespace bool) *syscall.SysProcAttr {
 	return a
 }
 
-// namespaces says whether PID namespaces can be made. Many things can deny
+// namespaces reports whether PID namespaces can be made. Many things can deny
 // them; only trying tells.
 var namespaces = sync.OnceValue(func() bool {
 	cmd := exec.Command("true")

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// locked says whether some process holds a lock on file, as flock(1) in the
+// locked reports whether some process holds a lock on file, as flock(1) in the
 // children of these tests does: the lock ends with the last of them.
 func locked(t *testing.T, file string) bool {
 	t.Helper()

@@ -4,14 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"os"
 	"reflect"
 
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/atomicfile"
-	"dkms-kernel-install/internal/folder"
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/rules"
 )
 
 // Cache remembers what confs said, so that a run which finds nothing to do need
@@ -31,11 +30,8 @@ type cached struct {
 // OpenCache reads the cache in file. A file that is missing or damaged is an
 // empty cache; an empty name is a cache that remembers nothing.
 func OpenCache(file string) *Cache {
-	c := &Cache{file: file}
-	if b, err := os.ReadFile(file); err != nil || json.Unmarshal(b, &c.entries) != nil || c.entries == nil {
-		c.entries = map[string]cached{}
-	}
-	return c
+	entries, _ := files.ReadState[map[string]cached](file)
+	return &Cache{file: file, entries: entries}
 }
 
 // Get returns what the conf of src said, if everything it was read from is as it
@@ -61,11 +57,7 @@ func (c *Cache) Replace(confs map[*Source]Conf, set Settings) error {
 		return nil
 	}
 	c.entries = fresh
-	b, err := json.Marshal(fresh)
-	if err != nil {
-		return err
-	}
-	return atomicfile.WriteFile(c.file, b, 0o644)
+	return files.WriteState(c.file, fresh, files.Options{})
 }
 
 // Remove removes the cache.
@@ -73,14 +65,11 @@ func (c *Cache) Remove() { os.Remove(c.file) }
 
 func (s Source) key() string { return s.Module + "/" + s.Version }
 
-// rules counts the changes to what this package makes of a conf.
-const rules = 1
-
 // stamp changes with everything that a conf is read from.
 func (s Source) stamp(set Settings) string {
 	// Without fmt, of which there would be more than of anything else in a run that
 	// finds nothing to do.
-	b := append(make([]byte, 0, 1<<10), rules)
+	b := append(make([]byte, 0, 1<<10), rules.Conf)
 	for _, list := range [][]string{{set.AddonModulesDir}, s.Vars(set), s.Directives} {
 		b = binary.NativeEndian.AppendUint32(b, uint32(len(list)))
 		for _, text := range list {
@@ -92,7 +81,7 @@ func (s Source) stamp(set Settings) string {
 		if unix.Stat(file, &st) != nil {
 			st = unix.Stat_t{}
 		}
-		b = folder.AppendStamp(b, file, &st)
+		b = files.AppendStamp(b, file, &st)
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])

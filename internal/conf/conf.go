@@ -48,9 +48,9 @@ type Conf struct {
 // Module is one .ko of a package.
 type Module struct {
 	BuiltName     string // without suffix
-	BuiltLocation string // folder inside the build folder, cleaned; "." is its top
+	BuiltLocation string // directory inside the build directory, cleaned; "." is its top
 	DestName      string // without suffix
-	DestLocation  string // folder below /lib/modules/K, cleaned, begins with "/"
+	DestLocation  string // directory below /lib/modules/K, cleaned, begins with "/"
 	Strip         bool   // remove debug symbols
 }
 
@@ -374,7 +374,7 @@ func (x exclusive) rule(i int) string {
 	return ""
 }
 
-// CheckName says whether s can be the name or the version of a package: one
+// CheckName reports whether s can be the name or the version of a package: one
 // path element that no tool takes for something else.
 func CheckName(s string) error {
 	switch {
@@ -404,7 +404,7 @@ func checkModuleName(s string) error {
 	return CheckName(s)
 }
 
-// inside cleans a path that must stay below the folder it is relative to.
+// inside cleans a path that must stay below the directory it is relative to.
 func inside(p string) (string, error) {
 	if p == "" {
 		return ".", nil
@@ -415,12 +415,12 @@ func inside(p string) (string, error) {
 		return ".", nil
 	}
 	if !filepath.IsLocal(rel) || strings.ContainsRune(rel, 0) {
-		return "", fmt.Errorf("%q leads out of the build folder", p)
+		return "", fmt.Errorf("%q leads out of the build directory", p)
 	}
 	return filepath.Clean(rel), nil
 }
 
-// destination cleans a module's folder below /lib/modules/K; override replaces
+// destination cleans a module's directory below /lib/modules/K; override replaces
 // it where the distribution has one place for all.
 func destination(p, override string) (string, error) {
 	if p == "" {

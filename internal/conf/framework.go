@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"dkms-kernel-install/internal/kmod"
-	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/resources"
 )
 
 // Settings is what framework.conf says, with the defaults filled in.
@@ -73,7 +73,7 @@ type Settings struct {
 	// machine cannot boot.
 	RequiredPackages []string
 
-	// AddonModulesDir, where not empty, is the folder below /lib/modules/K
+	// AddonModulesDir, where not empty, is the directory below /lib/modules/K
 	// that every module goes to, whatever its conf says.
 	AddonModulesDir string
 }
@@ -90,7 +90,7 @@ type Allowed struct {
 	Home    bool // people's files
 	Root    bool // to be root, though without its power over others
 	All     bool // everything: no sandbox
-	// Write are folders that it may write to, as far as its user may.
+	// Write are directories that it may write to, as far as its user may.
 	Write []string
 }
 
@@ -125,7 +125,7 @@ func allowance(text string) (a Allowance, err error) {
 		default:
 			dir, ok := strings.CutPrefix(word, "write:")
 			if !ok || !filepath.IsAbs(dir) {
-				return a, fmt.Errorf("framework.conf: build_sandbox: %q is none of on, off, network, home, root, write:/FOLDER", word)
+				return a, fmt.Errorf("framework.conf: build_sandbox: %q is none of on, off, network, home, root, write:/DIR", word)
 			}
 			a.Write = append(a.Write, filepath.Clean(dir))
 		}
@@ -180,7 +180,7 @@ func (s *Shell) ReadSettings(etc string) (Settings, error) {
 	return set, err
 }
 
-// names returns the names in a folder; nil where it cannot be read.
+// names returns the names in a directory; nil where it cannot be read.
 func names(dir string) map[string]bool {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -199,7 +199,7 @@ func settings(v values, etc string) (Settings, error) {
 		SourceTree:     "/usr/src",
 		DkmsTree:       "/var/lib/dkms",
 		InstallTree:    "/lib/modules",
-		ParallelJobs:   machine.Processors(),
+		ParallelJobs:   resources.Processors(),
 		BuildCacheSize: 1024 << 20,
 		BuildCacheAge:  90 * 24 * time.Hour,
 		Verbose:        v.get("verbose") != "",
@@ -304,7 +304,7 @@ func ForKernel(value, release string) string {
 	return strings.NewReplacer("$kernelver", release, "${kernelver}", release).Replace(value)
 }
 
-// Required says whether the package name is one that the machine cannot boot
+// Required reports whether the package name is one that the machine cannot boot
 // without.
 func (s Settings) Required(name string) bool {
 	return slices.ContainsFunc(s.RequiredPackages, func(glob string) bool {

@@ -40,7 +40,7 @@ func Read(files ...string) Distro {
 	return Distro{append(strings.Fields(values["ID"]), strings.Fields(values["ID_LIKE"])...)}
 }
 
-// Is says whether the distribution is one of ids, or like one.
+// Is reports whether the distribution is one of ids, or like one.
 func (d Distro) Is(ids ...string) bool {
 	return slices.ContainsFunc(d.IDs, func(id string) bool {
 		// openSUSE's IDs are opensuse-leap and the like.
@@ -49,7 +49,7 @@ func (d Distro) Is(ids ...string) bool {
 	})
 }
 
-// AddonModulesDir returns the folder below /lib/modules/K to which every module
+// AddonModulesDir returns the directory below /lib/modules/K to which every module
 // goes; "" where each package's dkms.conf decides.
 func (d Distro) AddonModulesDir() string {
 	switch {

@@ -84,7 +84,7 @@ func hint(err error) string {
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as root"
 	case errors.Is(err, unix.ENOTDIR):
-		return "a file stands where a folder should be: move it away, then run it again"
+		return "a file stands where a directory should be: move it away, then run it again"
 	case errors.Is(err, unix.EISDIR), errors.Is(err, unix.EEXIST), errors.Is(err, unix.ENOTEMPTY):
 		return "something else stands where that file should be: move it away, then run it again"
 	case errors.Is(err, unix.ENAMETOOLONG):

@@ -3,7 +3,6 @@ package fingerprint
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
@@ -14,12 +13,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/atomicfile"
+	"dkms-kernel-install/internal/files"
 )
 
-// digests are the hashes of the single files of one folder, so that when one file
+// digests are the hashes of the single files of one directory, so that when one file
 // of it changes the others are not read again. They are in a file of their own,
-// which is read when something in the folder did change, and not otherwise.
+// which is read when something in the directory did change, and not otherwise.
 type digests struct {
 	file    string // "" where they are not kept
 	lock    *sync.Mutex
@@ -31,24 +30,22 @@ type digests struct {
 // digest is of one file: what it looked like, and its hash.
 type digest struct{ Stamp, Sum string }
 
-// digests returns those of the folder dir, which nobody else has until they are
+// digests returns those of the directory dir, which nobody else has until they are
 // closed.
 func (c *store) digests(dir string) *digests {
 	d := &digests{now: map[string]digest{}, lock: &sync.Mutex{}}
 	name := url.PathEscape(dir) + ".json"
 	if c.file != "" && len(name) <= 200 {
 		c.mu.Lock()
-		if c.folders[dir] == nil {
-			c.folders[dir] = d.lock
+		if c.directories[dir] == nil {
+			c.directories[dir] = d.lock
 		}
-		d.lock = c.folders[dir]
+		d.lock = c.directories[dir]
 		c.mu.Unlock()
 		d.file = filepath.Join(c.digestsDir(), name)
 	}
 	d.lock.Lock()
-	if b, err := os.ReadFile(d.file); err == nil && json.Unmarshal(b, &d.was) != nil {
-		d.was = nil
-	}
+	d.was, _ = files.ReadState[map[string]digest](d.file)
 	return d
 }
 
@@ -60,24 +57,22 @@ func (d *digests) close() {
 	if d.file == "" || len(d.now) < 2 || !d.changed && len(d.now) == len(d.was) {
 		return
 	}
-	if b, err := json.Marshal(d.now); err == nil {
-		_ = atomicfile.WriteFile(d.file, b, 0o644)
-	}
+	_ = files.WriteState(d.file, d.now, files.Options{})
 }
 
-// tidyDigests removes the digests of folders that are gone, and what killed
+// tidyDigests removes the digests of directories that are gone, and what killed
 // processes left.
 func (c *store) tidyDigests() {
 	dir := c.digestsDir()
-	atomicfile.Clean(dir)
+	files.Clean(dir)
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), ".json")
-		folder, err := url.PathUnescape(name)
+		directory, err := url.PathUnescape(name)
 		if !ok || err != nil {
 			continue
 		}
-		if _, err := os.Lstat(folder); err != nil {
+		if _, err := os.Lstat(directory); err != nil {
 			os.Remove(filepath.Join(dir, e.Name()))
 		}
 	}

@@ -1,4 +1,4 @@
-// Package fingerprint tells whether a build is still what would be built now: it
+// Package fingerprint reports whether a build is still what would be built now: it
 // names what goes into a build by content, and keeps that name beside the build.
 // A fingerprint holds no times, inodes, paths or host names: two machines with
 // the same source, headers and compiler come to the same one.
@@ -19,12 +19,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/folder"
-	"dkms-kernel-install/internal/tree"
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/rules"
 )
 
-// Build names what went into one build.
-type Build struct {
+// Fingerprint names what went into one build.
+type Fingerprint struct {
 	// Rules counts the changes to what this program itself does to a module.
 	Rules int
 	// Source is of the package's source, patches and scripts, Settings of what
@@ -39,7 +39,7 @@ type Build struct {
 
 // Differs says which parts of was are otherwise in now, for a person to read; ""
 // where none is.
-func (was Build) Differs(now Build) string {
+func (was Fingerprint) Differs(now Fingerprint) string {
 	var parts []string
 	for _, p := range []struct {
 		name  string
@@ -56,7 +56,8 @@ func (was Build) Differs(now Build) string {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(now.Depends)) {
-		if was.Depends[name] != now.Depends[name] {
+		// A version alone is of a build that nobody recorded.
+		if before, after := was.Depends[name], now.Depends[name]; before != after && !strings.HasPrefix(before, after+" ") {
 			parts = append(parts, name)
 		}
 	}
@@ -67,7 +68,7 @@ func (was Build) Differs(now Build) string {
 }
 
 // String is one short word for all of b.
-func (b Build) String() string {
+func (b Fingerprint) String() string {
 	text, err := json.Marshal(b)
 	if err != nil {
 		panic(err) // strings and numbers
@@ -76,19 +77,16 @@ func (b Build) String() string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// keyRules counts the changes to what a key names.
-const keyRules = 1
-
 // Key names a build completely: b, and what this machine makes of it, as effective
 // tells, which is written as JSON. Two builds with the same key have the same
-// result. It is of no use for [Build.Differs]: what a conf evaluates to may change
+// result. It is of no use for [Fingerprint.Differs]: what a conf evaluates to may change
 // with each boot.
-func Key(b Build, effective ...any) (string, error) {
+func Key(b Fingerprint, effective ...any) (string, error) {
 	text, err := json.Marshal(struct {
 		Rules     int
-		Build     Build
+		Build     Fingerprint
 		Effective []any
-	}{keyRules, b, effective})
+	}{rules.Key, b, effective})
 	if err != nil {
 		return "", err
 	}
@@ -96,9 +94,9 @@ func Key(b Build, effective ...any) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// Outside returns the files that symbolic links below the folders paths lead to
-// outside of them, which [Cache.Source] does not read. It reports false where
-// there is more that builds may read and Source does not: folders outside, files
+// Outside returns the files that symbolic links below the directories paths lead to
+// outside of them, which [Hashes.Source] does not read. It reports false where
+// there is more that builds may read and Source does not: directories outside, files
 // that may come to be there, or the records of version control, which some take
 // their version from.
 func Outside(paths ...string) (files []string, whole bool) {
@@ -146,83 +144,58 @@ func Outside(paths ...string) (files []string, whole bool) {
 
 var versionControl = []string{".git", ".hg", ".svn"}
 
-// file is the record's name in the folder of a build. The classic command does
+// file is the record's name in the directory of a build. The classic command does
 // not look at it, and removes it with the build.
 const file = ".fingerprint.json"
 
-// record is how a Build is kept. Modules says which files it is about: somebody
-// else may have built anew and left the record.
+// record is how a Fingerprint is kept. Modules says which files it is about: somebody
+// else may have built again and left the record.
 type record struct {
-	Build   Build
+	Build   Fingerprint
 	Modules map[string]string
 }
 
-// Read returns what the build in dir, a folder K/A of the tree, was made from, whose
-// modules are in the files called names; ok is false where nobody recorded it.
-func Read(dir string, names []string) (b Build, ok bool) {
-	var r record
-	text, err := folder.ReadFile(filepath.Join(dir, file))
-	if err != nil || json.Unmarshal(text, &r) != nil {
-		return Build{}, false
+// Read returns what the build in dir, a directory K/A of the tree, was made from,
+// whose modules are in the files called modules. It reports false if that is not
+// recorded, or the record is of other modules.
+func Read(dir string, modules []string) (Fingerprint, bool) {
+	r, ok := files.ReadState[record](filepath.Join(dir, file))
+	if !ok {
+		return Fingerprint{}, false
 	}
-	for _, name := range names {
+	for _, name := range modules {
 		if _, ok := r.Modules[name]; !ok {
 			return r.Build, false
 		}
 	}
 	for name, was := range r.Modules {
-		if now, err := stampOfModule(unix.AT_FDCWD, filepath.Join(dir, "module", name)); err != nil || now != was {
+		if now, err := stampOfModule(dir, name); err != nil || now != was {
 			return r.Build, false
 		}
 	}
 	return r.Build, true
 }
 
-// Write records what the build in dir was made from.
-func Write(dir string, b Build) error {
-	modules, err := modules(dir)
-	if err != nil {
-		return err
-	}
-	text, err := json.MarshalIndent(record{b, modules}, "", "\t")
-	if err != nil {
-		return err
-	}
-	// Under a name that the next run cleans away. A record that is lost or
-	// damaged is as good as none.
-	tmp := filepath.Join(dir, tree.TempName(file))
-	if err := os.WriteFile(tmp, append(text, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, filepath.Join(dir, file))
-}
-
-// modules returns the stamps of the modules in the build in dir, by file name.
-// They are not the modules' hashes: reading all of them would take longer than
-// everything else that a run does which finds nothing to do.
-func modules(dir string) (map[string]string, error) {
-	fd, err := folder.Open(unix.AT_FDCWD, filepath.Join(dir, "module"))
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	entries, err := folder.List(fd)
-	if err != nil {
-		return nil, err
-	}
-	stamps := map[string]string{}
-	for _, e := range entries {
-		if stamps[e.Name], err = stampOfModule(fd, e.Name); err != nil {
-			return nil, err
+// Write records that the build in dir, a directory K/A of the tree, was made from
+// f. Its modules are in the files called modules.
+func Write(dir string, f Fingerprint, modules []string) error {
+	r := record{Build: f, Modules: map[string]string{}}
+	for _, name := range modules {
+		var err error
+		if r.Modules[name], err = stampOfModule(dir, name); err != nil {
+			return err
 		}
 	}
-	return stamps, nil
+	return files.WriteState(filepath.Join(dir, file), r, files.Options{})
 }
 
-func stampOfModule(at int, name string) (string, error) {
+// stampOfModule returns what changes with a module in the build in dir. It is not
+// a hash: to read all modules would take longer than everything else that a run
+// does which finds nothing to do.
+func stampOfModule(dir, name string) (string, error) {
 	var st unix.Stat_t
-	if err := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return "", &fs.PathError{Op: "stat", Path: name, Err: err}
+	if err := unix.Lstat(filepath.Join(dir, "module", name), &st); err != nil {
+		return "", &fs.PathError{Op: "lstat", Path: name, Err: err}
 	}
 	return strconv.FormatInt(st.Size, 10) + " bytes of " + strconv.FormatInt(st.Mtim.Nano(), 10), nil
 }
@@ -233,10 +206,10 @@ type visitor func(rel, path string, st *unix.Stat_t) error
 
 // walk calls visit for every file and symbolic link below dir, in order of their
 // names, or for dir itself, called ".", where it is, or leads to, a file. What is
-// neither, and the folders of version control, which change when somebody looks at
+// neither, and the directories of version control, which change when somebody looks at
 // them, are passed over; so is a dir that does not exist.
 func walk(dir string, visit visitor) error {
-	fd, err := folder.Open(unix.AT_FDCWD, dir)
+	fd, err := files.Open(unix.AT_FDCWD, dir)
 	switch {
 	case err == nil:
 		return walkFolder(fd, dir, "", visit)
@@ -258,11 +231,11 @@ func walk(dir string, visit visitor) error {
 func isFile(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFREG }
 func isLink(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFLNK }
 
-// walkFolder is walk for the open folder fd, which it closes, whose path is dir and
+// walkFolder is walk for the open directory fd, which it closes, whose path is dir and
 // whose path below the top ends in a slash, where it is not empty.
 func walkFolder(fd int, dir, rel string, visit visitor) error {
 	defer unix.Close(fd)
-	entries, err := folder.List(fd)
+	entries, err := files.List(fd)
 	if err != nil {
 		return err
 	}
@@ -272,7 +245,7 @@ func walkFolder(fd int, dir, rel string, visit visitor) error {
 		case unix.DT_DIR:
 			if !slices.Contains(versionControl, e.Name) {
 				var sub int
-				if sub, err = folder.Open(fd, e.Name); err == nil {
+				if sub, err = files.Open(fd, e.Name); err == nil {
 					err = walkFolder(sub, path, rel+"/", visit)
 				}
 			}

@@ -24,7 +24,7 @@ func TestSource(t *testing.T) {
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
 	get := func(paths ...string) string {
 		t.Helper()
-		h, err := OpenCache("").Source(paths...)
+		h, err := OpenHashes("").Source(paths...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,7 +47,7 @@ func TestSource(t *testing.T) {
 	}
 	write(t, a+"/.git/index", "x")
 	if get(a) != first || get(a, filepath.Join(dir, "none")) == get(a, a) {
-		t.Error("times and version control do not count, further folders do")
+		t.Error("times and version control do not count, further directories do")
 	}
 	for name, change := range map[string]func() error{
 		"content":  func() error { return os.WriteFile(b+"/Makefile", []byte("any:\n"), 0o644) },
@@ -62,7 +62,7 @@ func TestSource(t *testing.T) {
 		}
 		source(b)
 		if get(b) != first {
-			t.Error("the same content in another folder has another hash")
+			t.Error("the same content in another directory has another hash")
 		}
 		if err := change(); err != nil {
 			t.Fatal(err)
@@ -89,7 +89,7 @@ func TestHeaders(t *testing.T) {
 	}
 	get := func() string {
 		t.Helper()
-		h, err := OpenCache("").Headers(dir+"/link", common, build, dir+"/none")
+		h, err := OpenHashes("").Headers(dir+"/link", common, build, dir+"/none")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func TestHeaders(t *testing.T) {
 	if get() != was {
 		t.Error("the hash changed with files that builds of modules do not read")
 	}
-	if h, err := OpenCache("").Headers(dir + "/none"); h != "" || err != nil {
+	if h, err := OpenHashes("").Headers(dir + "/none"); h != "" || err != nil {
 		t.Errorf("no headers have hash %q, error %v", h, err)
 	}
 }
@@ -119,7 +119,7 @@ func TestCache(t *testing.T) {
 	dir := t.TempDir()
 	src, file := dir+"/src", dir+"/cache/hashes.json"
 	write(t, src+"/a", "1")
-	c := OpenCache(file)
+	c := OpenHashes(file)
 	h, err := c.Source(src)
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func TestCache(t *testing.T) {
 	if err := c.Save(); err != nil {
 		t.Fatal(err)
 	}
-	c = OpenCache(file)
+	c = OpenHashes(file)
 	c.load.Do(c.read)
 	for key, e := range c.entries {
 		e.Value = "remembered"
@@ -146,7 +146,7 @@ func TestCache(t *testing.T) {
 	if got, err := c.Source(src); got != "remembered" || err != nil {
 		t.Errorf("%q, %v: another answer in the same run", got, err)
 	}
-	c = OpenCache(file)
+	c = OpenHashes(file)
 	if got, err := c.Source(src); got != h || err != nil {
 		t.Errorf("%q, %v after a change and back; want %q", got, err, h)
 	}
@@ -156,13 +156,13 @@ func TestCache(t *testing.T) {
 	if err := c.Save(); err != nil {
 		t.Fatal(err)
 	}
-	c = OpenCache(file)
+	c = OpenHashes(file)
 	c.load.Do(c.read)
 	if n := len(c.entries); n != 0 {
-		t.Errorf("%d entries are left of a folder that is gone", n)
+		t.Errorf("%d entries are left of a directory that is gone", n)
 	}
 	write(t, file, "{{{")
-	c = OpenCache(file)
+	c = OpenHashes(file)
 	c.load.Do(c.read)
 	if len(c.entries) != 0 {
 		t.Error("a damaged cache is not empty")
@@ -173,7 +173,7 @@ func TestCompiler(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	for _, version := range []string{"toycc 1.0", "toycc 1.1"} {
-		c := OpenCache("")
+		c := OpenHashes("")
 		write(t, dir+"/toycc.new", "#!/bin/sh\necho "+version+"\necho more\n")
 		if err := os.Chmod(dir+"/toycc.new", 0o755); err != nil {
 			t.Fatal(err)
@@ -187,7 +187,7 @@ func TestCompiler(t *testing.T) {
 			}
 		}
 	}
-	if got, err := OpenCache("").Compiler(t.Context(), "no-such-compiler"); got != "" || err != nil {
+	if got, err := OpenHashes("").Compiler(t.Context(), "no-such-compiler"); got != "" || err != nil {
 		t.Errorf("%q, %v for a compiler that is not there", got, err)
 	}
 }
@@ -198,8 +198,8 @@ func TestRecord(t *testing.T) {
 		t.Error("a record where there is none")
 	}
 	write(t, dir+"/module/toy.ko", "toy")
-	b := Build{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}}
-	if err := Write(dir, b); err != nil {
+	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}}
+	if err := Write(dir, b, names); err != nil {
 		t.Fatal(err)
 	}
 	if got, ok := Read(dir, names); !ok || got.String() != b.String() {
@@ -219,17 +219,22 @@ func TestRecord(t *testing.T) {
 }
 
 func TestDiffers(t *testing.T) {
-	b := Build{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}}
+	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}}
+	recorded := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0 0123"}}
+	if got := recorded.Differs(b); got != "" {
+		t.Errorf("a dependency that nobody recorded: %q", got)
+	}
 	for _, tt := range []struct {
-		now  Build
+		now  Fingerprint
 		want string
 	}{
 		{b, ""},
-		{Build{1, "t", "c", "h", "gcc 14", b.Depends}, "its source changed since it was built"},
-		{Build{1, "s", "c", "i", "gcc 15", b.Depends}, "the kernel's headers and the compiler changed since it was built"},
-		{Build{2, "s", "d", "h", "gcc 14", b.Depends}, "its settings and this program changed since it was built"},
-		{Build{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.1"}}, "dep changed since it was built"},
-		{Build{1, "s", "c", "h", "gcc 14", nil}, ""},
+		{Fingerprint{1, "t", "c", "h", "gcc 14", b.Depends}, "its source changed since it was built"},
+		{Fingerprint{1, "s", "c", "i", "gcc 15", b.Depends}, "the kernel's headers and the compiler changed since it was built"},
+		{Fingerprint{2, "s", "d", "h", "gcc 14", b.Depends}, "its settings and this program changed since it was built"},
+		{Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.1"}}, "dep changed since it was built"},
+		{Fingerprint{1, "s", "c", "h", "gcc 14", nil}, ""},
+		{recorded, "dep changed since it was built"},
 	} {
 		if got := b.Differs(tt.now); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.now, got, tt.want)
@@ -237,14 +242,14 @@ func TestDiffers(t *testing.T) {
 	}
 }
 
-// When one file of a folder changes, the others are not read again; nor is a
-// folder that two kernels' headers share.
+// When one file of a directory changes, the others are not read again; nor is a
+// directory that two kernels' headers share.
 func TestDigests(t *testing.T) {
 	dir := t.TempDir()
 	src, file := dir+"/src", dir+"/cache/hashes.json"
 	write(t, src+"/a", "1")
 	write(t, src+"/b/c", "2")
-	hash := func(c *Cache) string {
+	hash := func(c *Hashes) string {
 		t.Helper()
 		h, err := c.Source(src)
 		if err != nil {
@@ -255,8 +260,8 @@ func TestDigests(t *testing.T) {
 		}
 		return h
 	}
-	hash(OpenCache(file))
-	kept := OpenCache(file).digests(src)
+	hash(OpenHashes(file))
+	kept := OpenHashes(file).digests(src)
 	kept.lock.Unlock()
 	if len(kept.was) != 2 {
 		t.Fatalf("%d digests are kept: %v", len(kept.was), kept)
@@ -270,14 +275,14 @@ func TestDigests(t *testing.T) {
 	kept.close()
 
 	write(t, src+"/a", "other")
-	got := hash(OpenCache(file))
+	got := hash(OpenHashes(file))
 	write(t, src+"/b/c", "3")
 	write(t, src+"/b/c", "2")
-	want := hash(OpenCache(""))
+	want := hash(OpenHashes(""))
 	if got == want {
 		t.Error("b/c was read again, though only a changed")
 	}
-	if got := hash(OpenCache(file)); got != want {
+	if got := hash(OpenHashes(file)); got != want {
 		t.Error("b/c was not read again, though it was written")
 	}
 
@@ -289,32 +294,32 @@ func TestDigests(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	first, err := OpenCache(file).Headers(dir + "/one")
+	first, err := OpenHashes(file).Headers(dir + "/one")
 	if err != nil {
 		t.Fatal(err)
 	}
-	kept = OpenCache(file).digests(src)
+	kept = OpenHashes(file).digests(src)
 	for name, d := range kept.was {
 		kept.now[name] = digest{d.Stamp, "remembered"}
 	}
 	kept.changed = true
 	kept.close()
-	if second, err := OpenCache(file).Headers(dir + "/two"); err != nil || second == first {
+	if second, err := OpenHashes(file).Headers(dir + "/two"); err != nil || second == first {
 		t.Errorf("%v: what the second kernel shares with the first was read again", err)
 	}
 
 	if err := os.RemoveAll(src); err != nil {
 		t.Fatal(err)
 	}
-	hash(OpenCache(file))
+	hash(OpenHashes(file))
 	if left, err := os.ReadDir(dir + "/cache/files"); err != nil || len(left) != 0 {
-		t.Errorf("%v, %v: digests of a folder that is gone", left, err)
+		t.Errorf("%v, %v: digests of a directory that is gone", left, err)
 	}
 }
 
 // Who asks while another works on the same answer waits for it.
 func TestOnce(t *testing.T) {
-	c := OpenCache("")
+	c := OpenHashes("")
 	made := 0
 	var wg sync.WaitGroup
 	for range 8 {
@@ -339,13 +344,13 @@ func TestOnce(t *testing.T) {
 func TestAnew(t *testing.T) {
 	src := t.TempDir()
 	write(t, src+"/a", "1")
-	c := OpenCache("")
+	c := OpenHashes("")
 	was, err := c.Source(src)
 	if err != nil {
 		t.Fatal(err)
 	}
 	write(t, src+"/a", "other")
-	if now, err := c.Anew().Source(src); err != nil || now == was {
+	if now, err := c.Again().Source(src); err != nil || now == was {
 		t.Errorf("%v: the change was not seen", err)
 	}
 	if now, err := c.Source(src); err != nil || now != was {
@@ -354,8 +359,8 @@ func TestAnew(t *testing.T) {
 }
 
 func TestKey(t *testing.T) {
-	b := Build{1, "s", "c", "h", "gcc 14", map[string]string{"a": "1", "b": "2"}}
-	get := func(b Build, effective ...any) string {
+	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"a": "1", "b": "2"}}
+	get := func(b Fingerprint, effective ...any) string {
 		t.Helper()
 		key, err := Key(b, effective...)
 		if err != nil || len(key) != 64 {
@@ -366,7 +371,7 @@ func TestKey(t *testing.T) {
 	seen := map[string]bool{}
 	other := b
 	other.Rules++
-	for _, key := range []string{get(b), get(other), get(Build{}), get(b, "x"), get(b, "x", ""), get(b, []string{"x"}), get(b, map[string]string{"x": ""})} {
+	for _, key := range []string{get(b), get(other), get(Fingerprint{}), get(b, "x"), get(b, "x", ""), get(b, []string{"x"}), get(b, map[string]string{"x": ""})} {
 		if seen[key] {
 			t.Error("two builds have the same key")
 		}
@@ -404,7 +409,7 @@ func TestOutside(t *testing.T) {
 	if files, whole := Outside(top); len(files) != 1 || files[0] != dir+"/other/file" || !whole {
 		t.Errorf("%q, %v", files, whole)
 	}
-	for name, to := range map[string]string{"a folder": dir + "/other", "a relative link": "../other/file", "a link to nowhere": dir + "/none"} {
+	for name, to := range map[string]string{"a directory": dir + "/other", "a relative link": "../other/file", "a link to nowhere": dir + "/none"} {
 		links("x", to)
 		if _, whole := Outside(top); whole {
 			t.Errorf("%s: it is read by nobody", name)

@@ -73,13 +73,13 @@ func isName(s string) bool {
 	return s != ""
 }
 
-// isNothing says whether a line has no more than a comment.
+// isNothing reports whether a line has no more than a comment.
 func isNothing(line string) bool {
 	line = strings.Trim(line, " \t")
 	return line == "" || line[0] == '#'
 }
 
-// parseWords reads words up to end, and returns what is after it; in says whether text begins in the first word. ok is
+// parseWords reads words up to end, and returns what is after it; in reports whether text begins in the first word. ok is
 // false where a word is not plain, or end is missing.
 func parseWords(text string, end byte, in bool) (words []string, after string, ok bool) {
 	var word strings.Builder

@@ -20,7 +20,7 @@ type System struct {
 	// Root goes before every path that is opened, those of the fields below and of PATH among them. What is
 	// returned is without it. Tests have one.
 	Root string
-	// Modules is the folder that has a folder of modules for each kernel; empty: /lib/modules.
+	// Modules is the directory that has a directory of modules for each kernel; empty: /lib/modules.
 	Modules string
 }
 
@@ -142,7 +142,7 @@ func (f *finder) kernelInstall() (Initramfs, bool) {
 	return i, len(i.Images) > 0
 }
 
-// copied says whether there is Debian's plugin that takes an image that was made before, and that it is not masked.
+// copied reports whether there is Debian's plugin that takes an image that was made before, and that it is not masked.
 func (f *finder) copied() bool {
 	for _, name := range f.list("/usr/lib/kernel/install.d") {
 		if strings.HasSuffix(name, "-initrd.install") {
@@ -179,7 +179,7 @@ func (f *finder) entryTokens(machineID string) []string {
 	})
 }
 
-// isEntry says whether a file is called TOKEN-RELEASE and ext; before ext it may have how often the entry is to be tried:
+// isEntry reports whether a file is called TOKEN-RELEASE and ext; before ext it may have how often the entry is to be tried:
 // +LEFT or +LEFT-DONE.
 func (f *finder) isEntry(name, ext string, tokens []string) bool {
 	name, ok := strings.CutSuffix(name, ext)
@@ -198,7 +198,7 @@ func (f *finder) entryImages(boot, entry string) []string {
 			continue
 		}
 		for _, word := range words[1:] {
-			// From the root of its file system, which boot is, or which boot is a folder of.
+			// From the root of its file system, which boot is, or which boot is a directory of.
 			list = append(list, path.Join(boot, word), path.Join("/", word))
 		}
 	}
@@ -333,7 +333,7 @@ func (f *finder) booster() (Initramfs, bool) {
 }
 
 // pkgbase returns the name that Arch's package of the kernel gives to files in /boot; "" where there is none, or where
-// those files are of another version of the same package: folders of older ones may stay, and the newer kernel must
+// those files are of another version of the same package: directories of older ones may stay, and the newer kernel must
 // not get the older one's modules.
 func (f *finder) pkgbase() string {
 	name := func(release string) string { return f.line(path.Join(f.system.Modules, release, "pkgbase")) }
@@ -365,7 +365,7 @@ func (f *finder) failed(err error) bool {
 	return true
 }
 
-// program says whether there is a program of this name in PATH.
+// program reports whether there is a program of this name in PATH.
 func (f *finder) program(name string) bool {
 	return slices.ContainsFunc(filepath.SplitList(os.Getenv("PATH")), func(dir string) bool {
 		if !path.IsAbs(dir) {
@@ -376,7 +376,7 @@ func (f *finder) program(name string) bool {
 	})
 }
 
-// file says whether name is a file.
+// file reports whether name is a file.
 func (f *finder) file(name string) bool {
 	st, err := os.Stat(f.path(name))
 	return !f.failed(err) && st.Mode().IsRegular()
@@ -393,7 +393,7 @@ func (f *finder) files(names ...string) []string {
 	return list
 }
 
-// list returns the names of what is in a folder, in order.
+// list returns the names of what is in a directory, in order.
 func (f *finder) list(dir string) []string {
 	entries, err := os.ReadDir(f.path(dir))
 	if f.failed(err) {
@@ -430,7 +430,7 @@ func (f *finder) line(name string) string {
 	return string(bytes.TrimSpace(first))
 }
 
-// same says whether two files are there and have the same content.
+// same reports whether two files are there and have the same content.
 func (f *finder) same(a, b string) bool {
 	if !f.file(a) || !f.file(b) {
 		return false

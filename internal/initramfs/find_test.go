@@ -84,13 +84,13 @@ func TestFind(t *testing.T) {
 		add  root // to it
 		want *made
 	}{
-		"nothing at all":             {root: root{}},
-		"programs only":              {root: every},
-		"an image, and no program":   {root: root{initrd: image, fedoras: image}},
-		"of another kernel":          {root: every, add: root{initrd + "-x": image, "/boot/initrd.img-6.12.1": image, "/boot/initramfs-" + k + ".img.old": image}},
-		"a program that cannot run":  {root: root{"/usr/local/bin/dracut": "", fedoras: image}},
-		"a program not in PATH":      {root: root{"/opt/dracut": "", fedoras: image}},
-		"a folder, called as images": {root: every, add: root{initrd + "/": "", fedoras + "/": ""}},
+		"nothing at all":                {root: root{}},
+		"programs only":                 {root: every},
+		"an image, and no program":      {root: root{initrd: image, fedoras: image}},
+		"of another kernel":             {root: every, add: root{initrd + "-x": image, "/boot/initrd.img-6.12.1": image, "/boot/initramfs-" + k + ".img.old": image}},
+		"a program that cannot run":     {root: root{"/usr/local/bin/dracut": "", fedoras: image}},
+		"a program not in PATH":         {root: root{"/opt/dracut": "", fedoras: image}},
+		"a directory, called as images": {root: every, add: root{initrd + "/": "", fedoras + "/": ""}},
 
 		"kernel-install: entry with initrd": {
 			root: every,
@@ -101,7 +101,7 @@ func TestFind(t *testing.T) {
 			},
 			want: &made{KernelInstall, []string{entryDir + "/initrd", "/boot/microcode.img"}, [][]string{ki(vmlinuz)}},
 		},
-		"kernel-install: folder only, token of a file": {
+		"kernel-install: directory only, token of a file": {
 			root: every,
 			add:  root{"/etc/kernel/entry-token": "mine\n", "/efi/mine/" + k + "/linux": "", "/efi/mine/" + k + "/initrd-2": image, "/boot/vmlinuz-" + k: ""},
 			want: &made{KernelInstall, []string{"/efi/mine/" + k + "/initrd-2"}, [][]string{ki("/boot/vmlinuz-" + k)}},
@@ -111,7 +111,7 @@ func TestFind(t *testing.T) {
 			add:  root{"/usr/lib/os-release": "NAME=\"A $ B\"\nID=debian\n", "/boot/efi/debian/" + k + "/initrd": image},
 			want: &made{KernelInstall, []string{"/boot/efi/debian/" + k + "/initrd"}, [][]string{ki()}},
 		},
-		"kernel-install: $BOOT is a folder of the root file system": {
+		"kernel-install: $BOOT is a directory of the root file system": {
 			root: every,
 			add: root{"/etc/machine-id": token, vmlinuz: "", entryDir + "/initrd": image,
 				"/boot/loader/entries/" + token + "-" + k + ".conf": "initrd " + entryDir + "/initrd\n"},

@@ -32,7 +32,7 @@ var (
 	errStop    = errors.New("stop") // the visitor has seen enough
 )
 
-// readImage calls visit with the path of each file in the image called name, folders left out, until visit returns
+// readImage calls visit with the path of each file in the image called name, directories left out, until visit returns
 // false.
 func readImage(name string, visit func(file string) bool) error {
 	// Not to wait for a writer, should it be a pipe.

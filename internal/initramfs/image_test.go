@@ -20,7 +20,7 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-var update = flag.Bool("update", false, "make testdata anew")
+var update = flag.Bool("update", false, "make testdata again")
 
 const k = "6.12.1-amd64"
 
@@ -31,7 +31,7 @@ type entry struct {
 	size int
 }
 
-// files are entries of one size each that is no multiple of four.
+// files are entries of one size each that is not a multiple of four.
 func files(names ...string) []entry {
 	var list []entry
 	for _, n := range names {
@@ -244,7 +244,7 @@ func TestModules(t *testing.T) {
 			"lib/modules/"+k+"/.ko", "../lib/modules/"+k+"/d.ko", "lib/modules/"+k+"x/e.ko", "lib/modules/6.12.1/f.ko",
 			"opt/lib/modules/"+k+"/g.ko", "lib/modules/"+k+"/../x/h.ko", "lib/modules/"+k+"/"+strings.Repeat("y", maxPath)+"/i.ko")...),
 			[]string{"lib/modules/" + k + "/a.ko", "lib/modules/" + k + "/x/b.ko.gz", "lib/modules/" + k + "/d.ko"}},
-		"a folder is no module": {cpio(entry{"lib/modules/" + k + "/a.ko", 0o40755, 0}, entry{"lib/modules/" + k + "/b.ko", 0o120777, 9}),
+		"a directory is no module": {cpio(entry{"lib/modules/" + k + "/a.ko", 0o40755, 0}, entry{"lib/modules/" + k + "/b.ko", 0o120777, 9}),
 			[]string{"lib/modules/" + k + "/b.ko"}},
 	} {
 		t.Run(name, func(t *testing.T) {

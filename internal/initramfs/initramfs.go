@@ -1,5 +1,5 @@
 // Package initramfs finds how a kernel's initramfs is made on this system, says which modules the images that are
-// there carry, and which commands make them anew. It knows nothing of where modules come from.
+// there carry, and which commands make them again. It knows nothing of where modules come from.
 //
 // Images are root's, and still untrusted here: whatever is in one, reading it ends, in bounded memory.
 package initramfs
@@ -58,7 +58,7 @@ type Initramfs struct {
 	hidden   error // why there may be images that are not in Images; nil where there are none
 }
 
-// Commands returns what makes the images anew: programs, looked up in PATH, with their arguments. They are to be run
+// Commands returns what makes the images again: programs, looked up in PATH, with their arguments. They are to be run
 // in this order, and none of them after one that failed.
 func (i Initramfs) Commands() [][]string {
 	var list [][]string
@@ -68,7 +68,7 @@ func (i Initramfs) Commands() [][]string {
 	return list
 }
 
-// Carries says whether one of the images holds one of the modules. A module's name may be written with dashes or
+// Carries reports whether one of the images holds one of the modules. A module's name may be written with dashes or
 // underscores; whether and how the file in the image is compressed does not matter. Modules of other kernels do not
 // count.
 //
@@ -141,7 +141,7 @@ func moduleIn(file, release string) (module string, ok bool) {
 	if !ok {
 		return "", false
 	}
-	// Booster puts modules into that very folder: its images are of one kernel, and do not say its release in a
+	// Booster puts modules into that very directory: its images are of one kernel, and do not say its release in a
 	// path.
 	if of, below, ok := strings.Cut(rest, "/"); ok {
 		if of != release {

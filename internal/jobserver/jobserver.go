@@ -7,7 +7,7 @@
 // Builds are not trusted: one that is killed takes its tokens along, and a hostile
 // one may take, add, or clog the pipe. So what is in the pipe is never believed.
 // Builds hold no more own tokens than there are; what is too much in the pipe is
-// taken out; and when no build holds any, the pipe is filled anew: as long as
+// taken out; and when no build holds any, the pipe is filled again: as long as
 // builds end, others start.
 package jobserver
 
@@ -92,7 +92,7 @@ func (s *Server) Close() {
 // Tokens returns how many tokens there are.
 func (s *Server) Tokens() int { return s.n }
 
-// Shares says whether [Server.Share] works: this make knows jobservers, and the
+// Shares reports whether [Server.Share] works: this make knows jobservers, and the
 // machine has a /proc.
 func (s *Server) Shares() bool { return s.auth != "" }
 
@@ -121,7 +121,7 @@ func (s *Server) Share(cmd *exec.Cmd) (done func(), err error) {
 	if s.n == 1 || s.auth == "" {
 		return func() {}, nil // there is nothing to take
 	}
-	// Each build gets the pipe opened anew: some makes set O_NONBLOCK, others
+	// Each build gets the pipe opened again: some makes set O_NONBLOCK, others
 	// cannot live with it.
 	r, err := reopen(s.r, unix.O_RDONLY)
 	if err != nil {
@@ -169,7 +169,7 @@ func withMakeflags(env []string, flags string) []string {
 }
 
 // Acquire takes n tokens for a build, as many as there are at most. It waits for
-// them, but not when no build holds any: then the tokens are counted anew. Builds
+// them, but not when no build holds any: then the tokens are counted again. Builds
 // are served one after the other, so that of two that want many each gets them.
 // The only error is the cause of ctx.
 func (s *Server) Acquire(ctx context.Context, n int) error {

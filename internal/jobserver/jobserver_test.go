@@ -138,7 +138,7 @@ func TestLost(t *testing.T) {
 	go func() { got <- s.Acquire(t.Context(), 3) }()
 	s.Release(1)
 	s.Release(1)
-	// Nobody holds any: they are counted anew, for who waits already too.
+	// Nobody holds any: they are counted again, for who waits already too.
 	if err := <-got; err != nil {
 		t.Fatal(err)
 	}

@@ -30,20 +30,30 @@ type Kernel struct {
 	SourceDir string
 
 	configFile string
+	boot       string
 	findConfig func() string
 	config     func() (map[string]string, error)
 	compiler   func() Compiler
 }
 
-// New describes the kernel called release below installTree, which need not be
-// there. Where sourceDir or configFile are empty, the usual places are meant.
-func New(installTree, release, arch, sourceDir, configFile string) *Kernel {
+// Dirs are where a machine keeps its kernels.
+type Dirs struct {
+	Modules string // usually /lib/modules
+	Boot    string // usually /boot
+	// Source and Config, if they are not empty, replace the directory of every
+	// kernel's headers and the file of its configuration.
+	Source, Config string
+}
+
+// Kernel describes the kernel called release, which need not be there.
+func (d Dirs) Kernel(release, arch string) *Kernel {
 	k := &Kernel{
 		Release:    release,
 		Arch:       arch,
-		Dir:        filepath.Join(installTree, release),
-		SourceDir:  sourceDir,
-		configFile: configFile,
+		Dir:        filepath.Join(d.Modules, release),
+		SourceDir:  d.Source,
+		configFile: d.Config,
+		boot:       d.Boot,
 	}
 	if k.SourceDir == "" {
 		k.SourceDir = filepath.Join(k.Dir, "build")
@@ -54,9 +64,10 @@ func New(installTree, release, arch, sourceDir, configFile string) *Kernel {
 	return k
 }
 
-// List returns the releases of the kernels below installTree, oldest first.
-func List(installTree string) ([]string, error) {
-	entries, err := os.ReadDir(installTree)
+// List returns the releases of the kernels that have a directory of modules,
+// oldest first.
+func (d Dirs) List() ([]string, error) {
+	entries, err := os.ReadDir(d.Modules)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -73,13 +84,13 @@ func List(installTree string) ([]string, error) {
 	return releases, nil
 }
 
-// Exists says whether the kernel's folder of modules is there.
+// Exists reports whether the kernel's directory of modules is there.
 func (k *Kernel) Exists() bool {
 	fi, err := os.Stat(k.Dir)
 	return err == nil && fi.IsDir()
 }
 
-// HasHeaders says whether what modules are built with is installed.
+// HasHeaders reports whether what modules are built with is installed.
 func (k *Kernel) HasHeaders() bool {
 	fi, err := os.Stat(filepath.Join(k.SourceDir, "include"))
 	return err == nil && fi.IsDir()
@@ -98,7 +109,7 @@ func (k *Kernel) findConfigFile() string {
 		filepath.Join(k.SourceDir, "include/config/auto.conf"),
 		filepath.Join(k.SourceDir, ".config"),
 		filepath.Join(k.Dir, "config"),
-		"/boot/config-" + k.Release,
+		filepath.Join(k.boot, "config-"+k.Release),
 	} {
 		if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() {
 			return file
@@ -110,7 +121,7 @@ func (k *Kernel) findConfigFile() string {
 func (k *Kernel) readConfig() (map[string]string, error) {
 	file := k.ConfigFile()
 	if file == "" {
-		return nil, fmt.Errorf("kernel %s has no configuration to look at: neither %s/include/config/auto.conf nor /boot/config-%[1]s is there", k.Release, k.SourceDir)
+		return nil, fmt.Errorf("kernel %s has no configuration to look at: neither %s/include/config/auto.conf nor %s/config-%[1]s is there", k.Release, k.SourceDir, k.boot)
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -135,7 +146,7 @@ func (k *Kernel) Option(name string) string {
 	return config[name]
 }
 
-// Enabled says whether option is y or m. It is a [conf.KernelConfig].
+// Enabled reports whether option is y or m. It is a [conf.KernelConfig].
 func (k *Kernel) Enabled(option string) (bool, error) {
 	config, err := k.config()
 	return config[option] == "y" || config[option] == "m", err

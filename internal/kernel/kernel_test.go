@@ -10,7 +10,7 @@ import (
 	"dkms-kernel-install/internal/kmod"
 )
 
-// files writes files below a new folder, which is the install tree.
+// files writes files below a new directory, which is the install tree.
 func files(t *testing.T, texts map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -28,15 +28,15 @@ func files(t *testing.T, texts map[string]string) string {
 
 func TestList(t *testing.T) {
 	dir := files(t, map[string]string{"6.10/x": "", "6.9/x": "", "6.9-rt/x": "", "file": ""})
-	got, err := List(dir)
+	got, err := Dirs{Modules: dir}.List()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{"6.9", "6.9-rt", "6.10"}, got); diff != "" {
 		t.Error(diff)
 	}
-	if got, err := List(filepath.Join(dir, "none")); got != nil || err != nil {
-		t.Errorf("a missing folder has %q, %v", got, err)
+	if got, err := (Dirs{Modules: filepath.Join(dir, "none")}).List(); got != nil || err != nil {
+		t.Errorf("a missing directory has %q, %v", got, err)
 	}
 }
 
@@ -44,7 +44,7 @@ func TestConfig(t *testing.T) {
 	dir := files(t, map[string]string{
 		"6.9/build/include/config/auto.conf": "# comment\nCONFIG_A=y\nCONFIG_B=m\nCONFIG_MODULE_SIG_HASH=\"sha512\"\nCONFIG_N=12\n",
 	})
-	k := New(dir, "6.9", "x86_64", "", "")
+	k := Dirs{Modules: dir}.Kernel("6.9", "x86_64")
 	for option, want := range map[string]bool{"CONFIG_A": true, "CONFIG_B": true, "CONFIG_N": false, "CONFIG_C": false} {
 		if got, err := k.Enabled(option); got != want || err != nil {
 			t.Errorf("%s: %v, %v", option, got, err)
@@ -53,7 +53,7 @@ func TestConfig(t *testing.T) {
 	if k.SignHash() != "sha512" || !k.HasHeaders() || !k.Exists() {
 		t.Errorf("hash %q, headers %v, exists %v", k.SignHash(), k.HasHeaders(), k.Exists())
 	}
-	gone := New(dir, "0.0-none", "x86_64", "", "")
+	gone := Dirs{Modules: dir}.Kernel("0.0-none", "x86_64")
 	if _, err := gone.Enabled("CONFIG_A"); err == nil || gone.HasHeaders() || gone.Exists() || gone.SignHash() != "" {
 		t.Errorf("a kernel that is not there has something: %v", err)
 	}
@@ -74,7 +74,7 @@ func TestCompression(t *testing.T) {
 		{"configuration", map[string]string{"6.9/build/include/config/auto.conf": "CONFIG_MODULE_COMPRESS_ZSTD=y\n"}, kmod.Zstd},
 		{"not those of others", map[string]string{"6.9/updates/x.ko.gz": "", "6.9/kernel/x.ko.xz": ""}, kmod.XZ},
 	} {
-		if got := New(files(t, tt.files), "6.9", "x86_64", "", "").Compression(); got != tt.want {
+		if got := (Dirs{Modules: files(t, tt.files)}).Kernel("6.9", "x86_64").Compression(); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
@@ -96,7 +96,7 @@ func TestCompiler(t *testing.T) {
 			Compiler{CC: "clang", Strip: "llvm-strip", Args: []string{"LLVM=1", "CC=clang"}}},
 	} {
 		dir := files(t, map[string]string{"6.9/build/include/config/auto.conf": tt.config + "\n"})
-		if diff := cmp.Diff(tt.want, New(dir, "6.9", "x86_64", "", "").Compiler()); diff != "" {
+		if diff := cmp.Diff(tt.want, (Dirs{Modules: dir}).Kernel("6.9", "x86_64").Compiler()); diff != "" {
 			t.Errorf("%s: %s", tt.name, diff)
 		}
 	}

@@ -65,7 +65,7 @@ func ReadInfo(path string) (Info, error) {
 	return info, nil
 }
 
-// Check tells whether module, of size bytes and not compressed, is one that the kernel of the given release and
+// Check reports whether module, of size bytes and not compressed, is one that the kernel of the given release and
 // architecture (as in uname -m) could load: a whole ELF relocatable file for that machine, with a vermagic for that
 // release. The error says what was found and what was expected. Of a large module it reads a few kilobytes.
 //

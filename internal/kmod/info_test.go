@@ -36,7 +36,7 @@ func TestParseInfo(t *testing.T) {
 			Info{Class: elf.ELFCLASS32, Data: elf.ELFDATA2MSB, Type: elf.ET_REL, Machine: elf.EM_PPC, Version: "2"},
 		},
 		{
-			"first of several, padding, text that is no field, value with =",
+			"first of several, padding, text that is not a field, value with =",
 			kmodtest.AMD64("", "", "junk", "version=a=b", "", "version=2", "=x").Build(),
 			Info{Class: elf.ELFCLASS64, Data: elf.ELFDATA2LSB, Type: elf.ET_REL, Machine: elf.EM_X86_64, Version: "a=b"},
 		},

@@ -33,7 +33,7 @@ const (
 // certificate authority. It does not have shim's usage for modules only, because people sign their own kernels with
 // this key too.
 //
-// The folders of both must exist. Two processes must not call GenerateKey for the same files at once.
+// The directories of both must exist. Two processes must not call GenerateKey for the same files at once.
 func GenerateKey(keyPath, certPath string) error {
 	haveKey, err := exists(keyPath)
 	if err != nil {
@@ -160,7 +160,7 @@ func writeFile(path string, data []byte, perm fs.FileMode) error {
 	return syncDir(path)
 }
 
-// syncDir makes the names in the folder of path durable, so that what is done after it is not found without them.
+// syncDir makes the names in the directory of path durable, so that what is done after it is not found without them.
 func syncDir(path string) error {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {

@@ -154,7 +154,7 @@ func TestGenerateKeyErrors(t *testing.T) {
 
 	missing := filepath.Join(dir, "missing")
 	if err := GenerateKey(filepath.Join(missing, "key"), filepath.Join(missing, "cert")); err == nil {
-		t.Error("no error for a folder that is not there")
+		t.Error("no error for a directory that is not there")
 	}
 }
 

@@ -274,7 +274,7 @@ func appendSignature(module, der []byte) []byte {
 	return append(module, signatureMagic...)
 }
 
-// HasSignature tells whether module, which is not compressed, ends in a signature in the kernel's format. It does not
+// HasSignature reports whether module, which is not compressed, ends in a signature in the kernel's format. It does not
 // verify the signature.
 func HasSignature(module []byte) bool {
 	return len(StripSignature(module)) != len(module)

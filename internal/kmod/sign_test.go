@@ -58,7 +58,7 @@ func testCert(key crypto.Signer) []byte {
 	return must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
 }
 
-// writeFiles writes data into files of a new folder and returns their paths.
+// writeFiles writes data into files of a new directory and returns their paths.
 func writeFiles(t *testing.T, data ...[]byte) []string {
 	t.Helper()
 	dir := t.TempDir()

@@ -1,152 +1,234 @@
-// Package machine tells how much of the machine this process may use. Control
-// groups count, of both versions; see cgroups(7) and, in the kernel's
-// documentation, admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
+// Package machine is the system that a run works on: where its root begins, its
+// settings, and what it has. Every path that the program uses is made from it.
 package machine
 
 import (
-	"math"
+	"cmp"
+	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
-	"strconv"
 	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/distro"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/fingerprint"
+	"dkms-kernel-install/internal/kernel"
+	"dkms-kernel-install/internal/place"
+	"dkms-kernel-install/internal/store"
+	"dkms-kernel-install/internal/tree"
 )
 
-// Processors returns how many processors this process may keep busy: those that
-// it may run on, and no more than the quota of its control group, rounded up. It
-// is at least 1.
-func Processors() int { return processors("/", runtime.NumCPU()) }
+// Options are what a command line says about the machine. The zero value takes
+// everything from its root and its framework.conf.
+type Options struct {
+	// Root is where the machine's file system begins. Empty means "/".
+	Root string
+	// SourceTree, DkmsTree and InstallTree replace those of framework.conf.
+	SourceTree, DkmsTree, InstallTree string
+	// KernelSourceDir and KernelConfig replace a kernel's headers and its
+	// configuration file.
+	KernelSourceDir, KernelConfig string
+	Arch                          string   // replaces that of the running kernel
+	Directives                    []string // NAME=VALUE, for every dkms.conf
+	Jobs                          int      // replaces parallel_jobs; may be [conf.NoLimit]
+	SymlinkModules                bool     // sets symlink_modules
 
-// Memory returns how many bytes this process and those that it starts can take
-// before the machine, or their control group, has to swap or to kill; ok is false
-// where nobody says so.
-func Memory() (bytes int64, ok bool) { return memory("/") }
-
-// RAM returns how many bytes the machine has, and how many it can give to programs
-// before it has to swap, whatever control groups say; ok is false where nobody
-// says so.
-func RAM() (total, available int64, ok bool) { return ram("/") }
-
-func ram(root string) (total, available int64, ok bool) {
-	text := read(root, "proc/meminfo") // in KiB
-	total, okTotal := stat(text, "MemTotal:")
-	available, ok = stat(text, "MemAvailable:")
-	return total * 1024, available * 1024, ok && okTotal
+	ConfTimeout time.Duration // for reading one dkms.conf; zero is [conf.DefaultTimeout]
+	WeakTimeout time.Duration // for one call of a script for weak modules; zero is 10 minutes
 }
 
-func processors(root string, n int) int {
-	dirs, v2 := groups(root, "cpu")
-	for _, dir := range dirs {
-		var quota, period string
-		if v2 {
-			quota, period, _ = strings.Cut(read(dir, "cpu.max"), " ")
-		} else {
-			quota, period = read(dir, "cpu.cfs_quota_us"), read(dir, "cpu.cfs_period_us")
-		}
-		// No limit is "max" in the one version and -1 in the other.
-		q, errQ := strconv.ParseInt(quota, 10, 64)
-		p, errP := strconv.ParseInt(period, 10, 64)
-		if errQ == nil && errP == nil && q > 0 && p > 0 {
-			n = int(min(int64(n), (q-1)/p+1))
-		}
-	}
-	return max(1, n)
+// Machine is one system. It may be used by several goroutines at once.
+type Machine struct {
+	Options
+	Settings conf.Settings
+	Distro   distro.Distro
+	Tree     tree.Tree
+	Kernels  kernel.Dirs
+	Running  string // release of the running kernel, as uname -r
+	Shell    *conf.Shell
+	Hashes   *fingerprint.Hashes
+	Store    store.Store
+	// Note tells people a line about the run as a whole.
+	Note func(line string)
+
+	// Weak is held while the script for weak modules runs: it works on all kernels.
+	Weak sync.Mutex
+
+	mu      sync.Mutex // guards the maps
+	kernels map[tree.Target]*kernel.Kernel
+	places  map[tree.Target]*place.Kernel
 }
 
-func memory(root string) (bytes int64, ok bool) {
-	free, ok := stat(read(root, "proc/meminfo"), "MemAvailable:")
-	bytes = math.MaxInt64
-	if ok {
-		bytes = free * 1024
+// Open reads the settings of the machine at o.Root. What is to be said of the run
+// goes to note. A Machine is to be closed. Errors are of type [*failure.Failure].
+func Open(o Options, note func(line string)) (*Machine, error) {
+	m := &Machine{
+		Options: o,
+		Shell:   &conf.Shell{Timeout: o.ConfTimeout},
+		Note:    note,
+		kernels: map[tree.Target]*kernel.Kernel{},
+		places:  map[tree.Target]*place.Kernel{},
 	}
-	dirs, v2 := groups(root, "memory")
-	for _, dir := range dirs {
-		limit, used, prefix := "memory.max", "memory.current", ""
-		if !v2 {
-			limit, used, prefix = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
-		}
-		l, errL := strconv.ParseInt(read(dir, limit), 10, 64)
-		u, errU := strconv.ParseInt(read(dir, used), 10, 64)
-		if errL != nil || errU != nil || l < 0 || u < 0 {
-			continue
-		}
-		// The cache of files counts as used, and goes when there is need.
-		text := read(dir, "memory.stat")
-		for _, name := range []string{"active_file", "inactive_file", "slab_reclaimable"} {
-			cache, _ := stat(text, prefix+name)
-			u -= cache
-		}
-		bytes, ok = min(bytes, max(0, l-max(0, u))), true
+	release, arch := uname()
+	m.Running, m.Arch = release, cmp.Or(o.Arch, arch)
+	m.Distro = distro.Read(m.Path("/etc/os-release"), m.Path("/usr/lib/os-release"))
+	if err := m.readSettings(); err != nil {
+		m.Close()
+		return nil, failure.From(err, "cannot read the settings", failure.StatusBadConf)
 	}
-	return bytes, ok
+	m.Tree = tree.Tree{Dir: m.Settings.DkmsTree, Sources: m.Settings.SourceTree}
+	m.Kernels = kernel.Dirs{
+		Modules: m.Settings.InstallTree, Boot: m.Path("/boot"), Source: o.KernelSourceDir, Config: o.KernelConfig,
+	}
+	m.Hashes = fingerprint.OpenHashes(m.CacheFile("hashes.json"))
+	m.Store = &store.Dir{Path: m.CacheFile("builds"), MaxSize: m.Settings.BuildCacheSize, MaxAge: m.Settings.BuildCacheAge}
+	return m, nil
 }
 
-// groups returns the folders of the control group of this process that has the
-// controller, and of those above it that can be seen.
-func groups(root, controller string) (dirs []string, v2 bool) {
-	// Each line is HIERARCHY:CONTROLLERS:PATH; that of version 2, 0::PATH.
-	path, found := "", false
-	for line := range strings.Lines(read(root, "proc/self/cgroup")) {
-		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
-		switch {
-		case len(f) < 3:
-		case slices.Contains(strings.Split(f[1], ","), controller):
-			path, found, v2 = f[2], true, false
-		case f[0] == "0" && f[1] == "" && !found:
-			path, found, v2 = f[2], true, true
-		}
+// Close ends the programs that the machine keeps running.
+func (m *Machine) Close() { m.Shell.Close() }
+
+// Path returns where the absolute path of a file on the machine is found from here.
+func (m *Machine) Path(path string) string { return filepath.Join("/", m.Root, path) }
+
+// EtcDir is the directory of framework.conf and of the overrides of packages.
+func (m *Machine) EtcDir() string { return m.Path("/etc/dkms") }
+
+// CacheDir is the directory of what may be deleted at any time.
+func (m *Machine) CacheDir() string { return m.Path("/var/cache/dkms-kernel-install") }
+
+// CacheFile returns the path of the file called name in the machine's [Machine.CacheDir].
+func (m *Machine) CacheFile(name string) string { return filepath.Join(m.CacheDir(), name) }
+
+// StandardModules is where depmod and the scripts for weak modules look for the
+// modules of kernels, which the settings may keep elsewhere.
+func (m *Machine) StandardModules() string { return m.Path("/lib/modules") }
+
+// Disabled returns the file that switches automatic work off; empty if it is on.
+func (m *Machine) Disabled() string {
+	file := filepath.Join(m.EtcDir(), "no-autoinstall")
+	if _, err := os.Stat(file); err != nil {
+		return ""
 	}
-	if !found {
-		return nil, false
-	}
-	top, dir := mount(root, controller, v2, path)
-	for top != "" {
-		dirs = append(dirs, filepath.Join(root, top, dir))
-		if dir == "." {
-			break
-		}
-		dir = filepath.Dir(dir)
-	}
-	return dirs, v2
+	return file
 }
 
-// mount returns where the hierarchy of a controller is mounted, and the path of a
-// group below there: "." where all that can be seen of it is the mount itself.
-func mount(root, controller string, v2 bool, path string) (top, dir string) {
-	// Fields are as in proc_pid_mountinfo(5): the fourth is what of the
-	// hierarchy is mounted, the fifth where; after a lone dash come the type,
-	// the source and the options of the file system.
-	for line := range strings.Lines(read(root, "proc/self/mountinfo")) {
-		first, second, _ := strings.Cut(line, " - ")
-		f, fs := strings.Fields(first), strings.Fields(second)
-		if len(f) < 5 || len(fs) < 3 {
-			continue
-		}
-		if v2 && fs[0] == "cgroup2" || !v2 && fs[0] == "cgroup" && slices.Contains(strings.Split(fs[2], ","), controller) {
-			rel, err := filepath.Rel(f[3], path)
-			if err != nil || !filepath.IsLocal(rel) {
-				rel = "."
-			}
-			return f[4], rel
-		}
-	}
-	return "", "."
+// Target returns the kernel called release on this machine's architecture.
+func (m *Machine) Target(release string) tree.Target {
+	return tree.Target{Release: release, Arch: m.Arch}
 }
 
-// stat returns the number after the word name at the begin of a line.
-func stat(text, name string) (int64, bool) {
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) >= 2 && f[0] == name {
-			n, err := strconv.ParseInt(f[1], 10, 64)
-			return n, err == nil && n >= 0
-		}
+// Kernel describes a kernel.
+func (m *Machine) Kernel(k tree.Target) *kernel.Kernel {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.kernels[k] == nil {
+		m.kernels[k] = m.Kernels.Kernel(k.Release, k.Arch)
 	}
-	return 0, false
+	return m.kernels[k]
 }
 
-func read(dir, file string) string {
-	b, _ := os.ReadFile(filepath.Join(dir, file))
-	return strings.TrimSpace(string(b))
+// Modules returns the modules of a kernel.
+func (m *Machine) Modules(k tree.Target) *place.Kernel {
+	dir := m.Kernel(k).Dir
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.places[k] == nil {
+		m.places[k] = &place.Kernel{Tree: m.Tree, Target: k, Dir: dir, Symlink: m.Settings.SymlinkModules}
+	}
+	return m.places[k]
+}
+
+// ConfCache opens the cache of what the confs of packages say for a kernel.
+func (m *Machine) ConfCache(k tree.Target) *conf.Cache {
+	return conf.OpenCache(m.CacheFile("conf-" + k.Release + "-" + k.Arch + ".json"))
+}
+
+// HeadersHint says how to get the headers of a kernel.
+func (m *Machine) HeadersHint(release string) string {
+	return m.Distro.HeadersHint(m.Kernel(m.Target(release)).Dir)
+}
+
+// WithHeaders returns the kernels that have their headers, oldest first.
+func (m *Machine) WithHeaders() ([]tree.Target, error) {
+	releases, err := m.Kernels.List()
+	if err != nil {
+		return nil, failure.From(err, "cannot list the kernels", failure.StatusNoPerm)
+	}
+	var kernels []tree.Target
+	for _, release := range releases {
+		if k := m.Target(release); m.Kernel(k).HasHeaders() {
+			kernels = append(kernels, k)
+		}
+	}
+	return kernels, nil
+}
+
+// readSettings reads framework.conf, over which the command line wins.
+func (m *Machine) readSettings() error {
+	set, err := m.Shell.ReadSettings(m.EtcDir())
+	if err != nil {
+		return err
+	}
+	for _, p := range []struct {
+		option string
+		tree   *string
+	}{{m.SourceTree, &set.SourceTree}, {m.DkmsTree, &set.DkmsTree}, {m.InstallTree, &set.InstallTree}} {
+		if p.option == "" {
+			*p.tree = m.Path(*p.tree)
+		} else if *p.tree, err = filepath.Abs(p.option); err != nil {
+			return err
+		}
+	}
+	set.ParallelJobs = cmp.Or(m.Jobs, set.ParallelJobs)
+	set.SymlinkModules = set.SymlinkModules || m.SymlinkModules
+	set.AddonModulesDir, err = m.addonModulesDir()
+	m.Settings = set
+	return err
+}
+
+// addonModulesDir returns the directory below a kernel's that every module goes
+// to; empty if each dkms.conf decides.
+func (m *Machine) addonModulesDir() (string, error) {
+	const name = "ADDON_MODULES_DIR"
+	dir := os.Getenv(name)
+	if dir == "" {
+		// A file that cannot be read sets nothing.
+		set, _ := m.Shell.ReadVariables(m.Path("/etc/sysconfig/module-init-tools"), name)
+		dir = cmp.Or(set[name], m.Distro.AddonModulesDir())
+	}
+	if dir == "" {
+		return "", nil
+	}
+	clean := filepath.Clean("/" + dir)
+	if clean == "/" || !filepath.IsLocal(strings.TrimLeft(dir, "/")) {
+		return "", &failure.Failure{What: "cannot read the settings", Why: fmt.Sprintf("%s is %q", name, dir),
+			Hint: "set it to a directory below /lib/modules/KERNEL, such as updates", Status: failure.StatusBadConf}
+	}
+	return clean, nil
+}
+
+// Chroot reports whether this process sees another root than the first process.
+// It reports false if nobody can tell.
+func Chroot() bool {
+	own, err := os.Stat("/")
+	if err != nil {
+		return false
+	}
+	first, err := os.Stat("/proc/1/root/.")
+	return err == nil && !os.SameFile(own, first)
+}
+
+// uname returns the release and the architecture of the running kernel.
+func uname() (release, arch string) {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return "", ""
+	}
+	return unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:])
 }

@@ -7,19 +7,18 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/kmod"
-	"dkms-kernel-install/internal/tree"
 )
 
 // The archive of a package for a kernel, original_module/K/A, holds displaced
 // modules: FILE and FILE.origin, which holds the path that it had, for the one
-// that was in use; and collisions/PATH, by path below the kernel's folder, for
+// that was in use; and collisions/PATH, by path below the kernel's directory, for
 // others of the same name.
 
 // archive copies the modules that make way for m into the archive.
-func (k *Kernel) archive(p Package, m Module, foreign []string) error {
+func (k *Kernel) archive(p Placement, m Module, foreign []string) error {
 	dir := k.Tree.OriginalDir(p.Name, k.Target)
 	for i, path := range foreign {
 		if i > 0 {
@@ -34,7 +33,7 @@ func (k *Kernel) archive(p Package, m Module, foreign []string) error {
 		}
 		file := filepath.Join(dir, filepath.Base(path))
 		// A module without its origin would be lost; the reverse is not.
-		if err := writeTo(file+originSuffix, strings.NewReader(path+"\n"), time.Now()); err != nil {
+		if err := files.Write(file+originSuffix, strings.NewReader(path+"\n"), 0o644, files.Options{Durable: true}); err != nil {
 			return err
 		}
 		if err := copyTo(path, file); err != nil {
@@ -53,7 +52,7 @@ type archived struct {
 }
 
 // archived lists the package's archive. An entry whose origin does not lie in
-// the kernel's folder is an error: putting it back would write elsewhere.
+// the kernel's directory is an error: putting it back would write elsewhere.
 func (k *Kernel) archived(name string) ([]archived, error) {
 	dir := k.Tree.OriginalDir(name, k.Target)
 	var found []archived
@@ -64,7 +63,7 @@ func (k *Kernel) archived(name string) ([]archived, error) {
 			}
 			return err
 		}
-		if _, _, ok := kmod.SplitName(d.Name()); !ok || !d.Type().IsRegular() || tree.IsTemp(d.Name()) {
+		if _, _, ok := kmod.SplitName(d.Name()); !ok || !d.Type().IsRegular() || files.IsTemp(d.Name()) {
 			return nil
 		}
 		rel, err := filepath.Rel(dir, path)
@@ -92,7 +91,7 @@ func (k *Kernel) archived(name string) ([]archived, error) {
 	return found, err
 }
 
-// inside returns path as one below the kernel's folder, by whichever of its
+// inside returns path as one below the kernel's directory, by whichever of its
 // names (/lib/modules, /usr/lib/modules) path spells it.
 func (k *Kernel) inside(path string) (string, error) {
 	path = filepath.Clean(path)
@@ -134,14 +133,14 @@ func (k *Kernel) forgetOriginals(name string) error {
 	dir := k.Tree.OriginalDir(name, k.Target)
 	// The rename is the moment: half an archive would pass for files of
 	// somebody else.
-	gone := filepath.Join(k.Tree.Dir, name, tree.TempName("original-"+k.Target.Release+"-"+k.Target.Arch))
+	gone := filepath.Join(k.Tree.Dir, name, files.TempName("original-"+k.Target.Release+"-"+k.Target.Arch))
 	if err := os.RemoveAll(gone); err != nil {
 		return err
 	}
 	if err := os.Rename(dir, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	tree.RemoveEmpty(filepath.Dir(dir), k.Tree.Dir)
+	files.RemoveEmpty(filepath.Dir(dir), k.Tree.Dir)
 	return os.RemoveAll(gone)
 }
 

@@ -1,4 +1,4 @@
-// Package place puts built modules into a kernel's folder, /lib/modules/K, and
+// Package place puts built modules into a kernel's directory, /lib/modules/K, and
 // takes them out again. What stood in the way is archived in the DKMS tree and
 // put back later.
 //
@@ -11,30 +11,26 @@ package place
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/child"
-	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/tree"
 	"dkms-kernel-install/internal/version"
 )
 
 // Kernel places modules of packages for one kernel. It caches what it finds in
-// the kernel's folder and is not safe for concurrent use.
+// the kernel's directory and is not safe for concurrent use.
 type Kernel struct {
 	Tree   tree.Tree
 	Target tree.Target
@@ -49,11 +45,11 @@ type Kernel struct {
 // Module is one built module and where it goes.
 type Module struct {
 	File     string // its name in the tree, such as foo.ko.xz
-	Location string // folder below the kernel's, such as /updates/dkms; "" where it is not known
+	Location string // directory below the kernel's, such as /updates/dkms; "" where it is not known
 }
 
-// Package is what the Kernel must know of a package.
-type Package struct {
+// Placement is a package's modules, and where they go.
+type Placement struct {
 	tree.ID
 	// Versions are all registered versions of the package: what any of them
 	// placed is the package's own.
@@ -70,17 +66,17 @@ type Result struct {
 	// Kept says of each module that was not placed why the kernel's own one
 	// was kept.
 	Kept []string
-	// Removed are paths of modules of the package that the kernel's folder no
+	// Removed are paths of modules of the package that the kernel's directory no
 	// longer has: they stood elsewhere, or only another version had them.
 	Removed []string
 }
 
 func (k *Kernel) dest(m Module) string { return filepath.Join(k.Dir, m.Location, m.File) }
 
-// Current says whether the kernel's folder holds the modules of p as they were
+// Current reports whether the kernel's directory holds the modules of p as they were
 // built, except for those that the kernel has newer ones of. Unlike the other
 // methods it may be called by several goroutines at once.
-func (k *Kernel) Current(p Package) bool {
+func (k *Kernel) Current(p Placement) bool {
 	for _, m := range p.Modules {
 		if m.Location == "" {
 			continue
@@ -104,7 +100,7 @@ func (k *Kernel) Current(p Package) bool {
 // Install places the modules of p and marks p as installed, in place of any
 // other version. Where the kernel's own module is as new or newer, that one is
 // kept; when that is so for all modules, p is not marked.
-func (k *Kernel) Install(p Package) (Result, error) {
+func (k *Kernel) Install(p Placement) (Result, error) {
 	var r Result
 	if err := k.read(); err != nil {
 		return r, err
@@ -160,12 +156,12 @@ func (k *Kernel) put(from, dest string) error {
 	if err := os.MkdirAll(filepath.Dir(dest), 0o755); err != nil {
 		return err
 	}
-	return tree.ReplaceLink(from, dest)
+	return files.ReplaceLink(from, dest)
 }
 
 // removeOthers removes modules that another version of p placed and p no longer
 // has. It returns the paths that went.
-func (k *Kernel) removeOthers(p Package) (removed []string, err error) {
+func (k *Kernel) removeOthers(p Placement) (removed []string, err error) {
 	mine := map[string]bool{}
 	for _, m := range p.Modules {
 		mine[moduleName(m.File)] = true
@@ -193,32 +189,32 @@ func (k *Kernel) removeOthers(p Package) (removed []string, err error) {
 	return removed, nil
 }
 
-// Files returns the paths of the modules of p in the kernel's folder.
-func (k *Kernel) Files(p Package) ([]string, error) {
+// Files returns the paths of the modules of p in the kernel's directory.
+func (k *Kernel) Files(p Placement) ([]string, error) {
 	if err := k.read(); err != nil {
 		return nil, err
 	}
-	var files []string
+	var paths []string
 	for _, m := range p.Modules {
 		for _, path := range k.index[moduleName(m.File)] {
 			// What stands at the destination of an installed package is
-			// the package's, even when somebody has changed it since.
+			// the package's, even if somebody has changed it since.
 			if k.own(p, path) || p.Installed && k.atDest(m, path) {
-				files = append(files, path)
+				paths = append(paths, path)
 			}
 		}
 	}
-	return files, nil
+	return paths, nil
 }
 
-// Holds says whether the file at path is a module as the build of id made it.
+// Holds reports whether the file at path is a module as the build of id made it.
 func (k *Kernel) Holds(id tree.ID, path string) bool {
 	return same(path, filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path)))
 }
 
-// Uninstall takes the modules of p out of the kernel's folder, puts back what
+// Uninstall takes the modules of p out of the kernel's directory, puts back what
 // they displaced, and marks p as not installed. It returns the paths that went.
-func (k *Kernel) Uninstall(p Package) (removed []string, err error) {
+func (k *Kernel) Uninstall(p Placement) (removed []string, err error) {
 	if err := k.read(); err != nil {
 		return nil, err
 	}
@@ -226,11 +222,11 @@ func (k *Kernel) Uninstall(p Package) (removed []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot put back the module that was there before: %w", err)
 	}
-	files, err := k.Files(p)
+	paths, err := k.Files(p)
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range files {
+	for _, path := range paths {
 		if restored[path] {
 			continue
 		}
@@ -242,7 +238,7 @@ func (k *Kernel) Uninstall(p Package) (removed []string, err error) {
 	for _, m := range p.Modules {
 		if m.Location != "" {
 			// A killed run may have got no further than the file.
-			tree.RemoveEmpty(filepath.Dir(k.dest(m)), k.Dir)
+			files.RemoveEmpty(filepath.Dir(k.dest(m)), k.Dir)
 		}
 	}
 	if err := k.Tree.ClearInstalled(p.Name, k.Target); err != nil {
@@ -251,11 +247,11 @@ func (k *Kernel) Uninstall(p Package) (removed []string, err error) {
 	return removed, k.forgetOriginals(p.Name)
 }
 
-// survey looks at everything in the kernel's folder that has the name of m.
+// survey looks at everything in the kernel's directory that has the name of m.
 // kept says why the kernel's module is kept instead of m; foreign are the
 // modules that are not p's, the one to be put back first in front; stale are
 // p's own in other places.
-func (k *Kernel) survey(p Package, m Module) (kept string, foreign, stale []string, err error) {
+func (k *Kernel) survey(p Placement, m Module) (kept string, foreign, stale []string, err error) {
 	if err := k.read(); err != nil {
 		return "", nil, nil, err
 	}
@@ -286,7 +282,7 @@ func (k *Kernel) survey(p Package, m Module) (kept string, foreign, stale []stri
 	for _, path := range foreign {
 		theirs, err := kmod.ReadInfo(path)
 		if err != nil {
-			continue // a file that is no module cannot be newer
+			continue // a file that is not a module cannot be newer
 		}
 		if why := compare(ours, theirs); why != "" {
 			return fmt.Sprintf("%s: %s has %s", m.File, path, why), nil, nil, nil
@@ -328,9 +324,9 @@ func compare(ours, theirs kmod.Info) string {
 	return ""
 }
 
-// own says whether the file at path is what some version of p built: then it is
+// own reports whether the file at path is what some version of p built: then it is
 // ours, even when no link says so because a run was killed before making it.
-func (k *Kernel) own(p Package, path string) bool {
+func (k *Kernel) own(p Placement, path string) bool {
 	if to, err := os.Readlink(path); err == nil {
 		return strings.HasPrefix(to, filepath.Join(k.Tree.Dir, p.Name)+"/")
 	}
@@ -343,13 +339,13 @@ func (k *Kernel) own(p Package, path string) bool {
 	return false
 }
 
-// atDest says whether path, which has the name of m, is where m goes; it may be
+// atDest reports whether path, which has the name of m, is where m goes; it may be
 // compressed in another way.
 func (k *Kernel) atDest(m Module, path string) bool {
 	return m.Location != "" && filepath.Dir(path) == filepath.Dir(k.dest(m))
 }
 
-// read lists the modules in the kernel's folder, and removes the temporaries
+// read lists the modules in the kernel's directory, and removes the temporaries
 // that a killed run left there.
 func (k *Kernel) read() error {
 	if k.index != nil {
@@ -366,7 +362,7 @@ func (k *Kernel) read() error {
 		if !d.Type().IsRegular() && !k.linked(path, d) {
 			return nil
 		}
-		if tree.IsTemp(d.Name()) {
+		if files.IsTemp(d.Name()) {
 			os.Remove(path)
 			return nil
 		}
@@ -383,7 +379,7 @@ func (k *Kernel) read() error {
 	return nil
 }
 
-// linked says whether the file at path is a link into the tree, by which modules
+// linked reports whether the file at path is a link into the tree, by which modules
 // are placed where symlink_modules is set. Other links are none of ours.
 func (k *Kernel) linked(path string, d fs.DirEntry) bool {
 	if d.Type() != fs.ModeSymlink {
@@ -400,14 +396,14 @@ func (k *Kernel) note(path string) {
 	}
 }
 
-// remove removes a module and the folders that it leaves empty.
+// remove removes a module and the directories that it leaves empty.
 func (k *Kernel) remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	name := moduleName(path)
 	k.index[name] = slices.DeleteFunc(slices.Clone(k.index[name]), func(p string) bool { return p == path })
-	tree.RemoveEmpty(filepath.Dir(path), k.Dir)
+	files.RemoveEmpty(filepath.Dir(path), k.Dir)
 	return nil
 }
 
@@ -421,7 +417,7 @@ func moduleName(file string) string {
 // underscores are the same to the kernel.
 func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
-// same says whether a is a link to b, or both are regular files with the same
+// same reports whether a is a link to b, or both are regular files with the same
 // content. A copy that [copyTo] made has the age of what it was made from: where
 // that was not touched again since there is the copy, nobody need read them.
 func same(a, b string) bool {
@@ -468,7 +464,7 @@ func sameContent(a, b string, size int64) bool {
 	}
 }
 
-// copyTo makes to a durable copy of from, with mode 0644, in one step. Folders
+// copyTo makes to a durable copy of from, with mode 0644, in one step. Directories
 // on the way are made.
 func copyTo(from, to string) error {
 	in, err := os.Open(from)
@@ -481,62 +477,8 @@ func copyTo(from, to string) error {
 		return err
 	}
 	// The archive keeps a module's age, as what is put back has it.
-	return writeTo(to, in, fi.ModTime())
+	return files.Write(to, in, 0o644, files.Options{Durable: true, Modified: fi.ModTime()})
 }
 
-// writeTo makes file with the content of r and the time modified, durable and in
-// one step.
-func writeTo(file string, r io.Reader, modified time.Time) error {
-	dir, name := filepath.Dir(file), filepath.Base(file)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	tmp := filepath.Join(dir, tree.TempName(name))
-	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, r)
-	if err == nil {
-		err = os.Chtimes(tmp, modified, modified)
-	}
-	if err = errors.Join(err, out.Chmod(0o644), out.Sync(), out.Close()); err == nil {
-		err = os.Rename(tmp, file)
-	}
-	if err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	return tree.SyncDir(dir)
-}
-
-// Tidy removes the temporaries that a killed run left in the kernel's folder.
+// Tidy removes the temporaries that a killed run left in the kernel's directory.
 func (k *Kernel) Tidy() error { return k.read() }
-
-// Depmod runs depmod for the kernel in dir. A folder without modules.dep belongs
-// to no kernel that is installed here and is passed over.
-func Depmod(ctx context.Context, dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, "modules.dep")); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	args := []string{"-a"}
-	installTree, release := filepath.Split(dir)
-	base, ok := strings.CutSuffix(filepath.Clean(installTree), "/lib/modules")
-	if !ok {
-		return nil // depmod has no way to look there
-	}
-	if base = strings.TrimSuffix(base, "/usr"); base != "" {
-		args = append(args, "-b", base)
-	}
-	cmd := exec.Command("depmod", append(args, release)...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := child.Run(ctx, cmd); err != nil {
-		why := strings.TrimSpace(out.String())
-		if why == "" {
-			why = err.Error()
-		}
-		return &failure.Failure{What: "depmod failed", Why: why, Hint: "run: depmod -a " + release, Status: failure.StatusInstall, Err: err}
-	}
-	return nil
-}

@@ -56,7 +56,7 @@ func TestSame(t *testing.T) {
 		}, false},
 		{"nothing built", func(t *testing.T, placed, built string) { write(t, placed, "module", old) }, false},
 		{"nothing placed", func(t *testing.T, placed, built string) { write(t, built, "module", old) }, false},
-		{"a folder", func(t *testing.T, placed, built string) {
+		{"a directory", func(t *testing.T, placed, built string) {
 			write(t, built, "module", old)
 			if err := os.Mkdir(placed, 0o755); err != nil {
 				t.Fatal(err)

@@ -1,48 +1,26 @@
 // Package plan decides what to do for one kernel: which packages to build and
-// install, in what order, and why others are passed over. It is pure: it reads
-// no file and runs no program.
+// install, in what order, and why others are passed over. It is pure: it reads no
+// file and runs no program. Nothing changes a plan that is made.
 package plan
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
-	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/tree"
 	"dkms-kernel-install/internal/version"
 )
 
-// Package is what is known of one registered package, seen from one kernel.
-type Package struct {
-	tree.ID
-	// Source is the folder of its source; empty where the package is broken.
-	Source string
-	// Conf is its configuration for the kernel, ConfErr what is wrong with it.
-	Conf    conf.Conf
-	ConfErr error
-	// Built says that a build for the kernel exists, with Modules in it.
-	Built   bool
-	Modules []string // file names such as foo.ko.xz
-	// Installed says that this version is the one installed for the kernel;
-	// Current, that the kernel's folder holds exactly what was built.
-	Installed, Current bool
-	// BuiltAgainst holds the versions of the dependencies at build time, by
-	// package name, where the build recorded them.
-	BuiltAgainst map[string]string
-	// Stale says why the build is not what would be built now; empty where it
-	// is, or where nobody knows.
-	Stale string
-	// WeakFrom is the release of the kernel whose modules of this version
-	// the kernel shares by links (weak modules); empty where it does not.
-	WeakFrom string
-}
-
 // Goal is how far a package is to be taken.
 type Goal int
 
+// The goals of work.
 const (
 	Built Goal = iota
 	Installed
@@ -54,20 +32,22 @@ type Request struct {
 	// the newest version of each package that has AUTOINSTALL set.
 	Only []tree.ID
 	Goal Goal
-	// Match, where not nil, narrows automatic work to the packages whose names
+	// Match, if it is not nil, narrows automatic work to the packages whose names
 	// it accepts, and to those that depend on them or that they depend on.
 	Match func(name string) bool
 	// Renew builds again what is stale. Dependents also takes the installed
 	// packages that depend on one in Only.
 	Renew, Dependents bool
 	// Force takes packages whose work is already done, and those whose
-	// dependencies or conflicts speak against it.
-	Force bool
+	// dependencies or conflicts speak against it. Retry builds what failed before,
+	// though nothing has changed since; Force implies it.
+	Force, Retry bool
 }
 
 // Verdict is what the plan says of one package.
 type Verdict int
 
+// The verdicts on a package.
 const (
 	Do      Verdict = iota // work is to be done
 	Current                // everything is done
@@ -75,44 +55,69 @@ const (
 	Fail                   // it is meant for it, and cannot be done
 )
 
-// Cause tells failures apart where somebody must.
-type Cause int
-
-const (
-	NoCause    Cause = iota
-	Broken           // the source is gone
-	BadConf          // dkms.conf has errors
-	Dependency       // BUILD_DEPENDS cannot be met
-	Conflict         // another package owns a module of the same name
-	NotForIt         // BUILD_EXCLUSIVE
-)
-
 // Item is the plan for one package.
 type Item struct {
-	Package
+	observe.Package
 	Verdict Verdict
 	// Build and Place say what Do does.
 	Build, Place bool
 	// Needs are the items, by index in the plan, that must succeed first.
 	Needs []int
-	// Why explains the verdict, but for Current. Cause is of Skip and Fail;
-	// Hint says what to do about it.
-	Cause     Cause
-	Why, Hint string
-	// Failure, where not nil, explains Fail in place of Cause, Why and Hint.
-	Failure *failure.Failure
+	// DependsOn holds the versions of the packages that a build is made against,
+	// by name, if it is to record them.
+	DependsOn map[string]string
+	Why       string           // of Do and Skip
+	Failure   *failure.Failure // of Fail
 }
 
-// Make plans the work on packages, all seen from the same kernel. Items come in
-// an order in which each stands after those that it needs.
-func Make(packages []Package, r Request) []Item {
-	p := planner{request: r, all: packages, newest: map[string]string{}, index: map[string]int{}, state: map[string]int{}}
-	for i := range packages { // without a copy of each
-		if pkg := &packages[i]; version.Compare(pkg.Version, p.newest[pkg.Name]) >= 0 {
+// Plan is what to do for one kernel. Each item stands after those that it needs.
+type Plan struct {
+	Kernel observe.Kernel
+	Items  []Item
+}
+
+// Idle reports whether the plan has nothing to do and nothing to complain of.
+func (p Plan) Idle() bool {
+	return !slices.ContainsFunc(p.Items, func(i Item) bool { return i.Verdict == Do || i.Verdict == Fail })
+}
+
+// String returns the plan in a line for each item.
+func (p Plan) String() string {
+	var b strings.Builder
+	for _, item := range p.Items {
+		words := []string{item.ID.String()}
+		switch item.Verdict {
+		case Do:
+			if item.Build {
+				words = append(words, "build")
+			}
+			if item.Place {
+				words = append(words, "place")
+			}
+			for _, n := range item.Needs {
+				words = append(words, "after "+p.Items[n].Name)
+			}
+		case Current:
+			words = append(words, "current")
+		case Skip:
+			words = append(words, "skip: "+item.Why)
+		case Fail:
+			words = append(words, "fail: "+item.Failure.Why)
+		}
+		fmt.Fprintln(&b, strings.Join(words, " "))
+	}
+	return b.String()
+}
+
+// Make plans the work for a kernel.
+func Make(k observe.Kernel, r Request) Plan {
+	p := planner{request: r, kernel: k, all: k.Packages, newest: map[string]string{}, index: map[string]int{}, state: map[string]int{}}
+	for i := range p.all { // without a copy of each
+		if pkg := &p.all[i]; version.Compare(pkg.Version, p.newest[pkg.Name]) >= 0 {
 			p.newest[pkg.Name] = pkg.Version
 		}
 	}
-	for _, pkg := range packages {
+	for _, pkg := range p.all {
 		if !p.wanted(pkg) {
 			continue
 		}
@@ -129,14 +134,17 @@ func Make(packages []Package, r Request) []Item {
 	}
 	p.conflicts()
 	p.dependents()
-	return p.items
+	p.headers()
+	p.dependencies()
+	return Plan{k, p.items}
 }
 
 type planner struct {
 	request Request
-	all     []Package
+	kernel  observe.Kernel
+	all     []observe.Package
 	newest  map[string]string // version, by name, of all
-	chosen  []Package
+	chosen  []observe.Package
 	index   map[string]int   // in chosen, by name, of the newest
 	shared  map[tree.ID]bool // see share
 	items   []Item
@@ -146,18 +154,18 @@ type planner struct {
 
 const visiting = -1
 
-// wanted says whether the request is about pkg.
-func (p *planner) wanted(pkg Package) bool {
+// wanted reports whether the request is about pkg.
+func (p *planner) wanted(pkg observe.Package) bool {
 	if p.request.Only != nil {
 		return slices.Contains(p.request.Only, pkg.ID) || p.request.Dependents && pkg.Installed && pkg.ConfErr == nil &&
 			slices.ContainsFunc(p.request.Only, func(id tree.ID) bool { return slices.Contains(pkg.Conf.BuildDepends, id.Name) })
 	}
 	if version.Compare(p.newest[pkg.Name], pkg.Version) > 0 {
-		return pkg.repair()
+		return repair(pkg)
 	}
 	// A conf that cannot be read does not say whether it wants automatic
 	// work; being silent about it would hide the error.
-	return pkg.Conf.Autoinstall || pkg.Source == "" || pkg.ConfErr != nil || pkg.repair()
+	return pkg.Conf.Autoinstall || pkg.Source == "" || pkg.ConfErr != nil || repair(pkg)
 }
 
 // share finds the packages for which automatic work has nothing to do because
@@ -169,7 +177,7 @@ func (p *planner) share() {
 		return
 	}
 	for _, pkg := range p.chosen {
-		p.shared[pkg.ID] = pkg.WeakFrom != "" && !pkg.Conf.NoWeakModules && !slices.ContainsFunc(p.all, func(other Package) bool {
+		p.shared[pkg.ID] = pkg.WeakFrom != "" && !pkg.Conf.NoWeakModules && !slices.ContainsFunc(p.all, func(other observe.Package) bool {
 			return other.Name == pkg.Name && other.Installed // modprobe prefers that one
 		})
 	}
@@ -189,9 +197,9 @@ func (p *planner) share() {
 	}
 }
 
-// matches says whether the request's Match takes pkg: by its own name, or by one
+// matches reports whether the request's Match takes pkg: by its own name, or by one
 // that it depends on. path is the chain of dependencies that led here.
-func (p *planner) matches(pkg Package, path []string) bool {
+func (p *planner) matches(pkg observe.Package, path []string) bool {
 	if p.request.Match == nil || p.request.Match(pkg.Name) {
 		return true
 	}
@@ -205,10 +213,10 @@ func (p *planner) matches(pkg Package, path []string) bool {
 	})
 }
 
-// repair says that the tree calls the package installed, yet its files are not
-// in the kernel's folder: they were there before and are put back, whoever
+// repair reports whether the tree calls the package installed, yet its files are
+// not in the kernel's directory: they were there before and are put back, whoever
 // asked for them then. A newer version takes the link over in the same run.
-func (p Package) repair() bool { return p.Installed && !p.Current }
+func repair(p observe.Package) bool { return p.Installed && !p.Current }
 
 // visit adds the item of the package called name and, before it, those that it
 // depends on. path is the chain of dependencies that led here.
@@ -232,12 +240,13 @@ func (p *planner) visit(name string, path []string) {
 			// A package in a circle fails for it even when it is built:
 			// it can never be built again.
 			cycle := append(slices.Clone(path[slices.Index(path, dep):]), dep)
-			item.fail(Dependency, "BUILD_DEPENDS goes round in a circle: "+strings.Join(cycle, " needs "),
+			item.fail(dependencyMissing, "BUILD_DEPENDS goes round in a circle: "+strings.Join(cycle, " needs "),
 				"remove one of these BUILD_DEPENDS in an override in /etc/dkms")
 			break
 		}
 		p.depend(&item, dep)
 	}
+	p.failedBefore(&item)
 	p.items = append(p.items, item)
 	p.state[name] = len(p.items)
 }
@@ -273,32 +282,35 @@ func (p *planner) depend(item *Item, dep string) {
 		return
 	}
 	if known {
-		item.fail(Dependency, fmt.Sprintf("it needs %s, which is not installed for this kernel and is not built automatically", dep),
+		item.fail(dependencyMissing, fmt.Sprintf("it needs %s, which is not installed for this kernel and is not built automatically", dep),
 			fmt.Sprintf("run: dkms install %s, or set AUTOINSTALL=yes in /etc/dkms/%[1]s.conf", dep))
 	} else {
-		item.fail(Dependency, fmt.Sprintf("it needs %s, which is not registered", dep),
+		item.fail(dependencyMissing, fmt.Sprintf("it needs %s, which is not registered", dep),
 			fmt.Sprintf("install the package that brings %s, or remove BUILD_DEPENDS in /etc/dkms/%s.conf", dep, item.Name))
 	}
 }
 
 // decide says what to do with one package, its dependencies left aside.
-func (p *planner) decide(pkg Package) Item {
+func (p *planner) decide(pkg observe.Package) Item {
 	item := Item{Package: pkg}
 	switch {
 	case pkg.Source == "":
-		item.fail(Broken, "its source is gone: the link in the tree leads nowhere",
+		item.fail(broken, "its source is gone: the link in the tree leads nowhere",
 			fmt.Sprintf("reinstall the package that brings %s, or remove it", pkg.ID))
 	case pkg.ConfErr != nil:
-		item.fail(BadConf, pkg.ConfErr.Error(), "correct it, or set the directive in /etc/dkms/"+pkg.Name+".conf")
+		kind := badConf
+		if errors.Is(pkg.ConfErr, fs.ErrNotExist) {
+			kind.status = failure.StatusNoConf
+		}
+		item.fail(kind, pkg.ConfErr.Error(), "correct it, or set the directive in /etc/dkms/"+pkg.Name+".conf")
 	case pkg.Conf.Excluded != "":
-		item.Verdict, item.Cause, item.Why = Skip, NotForIt, pkg.Conf.Excluded
-		item.Hint = "nothing: the package says itself which kernels it is for (BUILD_EXCLUSIVE)"
+		item.skip(pkg.Conf.Excluded)
 	case p.shared[pkg.ID]:
 		item.Verdict = Current
 	default:
 		why := ""
 		switch {
-		case !pkg.Built || !pkg.complete():
+		case !pkg.Built || !complete(pkg):
 			why = "not built"
 		case p.request.Renew && pkg.Stale != "":
 			why = pkg.Stale
@@ -310,15 +322,15 @@ func (p *planner) decide(pkg Package) Item {
 		if why == "" && !pkg.Installed {
 			why = "not installed"
 		} else if why == "" && !pkg.Current {
-			why = "the kernel's folder does not hold what was built"
+			why = "the kernel's directory does not hold what was built"
 		}
 		item.do(build, place, why)
 	}
 	return item
 }
 
-// complete says whether the build holds every module that the conf names.
-func (p Package) complete() bool {
+// complete reports whether the build holds every module that the conf names.
+func complete(p observe.Package) bool {
 	for _, m := range p.Conf.Modules {
 		if !slices.ContainsFunc(p.Modules, func(file string) bool {
 			name, _, ok := kmod.SplitName(file)
@@ -330,8 +342,8 @@ func (p Package) complete() bool {
 	return true
 }
 
-// forced says whether work on pkg that is already done is to be done again.
-func (p *planner) forced(pkg Package) bool {
+// forced reports whether work on pkg that is already done is to be done again.
+func (p *planner) forced(pkg observe.Package) bool {
 	return p.request.Force && (p.request.Only == nil || slices.Contains(p.request.Only, pkg.ID))
 }
 
@@ -343,9 +355,81 @@ func (i *Item) do(build, place bool, why string) {
 	}
 }
 
-func (i *Item) fail(cause Cause, why, hint string) {
-	i.Verdict, i.Cause, i.Why, i.Hint = Fail, cause, why, hint
+func (i *Item) skip(why string) {
+	i.Verdict, i.Why = Skip, why
 	i.Build, i.Place = false, false
+}
+
+// kind is a kind of failure: what to call it, and its exit status.
+type kind struct {
+	what   string
+	status int
+}
+
+var (
+	broken            = kind{"package broken", failure.StatusNoConf}
+	badConf           = kind{"dkms.conf unusable", failure.StatusBadConf}
+	dependencyMissing = kind{"dependency missing", failure.StatusDepends}
+	conflict          = kind{"conflict with another package", failure.StatusInstall}
+)
+
+func (i *Item) fail(k kind, why, hint string) {
+	i.failWith(&failure.Failure{What: k.what, Why: why, Hint: hint, Status: k.status})
+}
+
+func (i *Item) failWith(f *failure.Failure) {
+	i.Verdict, i.Failure, i.Why = Fail, f, ""
+	i.Build, i.Place = false, false
+}
+
+// failedBefore fails an item whose build failed before and would again. What is
+// built against something new may succeed.
+func (p *planner) failedBefore(item *Item) {
+	if item.Verdict != Do || !item.Build || item.Failed == nil || p.request.Force || p.request.Retry {
+		return
+	}
+	if !slices.ContainsFunc(item.Needs, func(n int) bool { return p.items[n].Verdict == Do && p.items[n].Build }) {
+		item.failWith(item.Failed)
+	}
+}
+
+// headers fails what would have to be built for a kernel without headers.
+func (p *planner) headers() {
+	if p.kernel.Headers {
+		return
+	}
+	f := &failure.Failure{
+		What:   "headers of kernel " + p.kernel.Release + " missing",
+		Why:    p.kernel.SourceDir + "/include does not exist",
+		Hint:   p.kernel.HeadersHint,
+		Status: failure.StatusHeaders,
+	}
+	for n := range p.items {
+		if item := &p.items[n]; item.Verdict == Do && item.Build {
+			item.failWith(f)
+		}
+	}
+}
+
+// dependencies finds the versions of what items depend on that record them.
+func (p *planner) dependencies() {
+	for n := range p.items {
+		item := &p.items[n]
+		if !item.Conf.BuildDependsRebuild {
+			continue
+		}
+		item.DependsOn = map[string]string{}
+		for _, name := range item.Conf.BuildDepends {
+			for _, pkg := range p.all {
+				if pkg.Name == name && pkg.Installed {
+					item.DependsOn[name] = pkg.Version
+				}
+			}
+			if i := p.state[name]; i > 0 {
+				item.DependsOn[name] = p.items[i-1].Version
+			}
+		}
+	}
 }
 
 // conflicts fails every package that would install a module of the same name as
@@ -355,7 +439,7 @@ func (p *planner) conflicts() {
 		return
 	}
 	owner := map[string]tree.ID{}
-	claim := func(pkg Package) {
+	claim := func(pkg observe.Package) {
 		for _, m := range pkg.Conf.Modules {
 			if _, taken := owner[m.DestName]; !taken {
 				owner[m.DestName] = pkg.ID
@@ -374,7 +458,7 @@ func (p *planner) conflicts() {
 		}
 		for _, m := range item.Conf.Modules {
 			if id, taken := owner[m.DestName]; taken && id.Name != item.Name {
-				item.fail(Conflict, fmt.Sprintf("its module %s.ko belongs to %s for this kernel", m.DestName, id),
+				item.fail(conflict, fmt.Sprintf("its module %s.ko belongs to %s for this kernel", m.DestName, id),
 					fmt.Sprintf("remove one of the two packages, or set AUTOINSTALL=no in /etc/dkms/%s.conf", item.Name))
 				break
 			}
@@ -396,11 +480,9 @@ func (p *planner) dependents() {
 			}
 			switch on.Verdict {
 			case Fail:
-				item.fail(Dependency, fmt.Sprintf("it needs %s, which fails", on.ID), "first solve what is wrong with "+on.Name)
+				item.fail(dependencyMissing, fmt.Sprintf("it needs %s, which fails", on.ID), "first solve what is wrong with "+on.Name)
 			case Skip:
-				item.Verdict, item.Cause = Skip, NotForIt
-				item.Why = fmt.Sprintf("it needs %s, which is not for this kernel: %s", on.ID, on.Why)
-				item.Build, item.Place = false, false
+				item.skip(fmt.Sprintf("it needs %s, which is not for this kernel: %s", on.ID, on.Why))
 			}
 		}
 		item.Needs = slices.DeleteFunc(item.Needs, func(need int) bool { return p.items[need].Verdict != Do })

@@ -8,18 +8,21 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
-	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/tree"
 )
 
 // Text tells of the work in lines, one for each package. It implements
 // [engine.Events].
 type Text struct {
+	mu     sync.Mutex // keeps the lines of one result together
 	log    *logrus.Logger
 	prefix string
 }
@@ -37,7 +40,7 @@ func NewText(w io.Writer, prefix string, verbose, quiet bool) *Text {
 	case quiet:
 		log.SetLevel(logrus.WarnLevel)
 	}
-	return &Text{log, prefix}
+	return &Text{log: log, prefix: prefix}
 }
 
 // Verbose makes t tell everything from now on.
@@ -85,7 +88,9 @@ func (t *Text) Note(line string) { t.log.Infof("%s%s", t.prefix, line) }
 func (t *Text) Debug(line string) { t.log.Debugf("%s%s", t.prefix, line) }
 
 // Done tells the result for one package in a line.
-func (t *Text) Done(r engine.Result) {
+func (t *Text) Done(r execute.Result) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	what := fmt.Sprintf("%s%s for %s: ", t.prefix, r.ID, r.Kernel.Release)
 	if r.ID == (tree.ID{}) {
 		what = fmt.Sprintf("%s%s: ", t.prefix, r.Kernel.Release)
@@ -94,21 +99,21 @@ func (t *Text) Done(r engine.Result) {
 		t.log.Warn(what + w)
 	}
 	switch r.Outcome {
-	case engine.Done:
+	case execute.Done:
 		t.log.Info(what + done(r))
-	case engine.Current:
+	case execute.Current:
 		t.log.Debug(what + "current")
-	case engine.Skipped:
+	case execute.Skipped:
 		t.log.Info(what + "passed over: " + r.Why)
-	case engine.Planned:
+	case execute.Planned:
 		verb := "would be installed"
 		if r.Built {
 			verb = "would be built and installed"
 		}
 		t.log.Info(what + verb + ": " + r.Why)
-	case engine.Removed:
+	case execute.Removed:
 		t.log.Info(what + "removed")
-	case engine.Failed:
+	case execute.Failed:
 		t.log.Error(what + "FAILED: " + r.Failure.What)
 	}
 	for _, path := range r.Placed {
@@ -117,17 +122,17 @@ func (t *Text) Done(r engine.Result) {
 	for _, path := range r.Removed {
 		t.log.Debugf("%s  - %s", t.prefix, path)
 	}
-	if r.Outcome == engine.Done {
+	if r.Outcome == execute.Done {
 		for _, kept := range r.Kept {
 			t.log.Infof("%s  kept the kernel's own %s", t.prefix, kept)
 		}
 	}
 }
 
-func done(r engine.Result) string {
+func done(r execute.Result) string {
 	var steps []string
 	if r.Built {
-		if r.Cached {
+		if r.Stored {
 			steps = append(steps, "from the cache")
 		} else {
 			steps = append(steps, "built")
@@ -158,10 +163,10 @@ func took(d time.Duration) string {
 
 // Failures tells of each failure in three lines: what, why, and what to do.
 // Packages that failed for one and the same reason share them.
-func (t *Text) Failures(results []engine.Result) {
+func (t *Text) Failures(results []execute.Result) {
 	var told []*failure.Failure
 	for _, r := range results {
-		if r.Outcome != engine.Failed || slices.Contains(told, r.Failure) {
+		if r.Outcome != execute.Failed || slices.Contains(told, r.Failure) {
 			continue
 		}
 		told = append(told, r.Failure)
@@ -194,8 +199,8 @@ func (t *Text) Failure(what string, f *failure.Failure) {
 }
 
 // StatusLine returns a line of status in the form that scripts parse.
-func StatusLine(s engine.Status) string {
-	if s.State == engine.StateWeak {
+func StatusLine(s observe.Status) string {
+	if s.State == observe.StateWeak {
 		// It keeps a form that all lines had once.
 		return fmt.Sprintf("%s, %s, %s, %s: %s from %s", s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, s.State, s.WeakFrom)
 	}
@@ -207,8 +212,8 @@ func StatusLine(s engine.Status) string {
 	if s.Originals {
 		line += " (Original modules exist)"
 	}
-	if s.KernelGone && s.State == engine.StateInstalled {
-		line += " (Built modules are missing in the kernel modules folder)"
+	if s.KernelGone && s.State == observe.StateInstalled {
+		line += " (Built modules are missing in the kernel modules directory)"
 	}
 	if s.Differs {
 		line += " (Differences between built and installed modules)"
@@ -230,7 +235,7 @@ type statusJSON struct {
 }
 
 // StatusJSON writes the list as a JSON array of objects.
-func StatusJSON(w io.Writer, list []engine.Status) error {
+func StatusJSON(w io.Writer, list []observe.Status) error {
 	out := make([]statusJSON, len(list))
 	for i, s := range list {
 		out[i] = statusJSON{s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, string(s.State), s.Originals, s.Differs, s.KernelGone, s.WeakFrom}

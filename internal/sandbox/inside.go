@@ -114,7 +114,7 @@ func (s *spec) run() (status int, err error) {
 	return state.ExitStatus(), nil
 }
 
-// end ends all processes that the command left, and says whether there were any
+// end ends all processes that the command left, and reports whether there were any
 // that did not end by themselves.
 func (s *spec) end() (any bool) {
 	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
@@ -398,7 +398,7 @@ func (b bind) mount() error {
 	return nil
 }
 
-// hide makes a folder or file seem empty.
+// hide makes a directory or file seem empty.
 func hide(path string) error {
 	fi, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
@@ -416,7 +416,7 @@ func hide(path string) error {
 	return nil
 }
 
-// cover puts an empty folder over one.
+// cover puts an empty directory over one.
 func cover(dir string) error {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=1m"); err != nil {
 		return &fs.PathError{Op: "hide", Path: dir, Err: err}

@@ -1,6 +1,6 @@
 // Package sandbox runs the commands of a build in a world of their own: they see
 // the machine read-only, without network, without what is secret, and with a
-// build folder of their own at whatever path they expect it; they run as a user
+// build directory of their own at whatever path they expect it; they run as a user
 // who owns nothing else, and what they leave running ends with them.
 //
 // A world is made of namespaces, of the rights of a user, and of Landlock, each
@@ -42,13 +42,13 @@ type World struct {
 	User *User
 	// Network leaves the machine's network.
 	Network bool
-	// Hide are files and folders that seem empty; Show is what is seen of
+	// Hide are files and directories that seem empty; Show is what is seen of
 	// them all the same. What does not exist is passed over.
 	Hide, Show []string
-	// Tmp is the folder that stands at /tmp and /var/tmp; "" for none.
+	// Tmp is the directory that stands at /tmp and /var/tmp; "" for none.
 	Tmp string
-	// Over is a folder of which a command sees Keep alone, entries of it, and
-	// what is Writable; "" for none. Writable are folders that it may write to
+	// Over is a directory of which a command sees Keep alone, entries of it, and
+	// what is Writable; "" for none. Writable are directories that it may write to
 	// and where it finds them. Without [Features].Mounts they have to be there.
 	Over     string
 	Keep     []string
@@ -59,12 +59,12 @@ type World struct {
 	FileSize  int64
 	// Output is how many bytes a command may print; 0 is no limit.
 	Output int64
-	// Usage is a folder: when its file system gets full, the command whose
-	// folder holds most is ended. "" is none.
+	// Usage is a directory: when its file system gets full, the command whose
+	// directory holds most is ended. "" is none.
 	Usage string
 }
 
-// Bind shows the folder From at To.
+// Bind shows the directory From at To.
 type Bind struct{ From, To string }
 
 // User is an unprivileged user.
@@ -90,7 +90,7 @@ func LookupUser(names ...string) (*User, error) {
 // Features are what a machine allows. The zero value is a machine that allows
 // nothing of it.
 type Features struct {
-	Mounts   bool // mount namespaces: private and read-only folders
+	Mounts   bool // mount namespaces: private and read-only directories
 	PID      bool // PID namespaces
 	Net      bool // network and IPC namespaces
 	UserNS   bool // user namespaces

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// world is one with a build folder at DIR/tree/M/V/build, of which the real one is elsewhere.
+// world is one with a build directory at DIR/tree/M/V/build, of which the real one is elsewhere.
 func world(t *testing.T) (w *World, build string) {
 	t.Helper()
 	top, err := filepath.EvalSymlinks(t.TempDir())

@@ -16,8 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/machine"
-	"dkms-kernel-install/internal/walk"
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/resources"
 )
 
 // What a command uses of the machine is looked at this often.
@@ -78,20 +78,20 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 
 func (c *command) look() {
 	hidden := sync.OnceValue(unnamed)
-	if free, _, files, ok := room(c.world.Usage); ok && free < c.reserve {
+	if free, _, inodes, ok := room(c.world.Usage); ok && free < c.reserve {
 		least := int64(c.reserve)
 		if free == 0 {
-			least = min(least, int64(files/scarce)*fileCost)
+			least = min(least, int64(inodes/scarce)*fileCost)
 		}
 		if n, ok := c.guilty(least, func(o *command) int64 { return o.disk(hidden) }); ok {
 			what := fmt.Sprintf("it fills the disk: it wrote %d MiB", n>>20)
 			if n == math.MaxInt64 {
-				what = fmt.Sprintf("it fills the disk, with folders more than %d deep", walk.Depth)
+				what = fmt.Sprintf("it fills the disk, with directories more than %d deep", files.Depth)
 			}
 			c.end(&LimitError{What: what, Hint: "make room on the file system, if that was not too much", Disk: true})
 		}
 	}
-	total, available, known := machine.RAM()
+	total, available, known := resources.RAM()
 	short := known && available <= total/32
 	many := c.world.Processes > 0 && threads() > c.world.Processes*9/10
 	if c.ns == "" || !short && !many {
@@ -108,7 +108,7 @@ func (c *command) look() {
 	}
 }
 
-// guilty returns how much c uses, and says whether it is the one that uses most, of
+// guilty returns how much c uses, and reports whether it is the one that uses most, of
 // those that do the first, and all together no less than least: where they use little,
 // it is somebody else's doing. It is to be ended then.
 func (c *command) guilty(least int64, uses func(*command) int64) (int64, bool) {
@@ -138,7 +138,7 @@ func (c *command) guilty(least int64, uses func(*command) int64) (int64, bool) {
 }
 
 // disk returns how much of the disk c uses, in bytes, with what hidden returns;
-// [math.MaxInt64] where its folders are too deep to tell.
+// [math.MaxInt64] where its directories are too deep to tell.
 func (c *command) disk(hidden func() map[string]int64) int64 {
 	bytes := usage(c.world.Usage)
 	return bytes + min(hidden()[c.ns], math.MaxInt64-bytes)
@@ -152,7 +152,7 @@ const (
 // room returns what is free for ordinary users on the file system of dir, and its
 // size, in bytes, and how many files it can hold. Nothing is free where there can be
 // hardly any more files.
-func room(dir string) (free, size, files uint64, ok bool) {
+func room(dir string) (free, size, inodes uint64, ok bool) {
 	var st unix.Statfs_t
 	if dir == "" || unix.Statfs(dir, &st) != nil {
 		return 0, 0, 0, false
@@ -166,18 +166,18 @@ func room(dir string) (free, size, files uint64, ok bool) {
 // usage returns what the files below dir take, in bytes; each takes some. It is
 // [math.MaxInt64] where they are too deep to be counted.
 func usage(dir string) (bytes int64) {
-	err := walk.Walk(context.Background(), dir, func(_ int, _ string, st *unix.Stat_t) error {
+	err := files.Walk(context.Background(), dir, func(_ int, _ string, st *unix.Stat_t) error {
 		bytes += st.Blocks*512 + fileCost
 		return nil
 	})
-	if errors.Is(err, walk.ErrDeep) {
+	if errors.Is(err, files.ErrDeep) {
 		return math.MaxInt64
 	}
 	return bytes
 }
 
 // unnamed returns what the files take, in bytes, that processes of the watched commands
-// have open and that no folder has, by their PID namespace: removed ones, and those in
+// have open and that no directory has, by their PID namespace: removed ones, and those in
 // memory alone. The caller holds the lock of watched.
 func unnamed() map[string]int64 {
 	type file struct {
@@ -204,7 +204,7 @@ func unnamed() map[string]int64 {
 	return bytes
 }
 
-// namespaces are the folders of all processes, and the PID namespace of each.
+// namespaces are the directories of all processes, and the PID namespace of each.
 func namespaces() iter.Seq2[string, string] {
 	return func(yield func(dir, ns string) bool) {
 		dirs, _ := filepath.Glob("/proc/[0-9]*")

@@ -9,14 +9,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/walk"
+	"dkms-kernel-install/internal/files"
 )
 
 // Heal removes what a killed run left of id: temporaries, a build that was half
-// removed, and a scratch folder that explains no failure for any kernel.
+// removed, and a scratch directory that explains no failure for any kernel.
 func (t Tree) Heal(id ID) error {
 	dir := t.PackageDir(id)
-	// What has no such link may be anybody's: the tree may be a folder that was
+	// What has no such link may be anybody's: the tree may be a directory that was
 	// named by mistake.
 	fi, err := os.Lstat(t.SourceDir(id))
 	ours := err == nil && fi.Mode()&fs.ModeSymlink != 0
@@ -25,7 +25,7 @@ func (t Tree) Heal(id ID) error {
 	}
 	archives, _ := fs.Glob(os.DirFS(filepath.Dir(dir)), originals+"/*")
 	for _, archive := range append(archives, originals) {
-		RemoveEmpty(filepath.Join(filepath.Dir(dir), archive), filepath.Dir(dir))
+		files.RemoveEmpty(filepath.Join(filepath.Dir(dir), archive), filepath.Dir(dir))
 	}
 	releases, err := removeTemps(dir)
 	if err != nil {
@@ -50,7 +50,7 @@ func (t Tree) Heal(id ID) error {
 				return err
 			}
 			if len(left) == 0 && ours {
-				RemoveEmpty(arch, dir)
+				files.RemoveEmpty(arch, dir)
 			}
 			for _, e := range left {
 				if e.IsDir() && e.Name() == "module" {
@@ -61,19 +61,19 @@ func (t Tree) Heal(id ID) error {
 			}
 		}
 		if len(arches) == 0 && ours {
-			RemoveEmpty(release, dir)
+			files.RemoveEmpty(release, dir)
 		}
 	}
 	if !ours {
 		return nil
 	}
 	if !t.ExplainsFailure(id) {
-		return walk.RemoveAll(t.BuildDir(id))
+		return files.RemoveAll(t.BuildDir(id))
 	}
 	return nil
 }
 
-// HealGone removes what a killed run left of id, which is no package of the tree
+// HealGone removes what a killed run left of id, which is not a package of the tree
 // any more.
 func (t Tree) HealGone(id ID) error {
 	if err := CheckID(id); err != nil {
@@ -83,11 +83,11 @@ func (t Tree) HealGone(id ID) error {
 		return err
 	}
 	os.Remove(t.PackageDir(id)) // where it is empty
-	RemoveEmpty(filepath.Dir(t.PackageDir(id)), t.Dir)
+	files.RemoveEmpty(filepath.Dir(t.PackageDir(id)), t.Dir)
 	return nil
 }
 
-// HealTop removes what a killed run left beside the folders of packages.
+// HealTop removes what a killed run left beside the directories of packages.
 func (t Tree) HealTop() error {
 	_, err := removeTemps(t.Dir)
 	return err
@@ -97,16 +97,16 @@ func (t Tree) HealTop() error {
 func removeTemps(dir string) (left []fs.DirEntry, err error) {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
-		if !IsTemp(e.Name()) {
+		if !files.IsTemp(e.Name()) {
 			left = append(left, e)
-		} else if err := walk.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		} else if err := files.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return nil, err
 		}
 	}
 	return left, err
 }
 
-// ExplainsFailure says whether the scratch folder of id holds the log of a build
+// ExplainsFailure reports whether the scratch directory of id holds the log of a build
 // that failed and has not succeeded since. The log's first line ends in
 // "for kernel K (A)".
 func (t Tree) ExplainsFailure(id ID) bool {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockName is the file whose lock is that of the tree. It is not the tree's folder
+// lockName is the file whose lock is that of the tree. It is not the tree's directory
 // itself, which every user may open and so lock.
 const lockName = ".lock"
 
@@ -26,8 +26,11 @@ const lockName = ".lock"
 // knows what reached the disk. The note goes when the lock is taken.
 type Lock struct {
 	file *os.File
-	// Healed says that there was that note.
-	Healed bool
+	// Clean reports whether the tree is known to hold nothing that a killed run
+	// left. It is set from the note; the run that holds the lock sets it once it
+	// has cleaned up, and clears it before it changes the tree. [Lock.Release]
+	// writes the note by it.
+	Clean bool
 }
 
 // Lock takes the lock of the tree, which it makes if it is missing. Where another
@@ -75,7 +78,7 @@ func (l *Lock) readNote() error {
 		return nil
 	}
 	note := healedNote()
-	l.Healed = note != "" && string(text[:n]) == note
+	l.Clean = note != "" && string(text[:n]) == note
 	return l.file.Truncate(0)
 }
 
@@ -88,10 +91,10 @@ func healedNote() string {
 	return "healed " + string(id)
 }
 
-// Release gives the lock back. It may be called more than once. With healed, the
-// next one who takes the lock is told so.
-func (l *Lock) Release(healed bool) {
-	if healed {
+// Release gives the lock back, and writes the note if the tree is clean. It may be
+// called more than once.
+func (l *Lock) Release() {
+	if l.Clean {
 		// Without it, or with a part of it, the next run looks again.
 		_, _ = l.file.WriteAt([]byte(healedNote()), 0)
 	}

@@ -13,9 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/folder"
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/kmod"
-	"dkms-kernel-install/internal/parallel"
 	"dkms-kernel-install/internal/version"
 )
 
@@ -40,7 +39,7 @@ func (t Tree) Read(kernels ...Target) ([]Package, error) {
 	}
 	found := make([][]Package, len(names))
 	errs := make([]error, len(names))
-	parallel.Each(len(names), func(i int) {
+	files.Each(len(names), func(i int) {
 		if n := names[i]; n.IsDir() && !strings.HasPrefix(n.Name(), ".") {
 			found[i], errs[i] = r.readName(n.Name())
 		}
@@ -51,19 +50,19 @@ func (t Tree) Read(kernels ...Target) ([]Package, error) {
 // reader is one reading of a tree.
 type reader struct {
 	Tree
-	kernels []Target        // sorted; empty for all
-	links   map[string]bool // names of their links; empty for all
-	folders sync.Map        // what [filepath.EvalSymlinks] says of those that hold sources
+	kernels     []Target        // sorted; empty for all
+	links       map[string]bool // names of their links; empty for all
+	directories sync.Map        // what [filepath.EvalSymlinks] says of those that hold sources
 }
 
 // readName reads all versions of one package.
 func (r *reader) readName(name string) ([]Package, error) {
-	top, err := folder.Open(unix.AT_FDCWD, filepath.Join(r.Dir, name))
+	top, err := files.Open(unix.AT_FDCWD, filepath.Join(r.Dir, name))
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(top)
-	entries, err := folder.List(top)
+	entries, err := files.List(top)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +106,7 @@ func (r *reader) readName(name string) ([]Package, error) {
 	return packages, nil
 }
 
-// ours says whether a folder without a source, and without builds, is of a package
+// ours reports whether a directory without a source, and without builds, is of a package
 // all the same.
 func (r *reader) ours(id ID) bool {
 	if _, err := os.Lstat(r.SourceDir(id)); err == nil {
@@ -120,16 +119,16 @@ func (r *reader) ours(id ID) bool {
 	return err == nil
 }
 
-// builds returns what there is in the folder of id, which is below top: kernels,
+// builds returns what there is in the directory of id, which is below top: kernels,
 // and the modules that are built for them.
 func (r *reader) builds(top int, id ID) (builds []Build, err error) {
-	dir, err := folder.Open(top, id.Version)
+	dir, err := files.Open(top, id.Version)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(dir)
 	add := func(k Target) bool {
-		entries, err := folder.ListAt(dir, k.Release+"/"+k.Arch+"/module")
+		entries, err := files.ListAt(dir, k.Release+"/"+k.Arch+"/module")
 		if err == nil {
 			builds = append(builds, Build{Target: k, Modules: modules(entries)})
 		}
@@ -147,7 +146,7 @@ func (r *reader) builds(top int, id ID) (builds []Build, err error) {
 	if len(r.kernels) > 0 {
 		return builds, nil
 	}
-	releases, err := folder.List(dir)
+	releases, err := files.List(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -156,12 +155,12 @@ func (r *reader) builds(top int, id ID) (builds []Build, err error) {
 		if e.Kind != unix.DT_DIR || !isRelease(e.Name) {
 			continue
 		}
-		// Most have builds for one architecture. A folder with three links has
-		// one folder in it; where a file system does not count so, we look.
+		// Most have builds for one architecture. A directory with three links has
+		// one directory in it; where a file system does not count so, we look.
 		if arch != "" && isDir(e.Name) && st.Nlink == 3 && add(Target{e.Name, arch}) {
 			continue
 		}
-		arches, err := folder.ListAt(dir, e.Name)
+		arches, err := files.ListAt(dir, e.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -174,23 +173,23 @@ func (r *reader) builds(top int, id ID) (builds []Build, err error) {
 	return builds, nil
 }
 
-// isRelease says whether a folder of that name in the one of a package may be a
+// isRelease reports whether a directory of that name in the one of a package may be a
 // kernel's.
 func isRelease(name string) bool {
 	return !slices.Contains(reserved, name) && !strings.HasPrefix(name, ".")
 }
 
-// source returns the folder that a link leads to; "" where it leads to none. It is
-// [filepath.EvalSymlinks], which looks at each folder on the way, but looks at
+// source returns the directory that a link leads to; "" where it leads to none. It is
+// [filepath.EvalSymlinks], which looks at each directory on the way, but looks at
 // those that many sources share only once.
 func (r *reader) source(link string) string {
 	to, err := os.Readlink(link)
 	if err == nil && filepath.IsAbs(to) && to == filepath.Clean(to) {
 		dir := filepath.Dir(to)
-		real, ok := r.folders.Load(dir)
+		real, ok := r.directories.Load(dir)
 		if !ok {
 			path, _ := filepath.EvalSymlinks(dir) // "" where there is none
-			real, _ = r.folders.LoadOrStore(dir, path)
+			real, _ = r.directories.LoadOrStore(dir, path)
 		}
 		if real == "" {
 			return ""
@@ -222,8 +221,8 @@ func (t Tree) relative(name, to string) string {
 	return filepath.Clean(to)
 }
 
-// modules returns the module files among what is in a folder.
-func modules(entries []folder.Entry) (modules []string) {
+// modules returns the module files among what is in a directory.
+func modules(entries []files.Entry) (modules []string) {
 	for _, e := range entries {
 		if _, _, ok := kmod.SplitName(e.Name); ok && e.Kind == unix.DT_REG {
 			modules = append(modules, e.Name)
@@ -234,7 +233,7 @@ func modules(entries []folder.Entry) (modules []string) {
 
 // Modules returns the file names of the modules in the build of id for k.
 func (t Tree) Modules(id ID, k Target) ([]string, error) {
-	entries, err := folder.ListAt(unix.AT_FDCWD, t.ModuleDir(id, k))
+	entries, err := files.ListAt(unix.AT_FDCWD, t.ModuleDir(id, k))
 	if err != nil {
 		return nil, fmt.Errorf("%s: the build is gone", t.ModuleDir(id, k))
 	}

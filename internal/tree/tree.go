@@ -21,12 +21,13 @@ import (
 	"slices"
 
 	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/files"
 )
 
-// Tree is the DKMS tree in one folder.
+// Tree is the DKMS tree in one directory.
 type Tree struct {
 	Dir string
-	// Sources is where sources are kept, usually /usr/src: a folder M/V is one of
+	// Sources is where sources are kept, usually /usr/src: a directory M/V is one of
 	// a broken package, and not of somebody else, where M-V is there.
 	Sources string
 }
@@ -44,8 +45,8 @@ func (t Target) String() string { return t.Release + "/" + t.Arch }
 // Package is a snapshot of one M/V.
 type Package struct {
 	ID
-	// Source is the folder that the source link leads to; empty where it
-	// leads to no folder, and the package is broken.
+	// Source is the directory that the source link leads to; empty where it
+	// leads to no directory, and the package is broken.
 	Source string
 	// Builds are sorted by kernel release, then architecture.
 	Builds []Build
@@ -54,7 +55,7 @@ type Package struct {
 	Originals bool
 }
 
-// Broken says whether the package's source is gone.
+// Broken reports whether the package's source is gone.
 func (p Package) Broken() bool { return p.Source == "" }
 
 // Build returns the package's build for k.
@@ -67,7 +68,7 @@ func (p Package) Build(k Target) (Build, bool) {
 	return Build{}, false
 }
 
-// Build is one K/A folder of a package.
+// Build is one K/A directory of a package.
 type Build struct {
 	Target
 	// Installed says that the kernel's link points here.
@@ -78,35 +79,35 @@ type Build struct {
 	Modules []string
 }
 
-// PackageDir returns the folder of a package.
+// PackageDir returns the directory of a package.
 func (t Tree) PackageDir(id ID) string { return filepath.Join(t.Dir, id.Name, id.Version) }
 
 // SourceDir returns the link to the package's source.
 func (t Tree) SourceDir(id ID) string { return filepath.Join(t.PackageDir(id), "source") }
 
-// BuildDir returns the folder in which a package is built.
+// BuildDir returns the directory in which a package is built.
 func (t Tree) BuildDir(id ID) string { return filepath.Join(t.PackageDir(id), "build") }
 
-// StagingDir returns the folder that holds what a build for k is made of until it
+// StagingDir returns the directory that holds what a build for k is made of until it
 // is one. It is a temporary.
 func (t Tree) StagingDir(id ID, k Target) string {
-	return filepath.Join(t.PackageDir(id), TempName("build-"+k.Release+"-"+k.Arch))
+	return filepath.Join(t.PackageDir(id), files.TempName("build-"+k.Release+"-"+k.Arch))
 }
 
-// TargetDir returns the folder of a package's build for k.
+// TargetDir returns the directory of a package's build for k.
 func (t Tree) TargetDir(id ID, k Target) string {
 	return filepath.Join(t.PackageDir(id), k.Release, k.Arch)
 }
 
-// TarballDir returns the folder of archives that were made of a package.
+// TarballDir returns the directory of archives that were made of a package.
 func (t Tree) TarballDir(id ID) string { return filepath.Join(t.PackageDir(id), tarballs) }
 
-// ModuleDir returns the folder of the finished modules of a build.
+// ModuleDir returns the directory of the finished modules of a build.
 func (t Tree) ModuleDir(id ID, k Target) string {
 	return filepath.Join(t.TargetDir(id, k), "module")
 }
 
-// OriginalDir returns the folder that keeps the modules which a module of the
+// OriginalDir returns the directory that keeps the modules which a module of the
 // package called name displaced.
 func (t Tree) OriginalDir(name string, k Target) string {
 	return filepath.Join(t.Dir, name, originals, k.Release, k.Arch)
@@ -116,7 +117,7 @@ func (t Tree) installedLink(name string, k Target) string {
 	return filepath.Join(t.Dir, name, "kernel-"+k.Release+"-"+k.Arch)
 }
 
-// CheckID says whether id can be the name of a package in the tree.
+// CheckID reports whether id can be the name of a package in the tree.
 func CheckID(id ID) error {
 	for _, s := range []string{id.Name, id.Version} {
 		if err := conf.CheckName(s); err != nil {
@@ -129,7 +130,7 @@ func CheckID(id ID) error {
 	return nil
 }
 
-// CheckTarget says whether k can be the name of a kernel in the tree.
+// CheckTarget reports whether k can be the name of a kernel in the tree.
 func CheckTarget(k Target) error {
 	for _, s := range []string{k.Release, k.Arch} {
 		if err := conf.CheckName(s); err != nil {
@@ -137,17 +138,17 @@ func CheckTarget(k Target) error {
 		}
 	}
 	if slices.Contains(reserved, k.Release) {
-		return fmt.Errorf("%q is no kernel release, but the name of a folder in the tree", k.Release)
+		return fmt.Errorf("%q is no kernel release, but the name of a directory in the tree", k.Release)
 	}
 	return nil
 }
 
-// tarballs is the folder, beside the builds of a package, of archives of it.
+// tarballs is the directory, beside the builds of a package, of archives of it.
 const tarballs = "tarball"
 
-// reserved are names in the folder of a package that are no kernel's.
+// reserved are names in the directory of a package that are no kernel's.
 var reserved = []string{"source", "build", tarballs}
 
-// originals is the folder, beside the versions of a package, that keeps modules
+// originals is the directory, beside the versions of a package, that keeps modules
 // which the package's displaced.
 const originals = "original_module"

@@ -12,7 +12,7 @@ import (
 	"dkms-kernel-install/internal/testskip"
 )
 
-// makeAll makes, below dir, folders (names that end in "/"), links (NAME -> TARGET)
+// makeAll makes, below dir, directories (names that end in "/"), links (NAME -> TARGET)
 // and empty files.
 func makeAll(t *testing.T, dir string, list ...string) {
 	t.Helper()
@@ -112,25 +112,29 @@ func TestHealed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if l.Healed != want {
-			t.Errorf("healed: %v, not %v", l.Healed, want)
+		if l.Clean != want {
+			t.Errorf("clean: %v, not %v", l.Clean, want)
 		}
 		return l
 	}
-	lock(false).Release(true)
-	lock(true).Release(true)
+	release := func(l *Lock, clean bool) {
+		l.Clean = clean
+		l.Release()
+	}
+	release(lock(false), true)
+	release(lock(true), true)
 	l := lock(true) // and it is killed
 	if note, err := os.ReadFile(file); err != nil || len(note) != 0 {
 		t.Errorf("while it runs the note says %q, %v", note, err)
 	}
 	l.file.Close()
-	lock(false).Release(false)
-	lock(false).Release(true)
+	release(lock(false), false)
+	release(lock(false), true)
 	if err := os.WriteFile(file, []byte("healed 00000000-0000-0000-0000-000000000000\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	lock(false).Release(true)
+	release(lock(false), true)
 	l = lock(true)
-	l.Release(true)
-	l.Release(true)
+	l.Release()
+	l.Release()
 }

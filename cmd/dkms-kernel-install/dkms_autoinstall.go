@@ -1,0 +1,44 @@
+package main
+
+import (
+	"errors"
+	"slices"
+
+	"dkms-kernel-install/internal/execute"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/plan"
+)
+
+// autoinstall installs what wants automatic work for one kernel.
+func (c *classicRun) autoinstall() error {
+	_, err := c.installAll()
+	return err
+}
+
+func (c *classicRun) installAll() ([]execute.Result, error) {
+	k, err := c.kernel()
+	if err != nil {
+		return nil, err
+	}
+	if file := c.m.Disabled(); file != "" {
+		c.text.Note(file + " exists: nothing is done automatically")
+		return nil, nil
+	}
+	results, err := c.sync(k, plan.Request{Goal: plan.Installed})
+	if err != nil {
+		return nil, err
+	}
+	err = c.worst(results)
+	var f *failure.Failure
+	switch {
+	case !errors.As(err, &f):
+		return results, nil
+	case f.Status == failure.StatusHeaders:
+		return results, err
+	case slices.ContainsFunc(results, func(r execute.Result) bool {
+		return r.Outcome == execute.Failed && r.Failure.Status != failure.StatusNoConf // nothing to try
+	}):
+		return results, told{&failure.Failure{What: "some packages failed", Status: failure.StatusAutoinstall}}
+	}
+	return results, nil // packages that do not want this kernel are no failure
+}

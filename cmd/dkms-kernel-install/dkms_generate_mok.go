@@ -1,0 +1,20 @@
+package main
+
+import "fmt"
+
+// generateMOK makes the key that modules are signed with, if there is none.
+func (c *classicRun) generateMOK() error {
+	key, made, err := c.e.GenerateKey(c.ctx, c.m.Target(c.m.Running))
+	if err != nil {
+		return err
+	}
+	state := "is there already"
+	if made {
+		state = "made"
+	}
+	c.text.Note("signing key " + state + ": " + key.File)
+	if key.Cert != "" {
+		c.text.Note(fmt.Sprintf("certificate %s: %s; to enroll it for Secure Boot: mokutil --import %[2]s", state, key.Cert))
+	}
+	return nil
+}

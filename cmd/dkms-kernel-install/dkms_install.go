@@ -1,0 +1,42 @@
+package main
+
+import (
+	"slices"
+
+	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/execute"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/plan"
+)
+
+// install is build and install.
+func (c *classicRun) install(goal plan.Goal) error {
+	if c.All {
+		return usage(failure.StatusNoAll, "%s does not take --all", c.Action)
+	}
+	ks, err := c.kernels()
+	if err != nil {
+		return err
+	}
+	s, err := c.source()
+	if err != nil {
+		return err
+	}
+	in, err := c.e.Install(c.ctx, s, engine.Request{
+		// A person who asks for it gets another try.
+		Request: plan.Request{Goal: goal, Force: c.Force, Dependents: goal == plan.Installed, Retry: true},
+		Kernels: ks, ForceVersion: c.forceVersion(), Follow: c.policy(),
+	})
+	if err != nil {
+		return err
+	}
+	switch {
+	case slices.ContainsFunc(in.Results, func(r execute.Result) bool { return r.Outcome != execute.Current }):
+		return c.worst(in.Results)
+	case goal == plan.Built && in.Loaded:
+		return nil // it came with the archive
+	case goal == plan.Built:
+		return &failure.Failure{What: in.ID.String() + " is already built", Hint: "use --force to build it again", Status: failure.StatusAlready}
+	}
+	return &failure.Failure{What: in.ID.String() + " is already installed", Hint: "use --force to install it again", Status: failure.StatusInstalled}
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+
+	"dkms-kernel-install/internal/execute"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/tree"
+)
+
+// The actions of the hooks of Debian's kernel packages.
+
+// kernelPreinst takes back, before a kernel is unpacked, what would be built again
+// for it: a kernel of the same release may have been there.
+func (c *classicRun) kernelPreinst() error {
+	return c.takeBack(func(k tree.Target) ([]execute.Result, error) {
+		automatic := func(p tree.Package) bool {
+			if _, built := p.Build(k); !built || p.Source == "" {
+				return false
+			}
+			conf, err := observe.Conf(c.m, p.ID, k)
+			return err == nil && conf.Autoinstall
+		}
+		return c.e.RemoveBuilds(c.ctx, automatic, k, c.policy())
+	})
+}
+
+// kernelPrerm takes back everything for a kernel that goes.
+func (c *classicRun) kernelPrerm() error {
+	return c.takeBack(func(k tree.Target) ([]execute.Result, error) {
+		return c.e.RemoveKernel(c.ctx, k.Release, c.policy())
+	})
+}
+
+// takeBack is what kernelPreinst and kernelPrerm have in common.
+func (c *classicRun) takeBack(remove func(tree.Target) ([]execute.Result, error)) error {
+	k, err := c.kernel()
+	if err != nil {
+		return err
+	}
+	results, err := remove(k)
+	if err != nil {
+		return err
+	}
+	if c.worst(results) != nil {
+		return told{&failure.Failure{What: "some packages failed", Status: failure.StatusKernelHook}}
+	}
+	return nil
+}
+
+// kernelPostinst is autoinstall, except that a required package which failed ends
+// with another status: the kernel hook then stops.
+func (c *classicRun) kernelPostinst() error {
+	results, err := c.installAll()
+	for _, r := range results {
+		if c.m.Settings.Required(r.Name) && missing(r) {
+			c.text.Note(fmt.Sprintf("%s is required (required_packages in framework.conf)", r.ID))
+			return told{&failure.Failure{What: r.ID.String() + " is required", Status: failure.StatusUsage}}
+		}
+	}
+	return err
+}

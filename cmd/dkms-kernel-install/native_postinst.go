@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/follow"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/tree"
+)
+
+// nativePostinst are the arguments of common.postinst, which packages call after
+// their source has been unpacked.
+type nativePostinst struct {
+	Name       string `arg:"" help:"The package's name."`
+	Version    string `arg:"" help:"Its version."`
+	Tarballs   string `arg:"" optional:"" help:"Directory that may hold NAME-VERSION.dkms.tar.gz."`
+	Arch       string `arg:"" optional:"" help:"Architecture. Default: this machine's."`
+	OldVersion string `arg:"" optional:"" help:"The version that it was upgraded from."`
+}
+
+// Run registers the package and syncs it.
+func (c *nativePostinst) Run(r *nativeRun) error {
+	return r.with(machine.Options{Arch: c.Arch}, func(e *engine.Engine) error {
+		m := e.Machine()
+		if file := m.Disabled(); file != "" {
+			r.text.Note(file + " exists: nothing is done automatically")
+			return nil
+		}
+		source := engine.Source{ID: tree.ID{Name: c.Name, Version: c.Version}, Force: true}
+		archive := filepath.Join(c.Tarballs, c.Name+"-"+c.Version+".dkms.tar.gz")
+		if _, err := os.Stat(archive); c.Tarballs != "" && err == nil {
+			source.Archive = archive
+		}
+		running := m.Target(m.Running)
+		if err := e.Provide(r.ctx, source, running); err != nil {
+			return err
+		}
+		conf, err := observe.Conf(m, source.ID, running)
+		if err == nil && !conf.Autoinstall {
+			r.text.Note(fmt.Sprintf("%s is registered; it does not ask to be built (AUTOINSTALL)", source.ID))
+			return nil
+		}
+		ks, err := c.kernels(r, m)
+		if err != nil || len(ks) == 0 {
+			return err
+		}
+		return r.report(e.Sync(r.ctx, engine.Request{
+			Request: plan.Request{Only: []tree.ID{source.ID}, Dependents: true, Goal: plan.Installed, Renew: true},
+			Kernels: ks, Follow: follow.Policy{Initramfs: follow.Carried},
+		}))
+	})
+}
+
+// kernels returns the kernels that the package is built for: all, or the running
+// and the newest, as autoinstall_all_kernels says.
+func (c *nativePostinst) kernels(r *nativeRun, m *machine.Machine) ([]tree.Target, error) {
+	all, err := m.Kernels.List()
+	if err != nil {
+		return nil, failure.From(err, "cannot list the kernels", 1)
+	}
+	with, err := m.WithHeaders()
+	if err != nil {
+		return nil, err
+	}
+	take := func(release string) bool { return true }
+	if !m.Settings.AutoinstallAllKernels && len(all) > 0 {
+		newest := all[len(all)-1]
+		switch running := slices.Contains(all, m.Running); {
+		case running:
+			take = func(release string) bool { return release == m.Running || release == newest }
+		case c.OldVersion != "":
+			// A chroot, whose kernels are not the one that runs.
+			take = func(release string) bool { return release == newest }
+		}
+	}
+	ks := slices.DeleteFunc(with, func(k tree.Target) bool { return !take(k.Release) })
+	for _, release := range all {
+		if take(release) && !slices.Contains(ks, m.Target(release)) {
+			r.text.Note(fmt.Sprintf("%s/%s is not built for %s: its headers are not installed; %s", c.Name, c.Version, release, m.HeadersHint(release)))
+		}
+	}
+	return ks, nil
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/follow"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/tree"
+)
+
+type nativeSync struct {
+	Kernel      []string `sep:"none" placeholder:"KERNEL" help:"Only this kernel; may be repeated."`
+	Package     []string `sep:"none" placeholder:"GLOB" help:"Only packages of that name, and those that depend on them or that they depend on; may be repeated."`
+	OnlyMissing bool     `help:"Leave builds alone that are only out of date."`
+	NoInitramfs bool     `help:"Leave each initramfs as it is."`
+	DryRun      bool     `help:"Say what would be done, and do nothing."`
+}
+
+// Run brings packages and kernels together.
+func (c *nativeSync) Run(r *nativeRun) error {
+	for _, glob := range c.Package {
+		if _, err := filepath.Match(glob, ""); err != nil {
+			return &failure.Failure{What: fmt.Sprintf("--package: %q is not a glob pattern", glob), Hint: "run: dkms-kernel-install sync --help", Status: 1}
+		}
+	}
+	return r.with(machine.Options{}, func(e *engine.Engine) error {
+		m := e.Machine()
+		request := engine.Request{
+			Request: plan.Request{Goal: plan.Installed, Renew: !c.OnlyMissing},
+			Follow:  follow.Policy{Initramfs: follow.Renew, DryRun: c.DryRun},
+		}
+		if c.NoInitramfs {
+			request.Follow.Initramfs = follow.Leave
+		}
+		var err error
+		if request.Kernels, err = knownKernels(m, c.Kernel); err == nil && len(c.Kernel) == 0 {
+			request.Kernels, err = withHeaders(m)
+		}
+		if err != nil {
+			return err
+		}
+		if len(c.Package) > 0 {
+			if err := registered(m, c.Package); err != nil {
+				return err
+			}
+			request.Match = func(name string) bool {
+				return slices.ContainsFunc(c.Package, func(glob string) bool { return matches(glob, name) })
+			}
+		}
+		return r.report(e.Sync(r.ctx, request))
+	})
+}
+
+// matches reports whether name matches a glob that is known to be one.
+func matches(glob, name string) bool {
+	ok, _ := filepath.Match(glob, name)
+	return ok
+}
+
+// registered returns an error if a pattern matches no registered package: it would do
+// nothing, and not say so.
+func registered(m *machine.Machine, globs []string) error {
+	packages, err := m.Tree.Read()
+	if err != nil {
+		return failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
+	}
+	for _, glob := range globs {
+		if !slices.ContainsFunc(packages, func(p tree.Package) bool { return matches(glob, p.Name) }) {
+			return &failure.Failure{What: fmt.Sprintf("--package: no package called %q is registered", glob), Hint: "dkms-kernel-install status shows those that are", Status: 1}
+		}
+	}
+	return nil
+}

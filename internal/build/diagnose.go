@@ -1,0 +1,101 @@
+package build
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"os/exec"
+	"regexp"
+	"strings"
+)
+
+// causes are what a line looks like that explains a failed build, the most
+// telling first.
+var causes = []*regexp.Regexp{
+	regexp.MustCompile(`: (fatal )?error: `),
+	regexp.MustCompile(`^ERROR: modpost: `),
+	regexp.MustCompile(`(?i)\b(undefined reference|undefined symbol)`),
+	regexp.MustCompile(`No space left on device|Killed|out of memory|Cannot allocate memory`),
+	regexp.MustCompile(`: (command )?not found$|: Permission denied$|: No such file or directory$`),
+	regexp.MustCompile(`(?i)^(configure: )?error\b`),
+	regexp.MustCompile(`(?i)\berror:`),
+	regexp.MustCompile(`^make(\[\d+\])?: \*\*\* .*No rule to make target`),
+	regexp.MustCompile(`\*\*\*`),
+}
+
+// passing matches what a line of a log looks like that tells of something which may
+// be otherwise the next time, whatever it is that failed in the end.
+var passing = regexp.MustCompile(`No space left on device|[Kk]illed|out of memory|memory exhausted|Cannot allocate memory|` +
+	`Resource temporarily unavailable|Too many open files|[Dd]isk quota|Input/output error|Read-only file system|` +
+	`Permission denied|Operation not permitted|Text file busy|Stale file handle|[Tt]imed out|Temporary failure|` +
+	`Could not resolve|Connection refused|Network is unreachable|internal compiler error|Segmentation fault|Bus error|Terminated|Interrupt|` +
+	`: (?:command )?not found$|^make(?:\[\d+\])?: .*: No such file or directory$`)
+
+// lasting reports whether a command that ended with err, and said what is in log,
+// will do so again while nothing changes: it ended by itself, and nothing in the log
+// is about the machine. In doubt it is not, and is tried again.
+func lasting(err error, log io.Reader) bool {
+	var exit *exec.ExitError
+	// A shell has 126 and 127 for what cannot be run, and more for signals.
+	if !errors.As(err, &exit) || exit.ExitCode() <= 0 || exit.ExitCode() >= 126 {
+		return false
+	}
+	r := bufio.NewReader(log)
+	for {
+		line, _, err := r.ReadLine()
+		if err != nil {
+			return err == io.EOF
+		}
+		if passing.Match(bytes.TrimSpace(line)) {
+			return false
+		}
+	}
+}
+
+// decisive returns the line of a log that tells why it ends in a failure: the
+// first of the most telling kind, else the last line of all.
+func decisive(log io.Reader) string {
+	best, rank, last := "", len(causes), ""
+	r := bufio.NewReader(log)
+	for {
+		// A line longer than the buffer is looked at in parts.
+		part, _, err := r.ReadLine()
+		if err != nil {
+			break
+		}
+		line := strings.ToValidUTF8(string(bytes.TrimSpace(part)), "?")
+		if line == "" || strings.HasPrefix(line, "# ") {
+			continue
+		}
+		last = line
+		for i, re := range causes[:rank] {
+			if re.MatchString(line) {
+				best, rank = line, i
+				break
+			}
+		}
+	}
+	if best == "" {
+		best = last
+	}
+	if len(best) > 300 {
+		best = strings.ToValidUTF8(best[:300], "") + "…"
+	}
+	return best
+}
+
+var notFound = regexp.MustCompile(`(?:^|[\s/])([\w.+-]+): (?:command )?not found$`)
+
+// hint says what to do about the cause that a log line shows, if it is known.
+func hint(line string) string {
+	switch m := notFound.FindStringSubmatch(line); {
+	case m != nil:
+		return "install the program " + m[1]
+	case strings.Contains(line, "No space left on device"):
+		return "make room on the file system, then run it again"
+	case strings.Contains(line, "out of memory"), strings.Contains(line, "Cannot allocate memory"), strings.Contains(line, "Killed"):
+		return "the build ran out of memory: run it again with fewer jobs (parallel_jobs in framework.conf)"
+	}
+	return ""
+}

@@ -1,0 +1,240 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/child"
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/jobserver"
+	"dkms-kernel-install/internal/kernel"
+	"dkms-kernel-install/internal/sandbox"
+	"dkms-kernel-install/internal/tree"
+)
+
+// Environment is what the commands of a package find when they work for a kernel.
+type Environment struct {
+	tree.ID
+	Kernel   *kernel.Kernel
+	Settings conf.Settings
+	Vars     []string // shell variables, NAME=VALUE
+}
+
+// Script runs the script that directive names, with its arguments: the one in
+// /etc/dkms/M if the administrator put one there, else the package's own, in dir,
+// the package's source. The script may change the system.
+func (e Environment) Script(ctx context.Context, dir, directive, value string) error {
+	if value == "" {
+		return nil
+	}
+	// The output has no place of its own: what matters of it goes into the error.
+	fd, err := unix.MemfdCreate(directive, unix.MFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	log := os.NewFile(uintptr(fd), directive)
+	defer log.Close()
+	r := runner{Environment: e, log: log}
+	err = r.script(ctx, script{directive: directive, value: value, dir: dir, seen: dir})
+	var f *failure.Failure
+	if errors.As(err, &f) && f.Hint == "" {
+		f.Hint = "run the script by hand"
+	}
+	return err
+}
+
+// environ is what commands see that run in w, whose temporary files go to tmp.
+func (e Environment) environ(w *sandbox.World, tmp string) []string {
+	env := conf.Environ(os.Environ(),
+		"LC_MESSAGES=C", // what decisive looks for is English
+		"kernelver="+e.Kernel.Release, "arch="+e.Kernel.Arch, "module="+e.Name, "module_version="+e.Version)
+	compiler := e.Kernel.Compiler()
+	if cc := compiler.CC; cc != "" {
+		env = append(env, "CC="+cc, "KERNEL_CC="+cc)
+	}
+	// For a command that does not get the arguments for make.
+	for _, a := range compiler.Args {
+		if strings.HasPrefix(a, "LLVM=") {
+			env = append(env, a)
+		}
+	}
+	if w != nil {
+		if w.Features.Mounts {
+			tmp = "/tmp"
+		}
+		env = append(env, "HOME="+tmp, "TMPDIR="+tmp)
+	}
+	return append(env, e.buildEnvironment()...)
+}
+
+func (e Environment) buildEnvironment() (env []string) {
+	for _, v := range e.Settings.BuildEnvironment {
+		env = append(env, conf.ForKernel(v, e.Kernel.Release))
+	}
+	return env
+}
+
+// same makes two builds of the same the same, whoever makes them, where, and
+// when. It is the environment of commands that build, and of no others: an
+// initramfs that POST_INSTALL makes has a time of its own.
+var same = []string{
+	"LC_ALL=C", "LANG=C", "TZ=UTC",
+	// A time that programs do not take for a mistake: 2020-01-01.
+	"SOURCE_DATE_EPOCH=1577836800", "KBUILD_BUILD_TIMESTAMP=Wed Jan  1 00:00:00 UTC 2020",
+	"KBUILD_BUILD_USER=dkms", "KBUILD_BUILD_HOST=localhost",
+	// The order in which scripts see what has none.
+	"PYTHONHASHSEED=0", "PERL_HASH_SEED=0",
+}
+
+// buildEnviron is environ for commands that build. What build_environment says
+// wins.
+func (e Environment) buildEnviron(w *sandbox.World, tmp string) []string {
+	return slices.Concat(e.environ(w, tmp), same, e.buildEnvironment())
+}
+
+// runner runs commands of a package, with their output in a log.
+type runner struct {
+	Environment
+	log *os.File
+	// path is where people find the log; empty if they cannot.
+	path string
+	dir  string // the build directory, which messages leave out of paths
+	used Usage
+}
+
+// start runs cmd in a world, or outside of any if that is nil.
+func (r *runner) start(ctx context.Context, w *sandbox.World, cmd *exec.Cmd) error {
+	cmd.Stdout, cmd.Stderr = r.log, r.log
+	defer func() { r.used.add(cmd.ProcessState) }()
+	if w == nil {
+		return child.Run(ctx, cmd)
+	}
+	return w.Run(ctx, cmd)
+}
+
+// command is a shell command.
+type command struct {
+	text   string
+	dir    string
+	env    []string
+	world  *sandbox.World    // nil for none
+	jobs   *jobserver.Server // of each make that it starts; nil for none
+	what   string            // what has failed if it does
+	status int               // the exit status for that
+}
+
+// evalScript runs the command in $1 with the shell variables that follow. It is
+// the shell's job to expand the command: values in a conf are expanded once when
+// it is read, and what they leave, such as \$kernelver, when the command runs.
+const evalScript = `__command=$1
+shift
+for __variable; do printf -v "${__variable%%=*}" %s "${__variable#*=}"; done
+set --
+eval "$__command"
+exit $?`
+
+// shell runs a shell command.
+func (r *runner) shell(ctx context.Context, c command) error {
+	fmt.Fprintf(r.log, "# command: %s\n", c.text)
+	start, _ := r.log.Seek(0, io.SeekEnd)
+	cmd := exec.Command("bash", append([]string{"--norc", "--noprofile", "-c", evalScript, "dkms", c.text}, r.Vars...)...)
+	cmd.Dir, cmd.Env = c.dir, c.env
+	if c.jobs != nil {
+		done, err := c.jobs.Share(cmd)
+		if err != nil {
+			return fmt.Errorf("cannot share the jobserver: %w", err)
+		}
+		defer done()
+	}
+	err := r.start(ctx, c.world, cmd)
+	fmt.Fprintf(r.log, "\n# exit status: %s\n", exitStatus(err))
+	var limit *sandbox.LimitError
+	if errors.As(err, &limit) {
+		return &failure.Failure{What: c.what, Why: limit.What, Hint: limit.Hint, Log: r.path, Status: c.status, Err: err}
+	}
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	said := func() io.Reader { return io.NewSectionReader(r.log, start, 1<<62) }
+	f := &failure.Failure{What: c.what, Log: r.path, Status: c.status, Err: err, Lasting: lasting(err, said())}
+	if f.Why = decisive(said()); f.Why == "" {
+		f.Why = exitStatus(err)
+	}
+	if r.dir != "" {
+		f.Why = strings.ReplaceAll(f.Why, r.dir+"/", "")
+	}
+	if f.Hint = hint(f.Why); f.Hint == "" {
+		f.Hint = fmt.Sprintf("look into the log; a newer version of %s may support kernel %s", r.Name, r.Kernel.Release)
+	}
+	return f
+}
+
+// script is a script of a package: the directive that names it, the directive's
+// value, and the directory that it is in and runs in, by its path here and by the
+// one that the script sees.
+type script struct {
+	directive, value string
+	dir, seen        string
+	env              []string       // nil for that of commands outside of any world
+	world            *sandbox.World // nil for none
+}
+
+// script runs s.
+func (r *runner) script(ctx context.Context, s script) error {
+	if s.value == "" {
+		return nil
+	}
+	// Line breaks in the value are there for the reader of the conf.
+	name, args, _ := strings.Cut(strings.TrimSpace(strings.ReplaceAll(s.value, "\n", " ")), " ")
+	what := s.directive + " failed"
+	if !filepath.IsLocal(name) {
+		return &failure.Failure{What: what, Why: fmt.Sprintf("%q leads out of the source", name), Status: failure.StatusBadConf, Lasting: true,
+			Hint: "correct " + s.directive + " in dkms.conf"}
+	}
+	file := filepath.Join(s.seen, name)
+	if override := filepath.Join(r.Settings.EtcDir, r.Name, name); executable(override) {
+		file = override
+	} else if !executable(filepath.Join(s.dir, name)) {
+		// Packages name scripts that only some systems need.
+		fmt.Fprintf(r.log, "# %s: %s is not an executable file, passed over\n", s.directive, file)
+		return nil
+	}
+	status := failure.StatusMake
+	if s.directive == "PRE_INSTALL" {
+		status = failure.StatusPreInstall
+	}
+	if s.env == nil {
+		s.env = r.environ(nil, "")
+	}
+	return r.shell(ctx, command{text: quote(file) + " " + args, dir: s.seen, env: s.env, world: s.world, what: what, status: status})
+}
+
+func executable(file string) bool {
+	fi, err := os.Stat(file)
+	return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
+}
+
+func exitStatus(err error) string {
+	if err == nil {
+		return "0"
+	}
+	return err.Error()
+}
+
+// quote makes s one word of a shell command.
+func quote(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._+-:@%,=~") == "" && s[0] != '~' {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,183 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/files"
+)
+
+// What an entry of the cache of builds holds: parts of a staging.
+const (
+	entryRaw     = "raw"                  // modules, checked and stripped, neither signed nor compressed
+	entryOut     = "out"                  // what commands left beside the build
+	entrySymvers = "build/Module.symvers" // where the build made one
+	entryLog     = "make.log"
+)
+
+// storable reports whether a key can name everything that goes into the build, and
+// an entry hold everything that it leaves: not what comes from the network or out
+// of somebody's home, nor what POST_BUILD writes where the tree keeps it.
+func (d Description) storable() bool {
+	if a := d.Settings.Allowed(d.Name); a.All || a.Network || a.Home {
+		return false
+	}
+	return d.Store != nil && d.Key != "" && (d.private() || d.Conf.PostBuild == "")
+}
+
+// restore gets the build from the store as if it had been made: no command runs,
+// and no source is copied. It reports false if the build has yet to be made.
+func (j *job) restore() bool {
+	if !j.storable() || j.Again {
+		return false
+	}
+	top := j.Tree.StagingDir(j.ID, j.target())
+	if j.StoreErr = files.RemoveAll(top); j.StoreErr != nil {
+		return false
+	}
+	// Whatever is wrong with a store, a build can do without it.
+	ok, err := j.Store.Get(j.Key, top)
+	if !ok {
+		j.StoreErr = err
+		return false
+	}
+	j.staging = staging{top: top, build: filepath.Join(top, "build"), out: filepath.Join(top, entryOut), raw: filepath.Join(top, entryRaw)}
+	for _, m := range j.Conf.Modules {
+		f, _, err := j.openModule(j.staging.raw, m.DestName+".ko")
+		if err != nil {
+			return false // the build that is made takes its place
+		}
+		f.Close()
+	}
+	j.run.log, err = j.storedLog(top)
+	for _, dir := range []string{j.staging.out, j.staging.build} {
+		err = errors.Join(err, os.MkdirAll(dir, 0o755))
+	}
+	if err != nil {
+		j.StoreErr = err
+		j.run.log.Close()
+		return false
+	}
+	j.Stored = true
+	return true
+}
+
+// storedLog returns the log of a build that came from the store, whose files are in
+// the directory top: where it is from, and then the log of the build as it was made.
+func (j *job) storedLog(top string) (*os.File, error) {
+	old, err := os.Open(filepath.Join(top, entryLog))
+	if err != nil {
+		return nil, err
+	}
+	defer old.Close()
+	log, err := os.Create(filepath.Join(top, "new.log"))
+	if err != nil {
+		return nil, err
+	}
+	j.logHead(log)
+	fmt.Fprintf(log, "# The same was built before: this is from the cache of builds, in %s,\n# and what follows is the log of when it was built.\n\n", j.Store)
+	_, err = io.Copy(log, old)
+	return log, err
+}
+
+// logHead writes the first lines of a log, of which the first says which build it
+// is of; see package tree.
+func (d Description) logHead(w io.Writer) {
+	fmt.Fprintf(w, "make.log for %s for kernel %s (%s)\n%s\n\n", d.ID, d.Kernel.Release, d.Kernel.Arch, time.Now().Format(time.UnixDate))
+}
+
+// remember puts a build that was made, and is in targetDir now, into the store.
+func (j *job) remember(targetDir string) {
+	// What was built while somebody changed the source has no name.
+	if j.Stored || !j.storable() || !plain(j.staging.out) || j.Changed != nil && j.Changed() {
+		return
+	}
+	parts := map[string]string{entryRaw: j.staging.raw, entryOut: j.staging.out, entryLog: j.run.log.Name()}
+	symvers := filepath.Join(targetDir, "module", "Module.symvers")
+	if _, err := os.Stat(symvers); err == nil {
+		parts[entrySymvers] = symvers
+	}
+	j.StoreErr = j.Store.Put(j.Key, parts)
+}
+
+// plain reports whether everything in the directory dir can be in an entry: files, and
+// directories that are not empty.
+func plain(dir string) bool {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type().IsRegular() {
+			return err
+		}
+		if !d.IsDir() {
+			return fs.ErrInvalid
+		}
+		entries, err := os.ReadDir(path)
+		if err == nil && len(entries) == 0 && path != dir {
+			err = fs.ErrInvalid
+		}
+		return err
+	}) == nil
+}
+
+// Effective is what decides, besides the files that are read, on what comes out of
+// the build: for [fingerprint.Key]. How many processes make it does not count, nor
+// what is done with the modules afterwards.
+func (d Description) Effective() any {
+	type module struct {
+		Name, Location, Dest string
+		Strip                bool
+	}
+	e := struct {
+		Make, PreBuild, PostBuild string
+		Patches                   []string
+		Modules                   []module
+		Vars, Environ             []string
+		Allowed                   conf.Allowed
+	}{
+		Make: strings.TrimSpace(jobsOption.ReplaceAllString(d.makeCommand(), " ")), PreBuild: d.Conf.PreBuild, PostBuild: d.Conf.PostBuild,
+		Patches: d.Conf.Patches, Allowed: d.Settings.Allowed(d.Name),
+	}
+	for _, m := range d.Conf.Modules {
+		e.Modules = append(e.Modules, module{m.BuiltName, m.BuiltLocation, m.DestName, m.Strip})
+	}
+	for _, v := range d.Vars {
+		if !strings.HasPrefix(v, "parallel_jobs=") {
+			e.Vars = append(e.Vars, v)
+		}
+	}
+	last := map[string]string{}
+	for _, v := range d.buildEnviron(nil, "") {
+		name, _, _ := strings.Cut(v, "=")
+		last[name] = v
+	}
+	for name, v := range last {
+		if variable.MatchString(name) && !immaterial.MatchString(name) {
+			e.Environ = append(e.Environ, v)
+		}
+	}
+	slices.Sort(e.Environ)
+	return e
+}
+
+// jobsOption is the option of make that says how many processes it may run.
+var jobsOption = regexp.MustCompile(`[ \t]-j[ \t]*[0-9]*(?:[ \t]|$)`)
+
+// variable matches the names that shells and make take for those of variables.
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// immaterial matches the names of variables that tell who called us, and from
+// where, and that no build goes by: the same is built by a package manager, at
+// boot, and by hand. PATH is not among what counts because the programs
+// themselves are.
+var immaterial = regexp.MustCompile(`^(?:PATH|PWD|OLDPWD|SHLVL|_|HOME|USER|LOGNAME|MAIL|SHELL|TERM|TERM_.*|COLORTERM|COLUMNS|LINES|LANG|LC_.*|` +
+	`HOSTNAME|DISPLAY|WAYLAND_DISPLAY|XAUTHORITY|EDITOR|VISUAL|PAGER|LESS.*|LS_COLORS|HIST.*|PS[1-4]|PROMPT_COMMAND|WINDOWID|TMPDIR|` +
+	`SSH_.*|SUDO_.*|XDG_.*|DBUS_.*|DPKG_.*|DEBIAN_.*|DEBCONF_.*|DEB_MAINT_.*|APT_.*|KERNEL_INSTALL_.*|PACKAGEKIT_.*|` +
+	`INVOCATION_ID|JOURNAL_STREAM|SYSTEMD_.*|NOTIFY_SOCKET|LISTEN_.*|MANAGERPID|MANAGERPIDFDID|WATCHDOG_.*|MEMORY_PRESSURE_.*|MAKEFLAGS)$`)

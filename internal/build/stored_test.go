@@ -1,0 +1,101 @@
+package build
+
+import (
+	"encoding/json"
+	"reflect"
+	"testing"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/kernel"
+	"dkms-kernel-install/internal/tree"
+)
+
+func describe(t *testing.T) *Description {
+	return &Description{
+		Environment: Environment{
+			ID:     tree.ID{Name: "toy", Version: "1.0"},
+			Vars:   []string{"kernelver=6.1", "parallel_jobs=2"},
+			Kernel: kernel.Dirs{Modules: t.TempDir()}.Kernel("6.1", "x86_64"),
+		},
+		Conf: conf.Conf{Make: "make all", Modules: []conf.Module{{BuiltName: "toy", BuiltLocation: ".", DestName: "toy"}}},
+		Tree: tree.Tree{Dir: "/tree"},
+		Jobs: 2,
+	}
+}
+
+func effective(t *testing.T, j *Description) string {
+	t.Helper()
+	b, err := json.Marshal(j.Effective())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// Every field of a conf either counts for what a build makes, or does not: whoever
+// adds one decides it here.
+func TestEffectiveConf(t *testing.T) {
+	counts := map[string]bool{
+		"Name": false, "Version": false, // what the tree calls the package counts, as a variable
+		"Modules": true, "Make": true, "Patches": true, "PreBuild": true, "PostBuild": true,
+		"PreInstall": false, "PostInstall": false, "PostAdd": false, "PostRemove": false,
+		"BuildDepends":        false, // the packages do, as they are installed
+		"BuildDependsRebuild": false, "Autoinstall": false, "NoWeakModules": false,
+		"Excluded": false, "Skipped": false, "Warnings": false,
+		"BuiltName": true, "BuiltLocation": true, "DestName": true, "DestLocation": false, "Strip": true,
+	}
+	was := effective(t, describe(t))
+	try := func(j *Description, v reflect.Value) {
+		for i := range v.NumField() {
+			name, field := v.Type().Field(i).Name, v.Field(i)
+			old := reflect.ValueOf(field.Interface())
+			switch field.Kind() {
+			case reflect.String:
+				field.SetString("other")
+			case reflect.Bool:
+				field.SetBool(!field.Bool())
+			case reflect.Slice:
+				field.Set(reflect.Append(field.Slice3(0, field.Len(), field.Len()), reflect.Zero(field.Type().Elem())))
+			}
+			want, known := counts[name]
+			if got := effective(t, j) != was; !known || got != want {
+				t.Errorf("%s: it counts: %v; want %v, which is known: %v", name, got, want, known)
+			}
+			field.Set(old)
+		}
+	}
+	j := describe(t)
+	try(j, reflect.ValueOf(&j.Conf).Elem())
+	try(j, reflect.ValueOf(&j.Conf.Modules[0]).Elem())
+}
+
+func TestEffective(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(t *testing.T, j *Description)
+		counts bool
+	}{
+		"nothing":               {func(*testing.T, *Description) {}, false},
+		"processes":             {func(_ *testing.T, j *Description) { j.Jobs = 7; j.Vars[1] = "parallel_jobs=7" }, false},
+		"processes in the conf": {func(_ *testing.T, j *Description) { j.Conf.Make = "make -j16 all" }, false},
+		"at the end":            {func(_ *testing.T, j *Description) { j.Conf.Make = "make all -j 3" }, false},
+		"another option":        {func(_ *testing.T, j *Description) { j.Conf.Make = "make -jxy all" }, true},
+		"a variable":            {func(_ *testing.T, j *Description) { j.Vars[0] = "kernelver=6.2" }, true},
+		"the usual command":     {func(_ *testing.T, j *Description) { j.Conf.Make = "" }, true},
+		"who we are": {func(t *testing.T, _ *Description) {
+			t.Setenv("USER", "other")
+			t.Setenv("SSH_TTY", "/dev/pts/1")
+			t.Setenv("LANG", "de_DE")
+		}, false},
+		"what steers a build":         {func(t *testing.T, _ *Description) { t.Setenv("KCFLAGS", "-g") }, true},
+		"what the administrator sets": {func(_ *testing.T, j *Description) { j.Settings.BuildEnvironment = []string{"SOURCE_DATE_EPOCH=1"} }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := describe(t)
+			was := effective(t, j)
+			tt.change(t, j)
+			if got := effective(t, j) != was; got != tt.counts {
+				t.Errorf("it counts: %v", got)
+			}
+		})
+	}
+}

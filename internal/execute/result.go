@@ -1,0 +1,58 @@
+package execute
+
+import (
+	"time"
+
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/tree"
+)
+
+// Outcome is how the work on one package for one kernel ended.
+type Outcome int
+
+const (
+	Done    Outcome = iota // something was done, and all of it
+	Current                // nothing was to do
+	Skipped                // the package does not want this kernel, or the kernel's module is newer
+	Failed
+	Removed
+	Planned // would be done
+)
+
+func (o Outcome) String() string {
+	return [...]string{"done", "current", "skipped", "failed", "removed", "planned"}[o]
+}
+
+// Result is what became of one package for one kernel. ID is empty in a result
+// that is about the kernel alone.
+type Result struct {
+	tree.ID
+	Kernel  tree.Target
+	Outcome Outcome
+
+	// Stored reports whether what was built is from the store of builds.
+	Built, Stored, Signed bool
+	Compression           kmod.Compression
+	Placed                []string // paths of modules put into the kernel's directory
+	Kept                  []string // why modules of the kernel's own were kept
+	Removed               []string // paths of modules taken out
+	// New reports whether no version of the package was installed for the kernel
+	// before. Modules are the names of those that a dry run would place.
+	New     bool
+	Modules []string
+	Took    time.Duration
+
+	// Why explains Skipped and Planned, Failure explains Failed.
+	Why     string
+	Failure *failure.Failure
+	// Warnings are about what failed without making the work fail.
+	Warnings []string
+}
+
+// warn adds a warning, unless it is empty.
+func (r *Result) warn(warning string) {
+	if warning != "" {
+		r.Warnings = append(r.Warnings, warning)
+	}
+}

@@ -1,0 +1,203 @@
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/build"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/fingerprint"
+	"dkms-kernel-install/internal/follow"
+	"dkms-kernel-install/internal/kernel"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/sandbox"
+	"dkms-kernel-install/internal/tree"
+)
+
+// work is one item of a plan on its way.
+type work struct {
+	*run
+	k       tree.Target
+	kern    *kernel.Kernel
+	item    plan.Item
+	placing *sync.Mutex
+	world   *sandbox.World // of its build
+	task    int            // its place in the schedule
+	jobs    jobs           // of its build
+}
+
+// do does what the plan says of the item. Before are the results of the same plan,
+// of which those that the item needs are final. It calls letGo when there is nothing
+// more to build.
+func (w *work) do(ctx context.Context, before []Result, letGo func()) (r Result) {
+	start := time.Now()
+	r = Result{ID: w.item.ID, Kernel: w.k}
+	defer func() { w.events.Done(r) }()
+	switch w.item.Verdict {
+	case plan.Current:
+		r.Outcome = Current
+		return r
+	case plan.Skip:
+		r.Outcome, r.Why = Skipped, w.item.Why
+		return r
+	case plan.Fail:
+		r.Outcome, r.Failure = Failed, w.item.Failure
+		return r
+	}
+	if f := w.blocked(ctx, before); f != nil {
+		r.Outcome, r.Failure = Failed, f
+		return r
+	}
+	if w.options.Follow.DryRun {
+		return w.planned(r)
+	}
+	w.events.Start(w.item.ID, w.k, w.item.Build)
+	modules := w.item.Modules
+	if w.item.Build {
+		made, f := w.build(ctx, &r)
+		if f != nil {
+			r.Outcome, r.Failure, r.Took = Failed, f, time.Since(start)
+			return r
+		}
+		letGo()
+		modules = made
+	}
+	if w.item.Place {
+		if f := w.place(ctx, modules, &r); f != nil {
+			r.Outcome, r.Failure = Failed, f
+		}
+	}
+	r.Took = time.Since(start)
+	return r
+}
+
+// blocked returns why the work cannot begin; nil if it can.
+func (w *work) blocked(ctx context.Context, before []Result) *failure.Failure {
+	for _, n := range w.item.Needs {
+		if need := before[n]; w.item.Build && need.Outcome == Failed && !w.options.Force {
+			return &failure.Failure{What: "dependency missing", Why: fmt.Sprintf("it needs %s, which failed", need.ID),
+				Hint: "first solve what is wrong with " + need.Name, Status: failure.StatusDepends}
+		}
+	}
+	if ctx.Err() != nil {
+		return failure.From(context.Cause(ctx), "not started", failure.StatusMake)
+	}
+	return nil
+}
+
+// planned completes the result of a dry run.
+func (w *work) planned(r Result) Result {
+	r.Outcome, r.Why, r.Built = Planned, w.item.Why, w.item.Build
+	r.New = w.m.Tree.InstalledVersion(w.item.Name, w.k) == ""
+	for _, m := range w.item.Conf.Modules {
+		r.Modules = append(r.Modules, m.DestName)
+	}
+	return r
+}
+
+// build builds the package, and returns the file names of its modules in the tree.
+func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure) {
+	d := observe.Description(w.m, w.item.Package, w.k)
+	d.Jobs, d.Jobserver, d.DependsOn = w.jobs.number, w.jobs.server, w.item.DependsOn
+	d.Compression = w.kern.Compression()
+	d.Compress = w.compress[d.Compression]
+	d.Sign = w.signers.of(w.kern)
+	d.World, d.Timeout, d.Several = w.world, w.m.Settings.BuildTimeout, w.several
+	in, errIn := observe.Inputs(ctx, w.m, d, false)
+	d.Store, d.Key, d.Again = w.m.Store, in.Key, w.options.Force
+	d.Changed = func() bool {
+		now, err := observe.Inputs(ctx, w.m, d, true)
+		return err != nil || now.Key != in.Key
+	}
+	made, err := build.Run(ctx, d)
+	w.remember(d, err)
+	if err != nil {
+		return nil, failure.From(err, "build failed", failure.StatusMake)
+	}
+	w.costs.note(d.Name, made.Used)
+	if errIn == nil {
+		errIn = fingerprint.Write(w.m.Tree.TargetDir(d.ID, w.k), in.Fingerprint, made.Modules)
+	}
+	if errIn != nil {
+		r.Warnings = append(r.Warnings, "cannot record what it was built from: "+errIn.Error())
+	}
+	if err := made.StoreErr; err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) {
+		r.Warnings = append(r.Warnings, "the cache of builds cannot be used: "+err.Error())
+	}
+	r.Built, r.Stored, r.Signed, r.Compression = true, made.Stored, d.Sign != nil, d.Compression
+	return made.Modules, nil
+}
+
+// remember keeps that the build of d failed with err, or that it did not.
+func (w *work) remember(d build.Description, err error) {
+	key := d.Key
+	if err != nil && key != "" && d.Changed() {
+		key = "" // nobody can say what has failed
+	}
+	observe.RememberOutcome(w.m, d.ID, w.k, key, err)
+}
+
+// place puts the modules in the files of these names into the kernel's directory.
+func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.Failure {
+	w.placing.Lock()
+	defer w.placing.Unlock()
+	m, item := w.m, w.item
+	if _, err := os.Stat(w.kern.Dir); errors.Is(err, fs.ErrNotExist) {
+		return &failure.Failure{What: "install failed", Why: w.kern.Dir + " does not exist", Status: failure.StatusInstall,
+			Hint: "install the kernel " + w.k.Release + ", or check what -k says"}
+	}
+	env, source := observe.Environment(m, item.ID, w.k), m.Tree.SourceDir(item.ID)
+	if err := env.Script(ctx, source, "PRE_INSTALL", item.Conf.PreInstall); err != nil && w.options.Force {
+		r.Warnings = append(r.Warnings, err.Error())
+	} else if err != nil {
+		return failure.From(err, "PRE_INSTALL failed", failure.StatusPreInstall)
+	}
+	r.New = m.Tree.InstalledVersion(item.Name, w.k) == ""
+	if err := follow.Foresee(m, w.k, w.options.Follow, w.due(modules, r.New)); err != nil {
+		return failure.From(err, "cannot note what has to follow", failure.StatusInstall)
+	}
+	item.Modules = modules
+	res, err := m.Modules(w.k).Install(observe.Placement(m, w.packages, w.k, item.Package, w.options.Force || w.options.ForceVersion))
+	r.Placed, r.Kept, r.Removed = res.Placed, res.Kept, res.Removed
+	if !item.Conf.NoWeakModules {
+		r.warn(follow.TellWeak(ctx, m, machine.WeakRemove, item.ID, w.k, res.Removed))
+		r.warn(follow.TellWeak(ctx, m, machine.WeakAdd, item.ID, w.k, res.Placed))
+	}
+	if err != nil {
+		return failure.From(err, "install failed", failure.StatusInstall)
+	}
+	if len(res.Placed) == 0 {
+		r.Outcome, r.Why = Skipped, "the kernel has it: "+strings.Join(res.Kept, ", ")
+		return nil
+	}
+	if err := env.Script(ctx, source, "POST_INSTALL", item.Conf.PostInstall); err != nil {
+		r.warn(err.Error())
+	}
+	return nil
+}
+
+// due returns what is due once the package, whose modules are in the files of these
+// names, takes the place of whichever version is there.
+func (w *work) due(modules []string, fresh bool) follow.Due {
+	due := follow.Due{Modules: follow.ModuleNames(modules...)}
+	for _, p := range w.packages {
+		if p.Name == w.item.Name {
+			b, _ := p.Build(w.k)
+			due.Modules = append(due.Modules, follow.ModuleNames(b.Modules...)...)
+		}
+	}
+	if fresh {
+		due.Fresh = w.item.ID.String()
+	}
+	return due
+}

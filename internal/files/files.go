@@ -1,0 +1,4 @@
+// Package files is what this program does with files and directories that
+// package os does not: it replaces them in one step, lists and walks them
+// relative to open directories, and keeps state in them.
+package files

@@ -1,0 +1,75 @@
+package machine
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/kernel"
+)
+
+// Key is what modules are signed with.
+type Key struct {
+	// File holds the private key, Cert the certificate. An empty Cert means that
+	// File holds both. A File that begins with "pkcs11:" names a key in a token.
+	File, Cert string
+	// Generate reports whether the two may be made if they are missing.
+	Generate bool
+}
+
+// SigningKey returns the key for the modules of a kernel.
+func (m *Machine) SigningKey(k *kernel.Kernel) Key {
+	file := conf.ForKernel(m.Settings.MOKSigningKey, k.Release)
+	cert := conf.ForKernel(m.Settings.MOKCertificate, k.Release)
+	if file != "" && cert != "" {
+		return Key{m.setting(file), m.setting(cert), !strings.HasPrefix(file, "pkcs11:")}
+	}
+	if m.Distro.Is("ubuntu") {
+		dir := m.Path("/var/lib/shim-signed/mok")
+		if file, cert := dir+"/MOK.priv", dir+"/MOK.der"; files.Exists(file) && files.Exists(cert) {
+			return Key{file, cert, false}
+		}
+	}
+	if m.Distro.Is("gentoo") {
+		if key := m.gentooKey(k); key.File != "" {
+			return key
+		}
+	}
+	return Key{filepath.Join(m.Tree.Dir, "mok.key"), filepath.Join(m.Tree.Dir, "mok.pub"), true}
+}
+
+// setting returns where the file of a setting is found from here. What is not an
+// absolute path, such as a key in a token, stays as it is.
+func (m *Machine) setting(file string) string {
+	if filepath.IsAbs(file) {
+		return m.Path(file)
+	}
+	return file
+}
+
+// gentooKey returns the key that Gentoo's kernels are signed with: that of the
+// environment, of make.conf, or of the kernel's configuration.
+func (m *Machine) gentooKey(k *kernel.Kernel) Key {
+	const keyName, certName = "MODULES_SIGN_KEY", "MODULES_SIGN_CERT"
+	if file := os.Getenv(keyName); file != "" {
+		return Key{File: file, Cert: os.Getenv(certName)}
+	}
+	set, err := m.Shell.ReadVariables(m.Path("/etc/portage/make.conf"), keyName, certName)
+	if err == nil && set[keyName] != "" {
+		return Key{File: set[keyName], Cert: set[certName]}
+	}
+	// One PEM file with both, named relative to the headers.
+	file := k.Option("CONFIG_MODULE_SIG_KEY")
+	if strings.HasPrefix(file, "pkcs11:") {
+		return Key{File: file}
+	}
+	if file != "" && !filepath.IsAbs(file) {
+		file = filepath.Join(k.SourceDir, file)
+	}
+	if !files.Exists(file) {
+		return Key{}
+	}
+	return Key{File: file}
+}

@@ -1,0 +1,190 @@
+package observe
+
+import (
+	"cmp"
+	"context"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"dkms-kernel-install/internal/build"
+	"dkms-kernel-install/internal/fingerprint"
+	"dkms-kernel-install/internal/kernel"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/rules"
+	"dkms-kernel-install/internal/tree"
+)
+
+// Made is what a build is made from, and Key the one word that names it completely;
+// an empty Key is of a build that nobody can name.
+type Made struct {
+	fingerprint.Fingerprint
+	Key string
+}
+
+// Inputs finds out what the build of d is made from now. It looks again at what
+// this run has looked at already if again is set.
+func Inputs(ctx context.Context, m *machine.Machine, d build.Description, again bool) (Made, error) {
+	hashes := m.Hashes
+	if again {
+		hashes = hashes.Again()
+	}
+	in := inputs{m, hashes, d, tree.Target{Release: d.Kernel.Release, Arch: d.Kernel.Arch}}
+	f, err := in.fingerprint(ctx)
+	if err != nil || f.Headers == "" || strings.ContainsAny(f.Compiler, "$`") { // see unknown
+		return Made{f, ""}, err
+	}
+	more, ok, err := in.further(ctx)
+	if err != nil || !ok {
+		return Made{f, ""}, nil // it can be built all the same
+	}
+	key, err := fingerprint.Key(f, more, d.Effective())
+	return Made{f, key}, err
+}
+
+// inputs are those of one build.
+type inputs struct {
+	m      *machine.Machine
+	hashes *fingerprint.Hashes
+	d      build.Description
+	k      tree.Target
+}
+
+// fingerprint names what the build would be made from now.
+func (in inputs) fingerprint(ctx context.Context) (f fingerprint.Fingerprint, err error) {
+	f.Rules = rules.Build
+	kern, set := in.d.Kernel, in.d.Settings
+	if f.Source, err = in.hashes.Source(in.d.Source, filepath.Join(set.EtcDir, in.d.Name)); err != nil {
+		return f, err
+	}
+	compiler := kern.Compiler()
+	// The overrides as they are written, not what they say: that may change with
+	// the kernel that runs or the processors that are there.
+	overrides, err := in.hashes.Source(confSource(in.m, in.d.ID, in.k).Files(set)[1:]...)
+	if err != nil {
+		return f, err
+	}
+	f.Settings = strings.Join(slices.Concat([]string{overrides}, set.BuildEnvironment, in.m.Directives, compiler.Args), " ")
+	headers := []string{kern.SourceDir}
+	if in.m.KernelSourceDir == "" {
+		headers = append(headers, filepath.Join(kern.Dir, "source"))
+	}
+	if f.Headers, err = in.hashes.Headers(headers...); err != nil {
+		return f, err
+	}
+	if f.Compiler, err = in.hashes.Compiler(ctx, cmp.Or(compiler.CC, "gcc")); err != nil {
+		return f, err
+	}
+	for _, program := range namedTools(append([]string{in.d.Conf.Make}, set.BuildEnvironment...)) {
+		version := unknown
+		// This is root, and outside of the sandbox: what is not in PATH the build
+		// may have left.
+		if !strings.Contains(program, "/") {
+			if v, err := in.hashes.Compiler(ctx, program); err == nil {
+				version = v
+			}
+		}
+		f.Compiler += "; " + program + ": " + version
+	}
+	for id := range in.depends {
+		if f.Depends == nil {
+			f.Depends = map[string]string{}
+		}
+		f.Depends[id.Name] = id.Version
+		modules, err := in.m.Tree.Modules(id, in.k)
+		if on, ok := fingerprint.Read(in.m.Tree.TargetDir(id, in.k), modules); ok && err == nil {
+			f.Depends[id.Name] += " " + on.String()
+		}
+	}
+	return f, nil
+}
+
+// depends yields the installed packages that the build depends on.
+func (in inputs) depends(yield func(tree.ID) bool) {
+	for _, name := range in.d.Conf.BuildDepends {
+		if version := in.m.Tree.InstalledVersion(name, in.k); version != "" && !yield(tree.ID{Name: name, Version: version}) {
+			return
+		}
+	}
+}
+
+// further names what the build reads besides what its fingerprint says. It reports
+// false if that cannot be told.
+func (in inputs) further(ctx context.Context) (map[string]string, bool, error) {
+	more := map[string]string{"release": in.k.Release, "arch": in.k.Arch}
+	kern := in.d.Kernel
+	links, ok := fingerprint.Outside(in.d.Source, filepath.Join(in.d.Settings.EtcDir, in.d.Name))
+	if !ok {
+		return nil, false, nil
+	}
+	src := kern.SourceDir
+	for name, paths := range map[string][]string{
+		"links":  links,
+		"config": {kern.ConfigFile()},
+		// Of the headers, what is no header: code that becomes part of every
+		// module, and what works on modules.
+		"kernel": {
+			filepath.Join(src, "scripts/module-common.c"), filepath.Join(src, "vmlinux"),
+			filepath.Join(src, "tools/objtool/objtool"), filepath.Join(src, "tools/bpf/resolve_btfids/resolve_btfids"),
+		},
+	} {
+		sum, err := in.hashes.Source(slices.DeleteFunc(paths, func(path string) bool { return path == "" })...)
+		if err != nil {
+			return nil, false, err
+		}
+		more[name] = sum
+	}
+	for _, program := range kernelTools(kern) {
+		version, err := in.hashes.Compiler(ctx, program)
+		if err != nil {
+			version = "unknown" // it may never be asked for more
+		}
+		more["program "+program] = version
+	}
+	for id := range in.depends {
+		source, err := filepath.EvalSymlinks(in.m.Tree.SourceDir(id))
+		if err != nil {
+			return nil, false, err
+		}
+		sum, err := in.hashes.Source(filepath.Join(in.m.Tree.ModuleDir(id, in.k), "Module.symvers"), source)
+		if err != nil {
+			return nil, false, err
+		}
+		more["needs "+id.Name] = sum
+	}
+	return more, true, nil
+}
+
+// kernelTools returns the programs besides the compiler that shape modules for k.
+func kernelTools(k *kernel.Kernel) []string {
+	list := []string{"ld", "ld.lld", "as", cmp.Or(k.Compiler().Strip, "strip")}
+	for option, program := range map[string]string{"CONFIG_DEBUG_INFO_BTF_MODULES": "pahole", "CONFIG_RUST": "rustc"} {
+		if k.Option(option) == "y" {
+			list = append(list, program)
+		}
+	}
+	return list
+}
+
+// stale says why the build of o for k is not what would be built now; empty if it
+// is, or if nobody knows. A build that nobody recorded is current: unrecorded is
+// then what it is to be compared with from now on. Of a replaced package only the
+// source counts, and a build that nobody recorded is stale.
+func stale(ctx context.Context, m *machine.Machine, o Package, k tree.Target, replaced bool) (why string, unrecorded *fingerprint.Fingerprint) {
+	now, err := inputs{m, m.Hashes, Description(m, o, k), k}.fingerprint(ctx)
+	if err != nil || now.Headers == "" || now.Compiler == "" {
+		return "", nil // it could not be built
+	}
+	was, ok := fingerprint.Read(m.Tree.TargetDir(o.ID, k), o.Modules)
+	switch {
+	case replaced && !ok:
+		return "its package is being replaced", nil
+	case replaced:
+		return was.Differs(fingerprint.Fingerprint{
+			Source: now.Source, Settings: was.Settings, Headers: was.Headers, Compiler: was.Compiler, Rules: was.Rules,
+		}), nil
+	case ok:
+		return was.Differs(now), nil
+	}
+	return "", &now
+}

@@ -1,0 +1,69 @@
+package observe
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// unknown is the version of a program that does not tell it. As what is a shell's to
+// expand it begins with a dollar: a build with such a compiler has no key.
+const unknown = "$unknown"
+
+// tool matches what the variables are called that name a program to build with, or what
+// such names begin or end with.
+var tool = regexp.MustCompile(`^(?:(?:HOST|KERNEL_|TARGET_)?(?:CC|CXX|LD|AS|STRIP|OBJCOPY|RUSTC|PAHOLE)|LLVM|CROSS_COMPILE)$`)
+
+// assigned calls do for each NAME=VALUE in text, a shell command, for which NAME is
+// one of [tool]; a quote may begin before or behind the name.
+func assigned(text string, do func(name, value string)) {
+	for before, after, ok := strings.Cut(text, "="); ok; before, after, ok = strings.Cut(after, "=") {
+		start := 1 + strings.LastIndexFunc(before, func(r rune) bool {
+			return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+		})
+		if !tool.MatchString(before[start:]) {
+			continue
+		}
+		value, end := after, " \t\r\n;&|"
+		for _, q := range []string{`"`, "'"} {
+			if strings.HasSuffix(before[:start], q) || strings.HasPrefix(after, q) {
+				value, end = strings.TrimPrefix(after, q), q
+			}
+		}
+		if i := strings.IndexAny(value, end); i >= 0 {
+			value = value[:i]
+		}
+		do(before[start:], strings.Trim(value, `"'`))
+	}
+}
+
+// namedTools returns the programs that texts, commands and NAME=VALUE, want used in
+// place of the kernel's own, sorted. What is a shell's to expand is among them as it
+// is written: there is no such program.
+func namedTools(texts []string) (programs []string) {
+	for _, text := range texts {
+		assigned(text, func(name, value string) {
+			switch {
+			case value == "":
+			case strings.ContainsAny(value, "$`"):
+				programs = append(programs, value)
+			case name == "CROSS_COMPILE":
+				programs = append(programs, value+"gcc", value+"ld")
+			case name == "LLVM" && strings.HasSuffix(value, "/"):
+				programs = append(programs, value+"clang", value+"ld.lld")
+			case name == "LLVM" && strings.HasPrefix(value, "-"):
+				programs = append(programs, "clang"+value, "ld.lld"+value)
+			case name == "LLVM":
+				programs = append(programs, "clang", "ld.lld")
+			default:
+				for _, word := range strings.Fields(value) { // ccache gcc-14 -m32
+					if word[0] != '-' {
+						programs = append(programs, word)
+					}
+				}
+			}
+		})
+	}
+	slices.Sort(programs)
+	return slices.Compact(programs)
+}

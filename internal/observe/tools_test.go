@@ -1,0 +1,29 @@
+package observe
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestNamedTools(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "",
+		"make -C /lib/modules/6.1/build M=/var/lib/dkms/toy/1.0/build": "",
+		"make CC=gcc-12":                                   "gcc-12",
+		"CC=gcc-12 make HOSTCC=cc LD='ld.x'":               "cc gcc-12 ld.x",
+		`make "CC=ccache gcc-12 -m32"`:                     "ccache gcc-12",
+		`make CC="ccache gcc-12 -m32"; true`:               "ccache gcc-12",
+		"make CC=;make MYCC=gcc-9 SUBCC=x":                 "",
+		"make CC=$CC":                                      "$CC",
+		"make LLVM=$V":                                     "$V",
+		"make CC='gcc -B$V'":                               "gcc -B$V",
+		"make LLVM=1":                                      "clang ld.lld",
+		"make LLVM=-17":                                    "clang-17 ld.lld-17",
+		"make LLVM=/opt/llvm/bin/":                         "/opt/llvm/bin/clang /opt/llvm/bin/ld.lld",
+		"make ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-": "aarch64-linux-gnu-gcc aarch64-linux-gnu-ld",
+	} {
+		if got := namedTools([]string{text}); strings.Join(got, " ") != want {
+			t.Errorf("namedTools(%q) = %q, want %q", text, got, want)
+		}
+	}
+}

@@ -1,0 +1,144 @@
+// Package packages registers packages, removes them, and moves them in and out of
+// archives.
+package packages
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/tree"
+)
+
+// sourceDir is where the source of a package belongs.
+func sourceDir(m *machine.Machine, id tree.ID) string {
+	return filepath.Join(m.Settings.SourceTree, id.Name+"-"+id.Version)
+}
+
+// find returns a package that is in the tree, broken or not.
+func find(m *machine.Machine, id tree.ID) (tree.Package, error) {
+	packages, err := m.Tree.Read()
+	if err != nil {
+		return tree.Package{}, failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
+	}
+	i := slices.IndexFunc(packages, func(p tree.Package) bool { return p.ID == id })
+	if i < 0 || packages[i].Broken() && len(packages[i].Builds) == 0 && !files.Exists(m.Tree.SourceDir(id)) {
+		return tree.Package{}, &failure.Failure{What: id.String() + " is not in the DKMS tree", Status: failure.StatusAlready,
+			Hint: "dkms status shows what is; to add it: dkms add " + id.String()}
+	}
+	return packages[i], nil
+}
+
+// Registered returns an error if the package id is not in the tree. A broken one is.
+func Registered(m *machine.Machine, id tree.ID) error {
+	_, err := find(m, id)
+	return err
+}
+
+// Register makes the package id known; its source is in the source tree. Its conf,
+// which confFile replaces if it is not empty, is checked as it reads for kernel k.
+// The caller holds the lock of the tree.
+func Register(ctx context.Context, m *machine.Machine, id tree.ID, k tree.Target, confFile string) error {
+	if err := tree.CheckID(id); err != nil {
+		return &failure.Failure{What: "cannot add " + id.String(), Why: err.Error(), Status: failure.StatusBadConf, Hint: "choose another name or version"}
+	}
+	packages, err := m.Tree.Read()
+	if err != nil {
+		return failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
+	}
+	for _, p := range packages {
+		if p.ID == id && !p.Broken() {
+			return &failure.Failure{What: id.String() + " is already added", Status: failure.StatusAlready,
+				Hint: "run: dkms build " + id.String()}
+		}
+	}
+	source := sourceDir(m, id)
+	c, err := readNew(m, source, confFile, id, k)
+	if err != nil {
+		return err
+	}
+	if err := m.Tree.Register(id, source); err != nil {
+		return failure.From(err, "cannot add "+id.String(), failure.StatusNoPerm)
+	}
+	if c.Name != id.Name || c.Version != id.Version {
+		m.Note(fmt.Sprintf("%s: its dkms.conf calls it %s/%s", id, c.Name, c.Version))
+	}
+	for _, w := range c.Warnings {
+		m.Note(id.String() + ": " + w)
+	}
+	if err := observe.Environment(m, id, k).Script(ctx, m.Tree.SourceDir(id), "POST_ADD", c.PostAdd); err != nil {
+		m.Note(err.Error())
+	}
+	return nil
+}
+
+// readNew checks a source that is not registered yet, and reads its conf, which
+// confFile replaces if it is not empty. An empty id takes the names that the conf
+// gives.
+func readNew(m *machine.Machine, source, confFile string, id tree.ID, k tree.Target) (conf.Conf, error) {
+	fail := func(status int, why, hint string) error {
+		return &failure.Failure{What: "cannot add " + source, Why: why, Hint: hint, Status: status}
+	}
+	if fi, err := os.Stat(source); err != nil || !fi.IsDir() {
+		return conf.Conf{}, fail(failure.StatusNotFound, "there is no such directory", "install the package that brings the source, or unpack it there")
+	}
+	confFile = cmp.Or(confFile, filepath.Join(source, "dkms.conf"))
+	if fi, err := os.Stat(confFile); errors.Is(err, fs.ErrNotExist) || err == nil && !fi.Mode().IsRegular() {
+		return conf.Conf{}, fail(failure.StatusNoConf, "it has no dkms.conf", "write one: see dkms(8)")
+	}
+	c, err := observe.ConfFile(m, confFile, id, k)
+	if err != nil {
+		return c, fail(failure.StatusBadConf, err.Error(), "correct dkms.conf; nothing was added")
+	}
+	return c, nil
+}
+
+// Import copies the source in dir into the source tree, under the name and version
+// that its conf gives, and returns those. ConfFile replaces the conf if it is not
+// empty. A source that is there already is left alone, and an error unless it is the
+// same. The caller holds the lock of the tree.
+func Import(ctx context.Context, m *machine.Machine, dir string, k tree.Target, confFile string) (tree.ID, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return tree.ID{}, err
+	}
+	c, err := readNew(m, dir, confFile, tree.ID{}, k)
+	if err != nil {
+		return tree.ID{}, err
+	}
+	id := tree.ID{Name: c.Name, Version: c.Version}
+	to := sourceDir(m, id)
+	from, err := os.Stat(dir)
+	if err != nil {
+		return id, err
+	}
+	if there, err := os.Stat(to); err == nil {
+		if os.SameFile(from, there) || sameSource(m, dir, to) {
+			return id, nil
+		}
+		return id, &failure.Failure{What: "cannot add " + dir, Why: to + " exists", Status: failure.StatusAlready,
+			Hint: fmt.Sprintf("remove it first, or run: dkms add %s", id)}
+	}
+	if err := placeSource(ctx, m, dir, to); err != nil {
+		return id, failure.From(err, "cannot copy the source to "+to, failure.StatusNotFound)
+	}
+	return id, nil
+}
+
+// sameSource reports whether two directories have the same content, as after a run
+// that was killed when it had copied one to the other.
+func sameSource(m *machine.Machine, a, b string) bool {
+	x, errX := m.Hashes.Source(a)
+	y, errY := m.Hashes.Source(b)
+	return errX == nil && errY == nil && x == y
+}

@@ -1,0 +1,154 @@
+package packages
+
+import (
+	"context"
+	"fmt"
+
+	"dkms-kernel-install/internal/execute"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/follow"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/place"
+	"dkms-kernel-install/internal/tree"
+)
+
+// Depth is how far a removal goes; each includes those before it.
+type Depth int
+
+// The depths of a removal.
+const (
+	Uninstall  Depth = iota // out of the kernel's directory
+	Unbuild                 // out of the tree
+	Unregister              // and forget the package when no build is left
+)
+
+// Removal says what is to be removed.
+type Removal struct {
+	Take   func(tree.Package) bool
+	Match  func(tree.Target) bool // the kernels
+	Depth  Depth
+	Follow follow.Policy
+}
+
+// Remove takes packages, of those in the tree, out of kernels and out of the tree. A
+// package that has nothing for a kernel gives no result. It returns the packages of
+// which no build is left, which [Forget] forgets. The caller holds the lock of the
+// tree.
+func Remove(ctx context.Context, m *machine.Machine, packages []tree.Package, r Removal, events execute.Events) (results []execute.Result, empty []tree.ID) {
+	for _, p := range packages {
+		if !r.Take(p) {
+			continue
+		}
+		left := 0
+		for _, b := range p.Builds {
+			if !r.Match(b.Target) || r.Depth == Uninstall && !b.Installed {
+				left++
+				continue
+			}
+			result, err := removeBuild(ctx, m, p, b, packages, r)
+			if err != nil {
+				left++
+				result.Outcome, result.Failure = execute.Failed, failure.From(err, "removal failed", failure.StatusInstall)
+			}
+			events.Done(result)
+			results = append(results, result)
+			if ctx.Err() != nil {
+				return results, empty
+			}
+		}
+		if left == 0 {
+			empty = append(empty, p.ID)
+		}
+	}
+	return results, empty
+}
+
+func removeBuild(ctx context.Context, m *machine.Machine, p tree.Package, b tree.Build, packages []tree.Package, r Removal) (execute.Result, error) {
+	k := b.Target
+	result := execute.Result{ID: p.ID, Kernel: k, Outcome: execute.Removed}
+	if b.Installed {
+		if err := uninstall(ctx, m, p, b, packages, r, &result); err != nil {
+			return result, err
+		}
+	}
+	if r.Depth >= Unbuild {
+		return result, m.Tree.RemoveBuild(p.ID, k)
+	}
+	return result, nil
+}
+
+// uninstall takes the modules of b, a build of p, out of the kernel's directory.
+func uninstall(ctx context.Context, m *machine.Machine, p tree.Package, b tree.Build, packages []tree.Package, r Removal, result *execute.Result) error {
+	k := b.Target
+	seen := observe.Package{ID: p.ID, Source: p.Source, Built: true, Modules: b.Modules, Installed: true}
+	if p.Source != "" {
+		// A conf with errors says less, but does not stand in the way.
+		seen.Conf, seen.ConfErr = observe.Conf(m, p.ID, k)
+	}
+	placed := observe.Placement(m, packages, k, seen, false)
+	warn := func(warning string) {
+		if warning != "" {
+			result.Warnings = append(result.Warnings, warning)
+		}
+	}
+	if !seen.Conf.NoWeakModules && m.WeakScript(machine.WeakRemove, k.Release) != nil {
+		if paths, err := m.Modules(k).Files(placed); err == nil { // else nothing can be removed either
+			warn(follow.TellWeak(ctx, m, machine.WeakRemove, p.ID, k, paths))
+		}
+	}
+	// A full disk does not keep anything from being removed.
+	_ = follow.Foresee(m, k, r.Follow, follow.Due{})
+	var err error
+	if result.Removed, err = m.Modules(k).Uninstall(placed); err != nil {
+		return err
+	}
+	if p.Source != "" && seen.ConfErr == nil {
+		env := observe.Environment(m, p.ID, k)
+		if err := env.Script(ctx, m.Tree.SourceDir(p.ID), "POST_REMOVE", seen.Conf.PostRemove); err != nil {
+			warn(err.Error())
+		}
+	}
+	return nil
+}
+
+// Forget unregisters packages that have no builds left.
+func Forget(m *machine.Machine, ids []tree.ID) error {
+	for _, id := range ids {
+		if files.Exists(m.Tree.TarballDir(id)) {
+			m.Note(fmt.Sprintf("%s: its archives go with it: %s", id, m.Tree.TarballDir(id)))
+		}
+		if err := m.Tree.Unregister(id); err != nil {
+			return failure.From(err, "cannot forget "+id.String(), failure.StatusNoPerm)
+		}
+	}
+	return nil
+}
+
+// ForgetKernel forgets what is left of packages for kernel k, whose builds are gone:
+// links to them, archives of modules, what is due for its initramfs, and what is
+// remembered of confs.
+func ForgetKernel(m *machine.Machine, k tree.Target) error {
+	packages, err := m.Tree.Read()
+	if err != nil {
+		return failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
+	}
+	m.ConfCache(k).Remove()
+	due := follow.Owed(m, k)
+	due.Modules, due.Fresh = nil, "" // of an initramfs that goes too
+	if _, err := follow.Owe(m, k, due); err != nil {
+		return failure.From(err, "cannot forget what was left to do for "+k.Release, failure.StatusNoPerm)
+	}
+	for _, p := range packages {
+		for _, linked := range m.Tree.Links(p.Name) {
+			if built, _ := m.Tree.Modules(p.ID, linked); built != nil || linked.Release != k.Release {
+				continue
+			}
+			if _, err := m.Modules(linked).Uninstall(place.Placement{ID: p.ID}); err != nil {
+				return failure.From(err, fmt.Sprintf("cannot forget %s for %s", p.Name, linked), failure.StatusNoPerm)
+			}
+		}
+	}
+	return nil
+}

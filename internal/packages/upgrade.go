@@ -1,0 +1,103 @@
+package packages
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/tree"
+)
+
+// An RPM upgrade runs the new package's scripts, which add M/V, and then those of
+// the old one, which remove it: where both are of one version, the second would
+// undo the first. So an add leaves a note for the rpm process that it runs in,
+// and a remove in the same process heeds it. The note is a file in the tree,
+// .rpm-upgrade-PID-START, with a package in each line; START is when the process
+// began, in the kernel's clock ticks.
+
+const upgradePrefix = ".rpm-upgrade-"
+
+// NoteUpgrade notes that the RPM transaction which runs us has added id. The
+// caller holds the lock.
+func NoteUpgrade(m *machine.Machine, id tree.ID) error {
+	forgetUpgrades(m)
+	f, err := os.OpenFile(upgradeFile(m), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = fmt.Fprintln(f, id)
+		f.Close()
+	}
+	if err != nil {
+		return failure.From(err, "cannot note the upgrade of "+id.String(), failure.StatusNoPerm)
+	}
+	return nil
+}
+
+// Upgrading reports whether the RPM transaction that runs us has added id. If it has,
+// the source of id may have been replaced in its place, which the package's scripts
+// do not say again; see [observe.Scope].
+func Upgrading(m *machine.Machine, id tree.ID) bool {
+	return slices.Contains(upgrades(m), id.String())
+}
+
+// upgrades returns what the RPM transaction that runs us has added.
+func upgrades(m *machine.Machine) []string {
+	b, _ := os.ReadFile(upgradeFile(m)) // without it, nothing
+	return strings.Fields(string(b))
+}
+
+// EndUpgrade forgets that the RPM transaction which runs us has added id, and reports
+// whether it had. The caller holds the lock of the tree.
+func EndUpgrade(m *machine.Machine, id tree.ID) bool {
+	forgetUpgrades(m)
+	lines := upgrades(m)
+	i := slices.Index(lines, id.String())
+	if i < 0 {
+		return false
+	}
+	file := upgradeFile(m)
+	if lines = slices.Delete(lines, i, i+1); len(lines) == 0 {
+		os.Remove(file)
+	} else if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		m.Note(err.Error())
+	}
+	return true
+}
+
+// forgetUpgrades removes the notes for processes that have ended.
+func forgetUpgrades(m *machine.Machine) {
+	old, _ := filepath.Glob(filepath.Join(m.Tree.Dir, upgradePrefix+"*"))
+	for _, file := range old {
+		pid, start, _ := strings.Cut(strings.TrimPrefix(filepath.Base(file), upgradePrefix), "-")
+		n, _ := strconv.Atoi(pid)
+		if _, now := process(n); now != start {
+			os.Remove(file)
+		}
+	}
+}
+
+// upgradeFile returns the note's file for the process that runs our caller: rpm
+// runs a shell, which runs us.
+func upgradeFile(m *machine.Machine) string {
+	pid, _ := process(os.Getppid())
+	_, start := process(pid)
+	return filepath.Join(m.Tree.Dir, fmt.Sprintf("%s%d-%s", upgradePrefix, pid, start))
+}
+
+// process returns the parent of a process and when it began, from /proc/PID/stat,
+// see proc(5); zero values where there is none.
+func process(pid int) (parent int, start string) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	// The second field is a name in parentheses, which may hold anything.
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if err != nil || len(fields) < 20 {
+		return 0, ""
+	}
+	parent, _ = strconv.Atoi(fields[1])
+	return parent, fields[19]
+}

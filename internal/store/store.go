@@ -1,0 +1,482 @@
+// Package store keeps what builds made, so that nothing is built twice: directories
+// of files, each under a key that names all that they were made from.
+//
+// An entry is one file, so that it comes and goes in one step. It begins with
+// three lines: the name of the format, the SHA-256 of the third line in hex, and
+// the manifest in JSON, which has the key and each file's name, size and SHA-256.
+// The contents of the files follow in the order of the manifest, as one zstd
+// stream. The modification time of an entry is when it was last used.
+//
+// What is in the cache goes into /lib/modules, signed. So a directory or an entry
+// that anybody but this user may write to is none. The hashes are against damage,
+// not against people.
+package store
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/files"
+)
+
+// A Store keeps builds under keys, each of which names everything that a build is
+// made from. It may be used by several goroutines and processes at once.
+type Store interface {
+	// Get puts what is kept under key into dir, a directory that it makes. It
+	// reports false, and leaves no dir, if there is nothing.
+	Get(key, dir string) (bool, error)
+	// Put keeps parts, files and directories by the names that Get gives them,
+	// under key, in place of what was there.
+	Put(key string, parts map[string]string) error
+	// Tidy removes what is not worth keeping any longer.
+	Tidy()
+	// String says where the store is, for people.
+	String() string
+}
+
+// Dir is a Store in a directory of this machine. A user who may not write to it
+// does without.
+type Dir struct {
+	Path string // empty for a store that is off
+	// MaxSize is how many bytes all entries together may take after [Dir.Tidy];
+	// 0 switches the store off: it has nothing, and takes nothing.
+	MaxSize int64
+	// MaxAge is for how long an entry may be without use; 0 is without limit.
+	MaxAge time.Duration
+
+	added atomic.Bool
+}
+
+const (
+	format = "dkms-kernel-install build 1\n"
+	// maxManifest bounds the third line, maxContent the sum of the contents, in
+	// bytes; an entry with more is damaged.
+	maxManifest = 8 << 20
+	maxContent  = 8 << 30
+	// window bounds the memory that a stream may ask for.
+	window = 8 << 20
+)
+
+// manifest says what an entry holds.
+type manifest struct {
+	Key   string
+	Files []file
+}
+
+// file is one file of an entry. Its name is a path with slashes, relative to the
+// directory that the entry is unpacked to.
+type file struct {
+	Name   string
+	Size   int64
+	SHA256 string
+	Exec   bool `json:",omitempty"` // it may be executed
+}
+
+// errDamaged is what is wrong with an entry, as against with its surroundings.
+var errDamaged = errors.New("the entry is damaged")
+
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errDamaged, fmt.Sprintf(format, args...))
+}
+
+// validKey reports whether key is one: a hash in hex, of which an entry is called.
+func validKey(key string) bool {
+	return len(key) >= 32 && len(key) <= 128 && strings.Trim(key, "0123456789abcdef") == ""
+}
+
+func (c *Dir) path(key string) string { return filepath.Join(c.Path, key) }
+
+func (c *Dir) String() string { return c.Path }
+
+// off reports whether the store keeps nothing.
+func (c *Dir) off() bool { return c.MaxSize <= 0 || c.Path == "" }
+
+// usable reports whether the cache is on, and its directory nobody else's. make makes a
+// directory that is not there.
+func (c *Dir) usable(make bool) error {
+	if c.off() {
+		return fs.ErrNotExist
+	}
+	if make {
+		if err := os.MkdirAll(filepath.Dir(c.Path), 0o755); err != nil {
+			return err
+		}
+		if err := os.Mkdir(c.Path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	fi, err := os.Lstat(c.Path)
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() || !ours(fi) {
+		return fmt.Errorf("%s is not a directory that only this user may write to: remove it", c.Path)
+	}
+	return nil
+}
+
+// ours reports whether a file is this user's, and nobody else may write to it.
+func ours(fi fs.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid() && fi.Mode()&0o022 == 0
+}
+
+// Put keeps files under key, in place of what was there. The files are named by
+// what they are called in the entry; a directory stands for all regular files below
+// it. It is an error that something else is among them. A cache that is off keeps
+// nothing, which is none.
+func (c *Dir) Put(key string, parts map[string]string) error {
+	if c.off() {
+		return nil
+	}
+	if !validKey(key) {
+		return fmt.Errorf("%q is no key", key)
+	}
+	if err := c.usable(true); err != nil {
+		return err
+	}
+	m, paths, err := list(key, parts)
+	if err != nil {
+		return err
+	}
+	f, err := files.Create(c.path(key), 0o600, files.Options{})
+	if err != nil {
+		return err
+	}
+	if err := c.write(f, m, paths); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	c.added.Store(true)
+	return f.Commit()
+}
+
+// list returns the manifest of files, and where each of them is.
+func list(key string, parts map[string]string) (m manifest, paths []string, err error) {
+	m.Key = key
+	for _, top := range slices.Sorted(maps.Keys(parts)) {
+		err := filepath.WalkDir(parts[top], func(p string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			rel, err := filepath.Rel(parts[top], p)
+			if err != nil {
+				return err
+			}
+			name := path.Join(top, rel)
+			if !d.Type().IsRegular() {
+				return fmt.Errorf("%s is no regular file", name)
+			}
+			f, err := digest(p)
+			f.Name = name
+			m.Files, paths = append(m.Files, f), append(paths, p)
+			return err
+		})
+		if err != nil {
+			return m, nil, err
+		}
+	}
+	return m, paths, m.check(key)
+}
+
+// digest describes the file called path.
+func digest(path string) (file, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return file{}, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return file{}, err
+	}
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	return file{Size: n, SHA256: hex.EncodeToString(h.Sum(nil)), Exec: fi.Mode()&0o111 != 0}, err
+}
+
+func (c *Dir) write(f io.Writer, m manifest, paths []string) error {
+	out := &limited{w: f, left: c.MaxSize}
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if len(text) >= maxManifest {
+		return fmt.Errorf("%d files are too many", len(m.Files))
+	}
+	if _, err := fmt.Fprintf(out, "%s%x\n%s\n", format, sha256.Sum256(text), text); err != nil {
+		return err
+	}
+	z, err := zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(window/2))
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		if err := pour(z, p); err != nil {
+			return errors.Join(err, z.Close())
+		}
+	}
+	return z.Close()
+}
+
+// pour copies the content of the file called path.
+func pour(w io.Writer, path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// limited fails once too much is written.
+type limited struct {
+	w    io.Writer
+	left int64
+}
+
+func (l *limited) Write(b []byte) (int, error) {
+	if l.left -= int64(len(b)); l.left < 0 {
+		return 0, errors.New("it is larger than all that the cache may hold")
+	}
+	return l.w.Write(b)
+}
+
+// Get unpacks what is kept under key to dir, a directory that it makes. It reports
+// false where there is nothing, and also where the entry turns out to be damaged:
+// then it goes. Every file has been compared with its hash when Get returns. With
+// an error, or false, dir is not there.
+func (c *Dir) Get(key, dir string) (bool, error) {
+	if !validKey(key) || c.usable(false) != nil {
+		return false, nil
+	}
+	f, err := os.OpenFile(c.path(key), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false, nil
+	}
+	defer f.Close()
+	err = os.MkdirAll(filepath.Dir(dir), 0o755)
+	if err == nil {
+		err = os.Mkdir(dir, 0o755)
+	}
+	if err != nil {
+		return false, err
+	}
+	if err = unpack(f, key, dir); err == nil {
+		now := time.Now()
+		_ = os.Chtimes(c.path(key), now, now)
+		return true, nil
+	}
+	if errors.Is(err, errDamaged) {
+		os.Remove(c.path(key))
+		err = nil
+	}
+	return false, errors.Join(err, os.RemoveAll(dir))
+}
+
+// unpack checks the entry f and writes its files below dir.
+func unpack(f *os.File, key, dir string) error {
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !fi.Mode().IsRegular() || !ours(fi) {
+		return damaged("it is not a file that only this user may write to")
+	}
+	in := bufio.NewReader(f)
+	m, err := readManifest(in, key)
+	if err != nil {
+		return err
+	}
+	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(window))
+	if err != nil {
+		return damaged("%v", err)
+	}
+	defer z.Close()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, file := range m.Files {
+		if err := extract(root, file, z); err != nil {
+			return err
+		}
+	}
+	// The stream ends here, and so does the entry.
+	if n, err := z.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		return damaged("there is more in it than its manifest says")
+	}
+	return nil
+}
+
+// extract writes one file from the stream z.
+func extract(root *os.Root, f file, z io.Reader) error {
+	if err := root.MkdirAll(path.Dir(f.Name), 0o755); err != nil {
+		return err
+	}
+	mode := fs.FileMode(0o644)
+	if f.Exec {
+		mode = 0o755
+	}
+	out, err := root.OpenFile(f.Name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	in := &reading{r: io.LimitReader(z, f.Size)}
+	n, err := io.Copy(io.MultiWriter(out, h), in)
+	switch {
+	case in.err != nil:
+		err = damaged("%s: %v", f.Name, in.err)
+	case err == nil && (n != f.Size || hex.EncodeToString(h.Sum(nil)) != f.SHA256):
+		err = damaged("%s is not what it was", f.Name)
+	}
+	return errors.Join(err, out.Chmod(mode), out.Close())
+}
+
+// reading tells errors in reading from those in writing.
+type reading struct {
+	r   io.Reader
+	err error
+}
+
+func (r *reading) Read(b []byte) (int, error) {
+	n, err := r.r.Read(b)
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
+}
+
+// readManifest reads the three lines of an entry that is kept under key.
+func readManifest(r *bufio.Reader, key string) (m manifest, err error) {
+	head := make([]byte, len(format)+2*sha256.Size+1)
+	if _, err := io.ReadFull(r, head); err != nil || !bytes.HasPrefix(head, []byte(format)) || head[len(head)-1] != '\n' {
+		return m, damaged("it is of another format")
+	}
+	var text []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		text = append(text, part...)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) || len(text) > maxManifest {
+			return m, damaged("it has no manifest")
+		}
+	}
+	text = text[:len(text)-1]
+	if fmt.Sprintf("%x", sha256.Sum256(text)) != string(head[len(format):len(head)-1]) {
+		return m, damaged("its manifest is not what it was")
+	}
+	if err := json.Unmarshal(text, &m); err != nil {
+		return m, damaged("%v", err)
+	}
+	return m, m.check(key)
+}
+
+// check reports whether m can be the manifest of what is kept under key: no name
+// leads out of a directory, and no file is where another has its directory.
+func (m manifest) check(key string) error {
+	if m.Key != key {
+		return damaged("it is of another key")
+	}
+	kind := map[string]string{}
+	left := int64(maxContent)
+	for _, f := range m.Files {
+		if !fs.ValidPath(f.Name) || f.Name == "." || strings.ContainsAny(f.Name, "\x00\\") {
+			return damaged("%q cannot be the name of a file in it", f.Name)
+		}
+		if kind[f.Name] != "" {
+			return damaged("%q is in it twice", f.Name)
+		}
+		kind[f.Name] = "file"
+		for dir := path.Dir(f.Name); dir != "."; dir = path.Dir(dir) {
+			if kind[dir] == "file" {
+				return damaged("%q is a file and a directory", dir)
+			}
+			kind[dir] = "directory"
+		}
+		if f.Size < 0 || f.Size > left {
+			return damaged("%d bytes of %q are too many", f.Size, f.Name)
+		}
+		left -= f.Size
+	}
+	return nil
+}
+
+// tidied is the file in a store whose modification time is when it was last
+// tidied.
+const tidied = ".tidied"
+
+// Tidy removes what is too old, and then what was not used for the longest time
+// until the rest is no more than the store may hold; everything if the store is
+// off. It looks if something was added, and else once a day.
+func (c *Dir) Tidy() {
+	if c.Path == "" {
+		return
+	}
+	last, err := os.Lstat(filepath.Join(c.Path, tidied))
+	if !c.added.Swap(false) && c.MaxSize > 0 && err == nil && time.Since(last.ModTime()).Abs() < 24*time.Hour {
+		return
+	}
+	if fi, err := os.Lstat(c.Path); err != nil || !fi.IsDir() || !ours(fi) {
+		return
+	}
+	files.Clean(c.Path)
+	entries, err := os.ReadDir(c.Path)
+	if err != nil {
+		return
+	}
+	type used struct {
+		path string
+		size int64
+		last time.Time
+	}
+	var all []used
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil && validKey(e.Name()) {
+			all = append(all, used{c.path(e.Name()), fi.Size(), fi.ModTime()})
+		}
+	}
+	slices.SortFunc(all, func(a, b used) int { return cmp.Or(b.last.Compare(a.last), strings.Compare(a.path, b.path)) })
+	left := c.MaxSize
+	for _, u := range all {
+		left -= u.size
+		// Another process may be at it too: what is gone is gone.
+		if left < 0 || c.MaxAge > 0 && time.Since(u.last) > c.MaxAge {
+			os.Remove(u.path)
+		}
+	}
+	stamp := filepath.Join(c.Path, tidied)
+	if c.MaxSize > 0 {
+		// If it cannot be kept, the next run tidies again.
+		_ = files.Write(stamp, strings.NewReader(""), 0o600, files.Options{})
+		return
+	}
+	os.Remove(stamp)
+	os.Remove(c.Path)
+}
