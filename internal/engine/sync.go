@@ -96,7 +96,7 @@ func (e *Engine) work(ctx context.Context, lock *tree.Lock, r Request, replaced 
 
 // plan plans the work for a kernel. For automatic work it first goes by what the
 // cache remembers of confs, and believes that when it says that nothing is to do.
-func (e *Engine) plan(ctx context.Context, seen *observe.Machine, k tree.Target, r Request, replaced tree.ID) plan.Plan {
+func (e *Engine) plan(ctx context.Context, seen *observe.Snapshot, k tree.Target, r Request, replaced tree.ID) plan.Plan {
 	scope := observe.Scope{Only: r.Only, Renew: r.Renew, Replaced: replaced, Force: r.Force || r.ForceVersion}
 	if r.Only != nil || r.Force {
 		return plan.Make(seen.Fresh(ctx, k, scope), r.Request)

@@ -57,7 +57,7 @@ func Run(ctx context.Context, m *machine.Machine, packages []tree.Package, plans
 		placing := &sync.Mutex{} // one package at a time in the kernel's directory
 		results = append(results, make([]Result, len(p.Items))...)
 		for i, item := range p.Items {
-			w := &work{run: r, k: p.Kernel.Target, kern: m.Kernel(p.Kernel.Target), item: item, placing: placing}
+			w := &work{run: r, k: p.View.Target, kern: m.Kernel(p.View.Target), item: item, placing: placing}
 			t := task{run: func(letGo func()) { results[first+i] = w.do(ctx, results[first:], letGo) }}
 			if item.Verdict == plan.Do {
 				for _, n := range item.Needs {
@@ -116,7 +116,7 @@ func compressOptions(m *machine.Machine, plans []plan.Plan) map[kmod.Compression
 		if !slices.ContainsFunc(p.Items, func(i plan.Item) bool { return i.Verdict == plan.Do && i.Build }) {
 			continue
 		}
-		c := m.Kernel(p.Kernel.Target).Compression()
+		c := m.Kernel(p.View.Target).Compression()
 		if _, ok := all[c]; ok {
 			continue
 		}
@@ -136,7 +136,7 @@ func record(m *machine.Machine, plans []plan.Plan) {
 		for _, item := range p.Items {
 			if item.Unrecorded != nil && !item.Build {
 				// If it cannot, the next run tries again.
-				_ = fingerprint.Write(m.Tree.TargetDir(item.ID, p.Kernel.Target), *item.Unrecorded, item.Modules)
+				_ = fingerprint.Write(m.Tree.TargetDir(item.ID, p.View.Target), *item.Unrecorded, item.Modules)
 			}
 		}
 	}

@@ -107,7 +107,7 @@ func (w *work) planned(r Result) Result {
 
 // build builds the package, and returns the file names of its modules in the tree.
 func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure) {
-	d := observe.Description(w.m, w.item.Package, w.k)
+	d := observe.Description(w.m, w.item.Seen, w.k)
 	d.Jobs, d.Jobserver, d.DependsOn = w.jobs.number, w.jobs.server, w.item.DependsOn
 	d.Compression = w.kern.Compression()
 	d.Compress = w.compress[d.Compression]
@@ -167,7 +167,7 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 		return failure.From(err, "cannot note what has to follow", failure.StatusInstall)
 	}
 	item.Modules = modules
-	res, err := m.Modules(w.k).Install(observe.Placement(m, w.packages, w.k, item.Package, w.options.Force || w.options.ForceVersion))
+	res, err := m.Modules(w.k).Install(observe.Placement(m, w.packages, w.k, item.Seen, w.options.Force || w.options.ForceVersion))
 	r.Placed, r.Kept, r.Removed = res.Placed, res.Kept, res.Removed
 	if !item.Conf.NoWeakModules {
 		r.warn(follow.TellWeak(ctx, m, machine.WeakRemove, item.ID, w.k, res.Removed))

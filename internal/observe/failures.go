@@ -63,7 +63,7 @@ func splitFailureName(s string) (id tree.ID, k tree.Target, ok bool) {
 
 // of returns why the last build of o for k failed, if what would be built now is
 // the same; nil if it is to be tried.
-func (f *failures) of(ctx context.Context, m *machine.Machine, o Package, k tree.Target) *failure.Failure {
+func (f *failures) of(ctx context.Context, m *machine.Machine, o Seen, k tree.Target) *failure.Failure {
 	was, ok := f.all[failureName(o.ID, k)]
 	if !ok {
 		return nil

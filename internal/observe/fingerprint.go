@@ -170,7 +170,7 @@ func kernelTools(k *kernel.Kernel) []string {
 // is, or if nobody knows. A build that nobody recorded is current: unrecorded is
 // then what it is to be compared with from now on. Of a replaced package only the
 // source counts, and a build that nobody recorded is stale.
-func stale(ctx context.Context, m *machine.Machine, o Package, k tree.Target, replaced bool) (why string, unrecorded *fingerprint.Fingerprint) {
+func stale(ctx context.Context, m *machine.Machine, o Seen, k tree.Target, replaced bool) (why string, unrecorded *fingerprint.Fingerprint) {
 	now, err := inputs{m, m.Hashes, Description(m, o, k), k}.fingerprint(ctx)
 	if err != nil || now.Headers == "" || now.Compiler == "" {
 		return "", nil // it could not be built

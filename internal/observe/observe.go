@@ -22,20 +22,25 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// Kernel is a kernel, and every registered package as seen from it.
-type Kernel struct {
-	tree.Target
-	Headers     bool // they are installed
-	SourceDir   string
-	HeadersHint string // how to get the headers
-	Packages    []Package
-	// Remembered reports whether what the confs say may be from the cache. What
-	// such an observation shows to be due is to be looked at again with [Fresh].
-	Remembered bool
+// Snapshot is what is registered on a machine. Everything that is seen in a run is
+// seen in one.
+type Snapshot struct {
+	*machine.Machine
+	Packages []tree.Package
+	failures *failures
 }
 
-// Package is what is known of one registered package, seen from one kernel.
-type Package struct {
+// View is every registered package as seen from one kernel.
+type View struct {
+	tree.Target
+	Headers     bool // of the kernel are installed
+	SourceDir   string
+	HeadersHint string // how to get the headers
+	Packages    []Seen
+}
+
+// Seen is what is known of one registered package, seen from one kernel.
+type Seen struct {
 	tree.ID
 	// Source is the directory of its source; empty if the package is broken.
 	Source string
@@ -54,8 +59,8 @@ type Package struct {
 	// Stale says why the build is not what would be built now; empty if it is, or
 	// if nobody knows.
 	Stale string
-	// Unrecorded is what would be built now, if nobody recorded what the build that
-	// is there was made from; else nil. Somebody else made it.
+	// Unrecorded is what the build will be compared with from now on, if it has no
+	// record of what it was made from, because somebody else made it; else nil.
 	Unrecorded *fingerprint.Fingerprint
 	// Failed is why the last build of the same failed, and would again; nil if it
 	// did not.
@@ -72,22 +77,16 @@ type Scope struct {
 	Only []tree.ID
 	// Renew finds out which builds are stale.
 	Renew bool
-	// Replaced is a package whose source may have been replaced in its place; see
-	// [Package.Stale].
+	// Replaced is a package whose source may have been replaced in its place. Only
+	// the source of its builds counts, and a build without a record is stale.
 	Replaced tree.ID
-	// Force takes a module that is not the package's own for none.
+	// Force ignores modules that are not the package's own.
 	Force bool
 }
 
-// Machine is everything that is registered on a machine.
-type Machine struct {
-	*machine.Machine
-	Packages []tree.Package
-	failures *failures
-}
-
-// Look reads the tree of m, for the given kernels alone.
-func Look(m *machine.Machine, kernels []tree.Target) (*Machine, error) {
+// Look reads the tree of m, for the given kernels alone. Errors are of type
+// [*failure.Failure].
+func Look(m *machine.Machine, kernels []tree.Target) (*Snapshot, error) {
 	if m.WeakScript(machine.WeakAdd, "") != nil {
 		kernels = nil // builds for other kernels may serve these
 	}
@@ -95,81 +94,76 @@ func Look(m *machine.Machine, kernels []tree.Target) (*Machine, error) {
 	if err != nil {
 		return nil, failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
 	}
-	return &Machine{m, packages, openFailures(m)}, nil
+	return &Snapshot{m, packages, openFailures(m)}, nil
 }
 
 // Remembered looks at all packages from kernel k, with what the cache remembers of
-// their confs. A package that it does not know has an error for its conf.
-func (m *Machine) Remembered(ctx context.Context, k tree.Target, s Scope) Kernel {
-	cache := m.ConfCache(k)
-	seen := m.look(ctx, k, s, func(id tree.ID) (conf.Conf, error) {
-		found, ok := cache.Get(confSource(m.Machine, id, k), m.Settings)
+// their confs. A package that it does not know has an error for its conf. If there is
+// something to do by what it says, look again with [Snapshot.Fresh]: the cache does
+// not watch everything that a conf reads.
+func (s *Snapshot) Remembered(ctx context.Context, k tree.Target, scope Scope) View {
+	cache := s.ConfCache(k)
+	return s.view(ctx, k, scope, func(id tree.ID) (conf.Conf, error) {
+		found, ok := cache.Get(confSource(s.Machine, id, k), s.Settings)
 		if !ok {
 			return found, errUnknown
 		}
 		return found, nil
 	})
-	seen.Remembered = true
-	return seen
 }
 
-// errUnknown is why what the cache alone says cannot be relied on.
+// errUnknown is the error for a conf that the cache does not know.
 var errUnknown = errors.New("not in the cache")
 
 // Fresh looks at all packages from kernel k.
-func (m *Machine) Fresh(ctx context.Context, k tree.Target, s Scope) Kernel {
-	return m.look(ctx, k, s, func(id tree.ID) (conf.Conf, error) { return Conf(m.Machine, id, k) })
+func (s *Snapshot) Fresh(ctx context.Context, k tree.Target, scope Scope) View {
+	return s.view(ctx, k, scope, func(id tree.ID) (conf.Conf, error) { return Conf(s.Machine, id, k) })
 }
 
-// Remember keeps what the confs said that seen, from [Machine.Fresh], is made of.
-func (m *Machine) Remember(seen Kernel) error {
+// Remember keeps in the cache what the confs said that v, from [Snapshot.Fresh], is
+// made of.
+func (s *Snapshot) Remember(v View) error {
 	confs := map[*conf.Source]conf.Conf{}
-	for _, p := range seen.Packages {
+	for _, p := range v.Packages {
 		if p.Source != "" && p.ConfErr == nil {
-			src := confSource(m.Machine, p.ID, seen.Target)
+			src := confSource(s.Machine, p.ID, v.Target)
 			confs[&src] = p.Conf
 		}
 	}
-	return m.ConfCache(seen.Target).Replace(confs, m.Settings)
+	return s.ConfCache(v.Target).Replace(confs, s.Settings)
 }
 
-func (m *Machine) look(ctx context.Context, k tree.Target, s Scope, read func(tree.ID) (conf.Conf, error)) Kernel {
-	kern := m.Kernel(k)
-	seen := Kernel{Target: k, Headers: kern.HasHeaders(), SourceDir: kern.SourceDir, Packages: make([]Package, len(m.Packages))}
-	if !seen.Headers {
-		seen.HeadersHint = m.HeadersHint(k.Release)
+func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read func(tree.ID) (conf.Conf, error)) View {
+	kern := s.Kernel(k)
+	v := View{Target: k, Headers: kern.HasHeaders(), SourceDir: kern.SourceDir, Packages: make([]Seen, len(s.Packages))}
+	if !v.Headers {
+		v.HeadersHint = s.HeadersHint(k.Release)
 	}
-	weak := weakModules(m.Machine, k.Release, m.Packages)
-	files.Each(len(m.Packages), func(i int) {
-		p := m.Packages[i]
-		o := Package{ID: p.ID, Source: p.Source, WeakFrom: weak[p.ID].Release}
+	weak := weakModules(s.Machine, k.Release, s.Packages)
+	files.Each(len(s.Packages), func(i int) {
+		p := s.Packages[i]
+		seen := Seen{ID: p.ID, Source: p.Source, WeakFrom: weak[p.ID].Release}
 		if b, ok := p.Build(k); ok {
-			o.Built, o.Modules, o.Installed = true, b.Modules, b.Installed
+			seen.Built, seen.Modules, seen.Installed = true, b.Modules, b.Installed
 		}
-		if p.Source != "" && (o.Installed || s.Only == nil || slices.Contains(s.Only, p.ID)) {
-			o.Conf, o.ConfErr = read(p.ID)
+		if p.Source != "" && (seen.Installed || scope.Only == nil || slices.Contains(scope.Only, p.ID)) {
+			seen.Conf, seen.ConfErr = read(p.ID)
 		}
-		if o.Installed {
-			o.Current = m.Modules(k).Current(Placement(m.Machine, m.Packages, k, o, s.Force))
+		if seen.Installed {
+			seen.Current = s.Modules(k).Current(Placement(s.Machine, s.Packages, k, seen, scope.Force))
 		}
-		if o.Built && o.Conf.BuildDependsRebuild {
-			o.BuiltAgainst = m.Tree.BuiltAgainst(p.ID, k)
+		if seen.Built && seen.Conf.BuildDependsRebuild {
+			seen.BuiltAgainst = s.Tree.BuiltAgainst(p.ID, k)
 		}
-		if p.Source != "" && o.ConfErr == nil {
-			m.compare(ctx, &o, k, s)
+		if p.Source != "" && seen.ConfErr == nil {
+			if scope.Renew && seen.Built {
+				seen.Stale, seen.Unrecorded = stale(ctx, s.Machine, seen, k, p.ID == scope.Replaced)
+			}
+			seen.Failed = s.failures.of(ctx, s.Machine, seen, k)
 		}
-		seen.Packages[i] = o
+		v.Packages[i] = seen
 	})
-	return seen
-}
-
-// compare compares the build of o, and the last that failed, with what would be
-// built now.
-func (m *Machine) compare(ctx context.Context, o *Package, k tree.Target, s Scope) {
-	if s.Renew && o.Built {
-		o.Stale, o.Unrecorded = stale(ctx, m.Machine, *o, k, o.ID == s.Replaced)
-	}
-	o.Failed = m.failures.of(ctx, m.Machine, *o, k)
+	return v
 }
 
 // confSource says which conf of id for k is meant.
@@ -217,13 +211,13 @@ func Environment(m *machine.Machine, id tree.ID, k tree.Target) build.Environmen
 
 // Description says how a package is built for a kernel, as far as what comes out
 // of it depends on it.
-func Description(m *machine.Machine, p Package, k tree.Target) build.Description {
-	return build.Description{Environment: Environment(m, p.ID, k), Source: p.Source, Conf: p.Conf, Tree: m.Tree}
+func Description(m *machine.Machine, seen Seen, k tree.Target) build.Description {
+	return build.Description{Environment: Environment(m, seen.ID, k), Source: seen.Source, Conf: seen.Conf, Tree: m.Tree}
 }
 
 // Placement returns the modules of a package, one of packages, and where its conf
 // sends them. Packages are those of the tree, sorted by name.
-func Placement(m *machine.Machine, packages []tree.Package, k tree.Target, o Package, force bool) place.Placement {
+func Placement(m *machine.Machine, packages []tree.Package, k tree.Target, o Seen, force bool) place.Placement {
 	p := place.Placement{ID: o.ID, Installed: o.Installed, Force: force}
 	first, _ := slices.BinarySearchFunc(packages, o.Name, func(p tree.Package, name string) int { return strings.Compare(p.Name, name) })
 	for _, other := range packages[first:] {

@@ -85,7 +85,7 @@ func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, 
 // current reports whether the kernel's directory holds what was built. The conf is
 // read only if it decides on the modules' directory.
 func current(m *machine.Machine, p tree.Package, b tree.Build, packages []tree.Package) bool {
-	seen := Package{ID: p.ID, Source: p.Source, Modules: b.Modules, Installed: true}
+	seen := Seen{ID: p.ID, Source: p.Source, Modules: b.Modules, Installed: true}
 	if m.Settings.AddonModulesDir == "" {
 		seen.Conf, seen.ConfErr = Conf(m, p.ID, b.Target)
 	}

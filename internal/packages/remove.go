@@ -82,7 +82,7 @@ func removeBuild(ctx context.Context, m *machine.Machine, p tree.Package, b tree
 // uninstall takes the modules of b, a build of p, out of the kernel's directory.
 func uninstall(ctx context.Context, m *machine.Machine, p tree.Package, b tree.Build, packages []tree.Package, r Removal, result *execute.Result) error {
 	k := b.Target
-	seen := observe.Package{ID: p.ID, Source: p.Source, Built: true, Modules: b.Modules, Installed: true}
+	seen := observe.Seen{ID: p.ID, Source: p.Source, Built: true, Modules: b.Modules, Installed: true}
 	if p.Source != "" {
 		// A conf with errors says less, but does not stand in the way.
 		seen.Conf, seen.ConfErr = observe.Conf(m, p.ID, k)

@@ -57,7 +57,7 @@ const (
 
 // Item is the plan for one package.
 type Item struct {
-	observe.Package
+	observe.Seen
 	Verdict Verdict
 	// Build and Place say what Do does.
 	Build, Place bool
@@ -72,8 +72,8 @@ type Item struct {
 
 // Plan is what to do for one kernel. Each item stands after those that it needs.
 type Plan struct {
-	Kernel observe.Kernel
-	Items  []Item
+	View  observe.View
+	Items []Item
 }
 
 // Idle reports whether the plan has nothing to do and nothing to complain of.
@@ -109,9 +109,9 @@ func (p Plan) String() string {
 	return b.String()
 }
 
-// Make plans the work for a kernel.
-func Make(k observe.Kernel, r Request) Plan {
-	p := planner{request: r, kernel: k, all: k.Packages, newest: map[string]string{}, index: map[string]int{}, state: map[string]int{}}
+// Make plans the work for the kernel of a view.
+func Make(v observe.View, r Request) Plan {
+	p := planner{request: r, view: v, all: v.Packages, newest: map[string]string{}, index: map[string]int{}, state: map[string]int{}}
 	for i := range p.all { // without a copy of each
 		if pkg := &p.all[i]; version.Compare(pkg.Version, p.newest[pkg.Name]) >= 0 {
 			p.newest[pkg.Name] = pkg.Version
@@ -136,15 +136,15 @@ func Make(k observe.Kernel, r Request) Plan {
 	p.dependents()
 	p.headers()
 	p.dependencies()
-	return Plan{k, p.items}
+	return Plan{v, p.items}
 }
 
 type planner struct {
 	request Request
-	kernel  observe.Kernel
-	all     []observe.Package
+	view    observe.View
+	all     []observe.Seen
 	newest  map[string]string // version, by name, of all
-	chosen  []observe.Package
+	chosen  []observe.Seen
 	index   map[string]int   // in chosen, by name, of the newest
 	shared  map[tree.ID]bool // see share
 	items   []Item
@@ -155,7 +155,7 @@ type planner struct {
 const visiting = -1
 
 // wanted reports whether the request is about pkg.
-func (p *planner) wanted(pkg observe.Package) bool {
+func (p *planner) wanted(pkg observe.Seen) bool {
 	if p.request.Only != nil {
 		return slices.Contains(p.request.Only, pkg.ID) || p.request.Dependents && pkg.Installed && pkg.ConfErr == nil &&
 			slices.ContainsFunc(p.request.Only, func(id tree.ID) bool { return slices.Contains(pkg.Conf.BuildDepends, id.Name) })
@@ -177,7 +177,7 @@ func (p *planner) share() {
 		return
 	}
 	for _, pkg := range p.chosen {
-		p.shared[pkg.ID] = pkg.WeakFrom != "" && !pkg.Conf.NoWeakModules && !slices.ContainsFunc(p.all, func(other observe.Package) bool {
+		p.shared[pkg.ID] = pkg.WeakFrom != "" && !pkg.Conf.NoWeakModules && !slices.ContainsFunc(p.all, func(other observe.Seen) bool {
 			return other.Name == pkg.Name && other.Installed // modprobe prefers that one
 		})
 	}
@@ -199,7 +199,7 @@ func (p *planner) share() {
 
 // matches reports whether the request's Match takes pkg: by its own name, or by one
 // that it depends on. path is the chain of dependencies that led here.
-func (p *planner) matches(pkg observe.Package, path []string) bool {
+func (p *planner) matches(pkg observe.Seen, path []string) bool {
 	if p.request.Match == nil || p.request.Match(pkg.Name) {
 		return true
 	}
@@ -216,7 +216,7 @@ func (p *planner) matches(pkg observe.Package, path []string) bool {
 // repair reports whether the tree calls the package installed, yet its files are
 // not in the kernel's directory: they were there before and are put back, whoever
 // asked for them then. A newer version takes the link over in the same run.
-func repair(p observe.Package) bool { return p.Installed && !p.Current }
+func repair(p observe.Seen) bool { return p.Installed && !p.Current }
 
 // visit adds the item of the package called name and, before it, those that it
 // depends on. path is the chain of dependencies that led here.
@@ -291,8 +291,8 @@ func (p *planner) depend(item *Item, dep string) {
 }
 
 // decide says what to do with one package, its dependencies left aside.
-func (p *planner) decide(pkg observe.Package) Item {
-	item := Item{Package: pkg}
+func (p *planner) decide(pkg observe.Seen) Item {
+	item := Item{Seen: pkg}
 	switch {
 	case pkg.Source == "":
 		item.fail(broken, "its source is gone: the link in the tree leads nowhere",
@@ -330,7 +330,7 @@ func (p *planner) decide(pkg observe.Package) Item {
 }
 
 // complete reports whether the build holds every module that the conf names.
-func complete(p observe.Package) bool {
+func complete(p observe.Seen) bool {
 	for _, m := range p.Conf.Modules {
 		if !slices.ContainsFunc(p.Modules, func(file string) bool {
 			name, _, ok := kmod.SplitName(file)
@@ -343,7 +343,7 @@ func complete(p observe.Package) bool {
 }
 
 // forced reports whether work on pkg that is already done is to be done again.
-func (p *planner) forced(pkg observe.Package) bool {
+func (p *planner) forced(pkg observe.Seen) bool {
 	return p.request.Force && (p.request.Only == nil || slices.Contains(p.request.Only, pkg.ID))
 }
 
@@ -395,13 +395,13 @@ func (p *planner) failedBefore(item *Item) {
 
 // headers fails what would have to be built for a kernel without headers.
 func (p *planner) headers() {
-	if p.kernel.Headers {
+	if p.view.Headers {
 		return
 	}
 	f := &failure.Failure{
-		What:   "headers of kernel " + p.kernel.Release + " missing",
-		Why:    p.kernel.SourceDir + "/include does not exist",
-		Hint:   p.kernel.HeadersHint,
+		What:   "headers of kernel " + p.view.Release + " missing",
+		Why:    p.view.SourceDir + "/include does not exist",
+		Hint:   p.view.HeadersHint,
 		Status: failure.StatusHeaders,
 	}
 	for n := range p.items {
@@ -439,7 +439,7 @@ func (p *planner) conflicts() {
 		return
 	}
 	owner := map[string]tree.ID{}
-	claim := func(pkg observe.Package) {
+	claim := func(pkg observe.Seen) {
 		for _, m := range pkg.Conf.Modules {
 			if _, taken := owner[m.DestName]; !taken {
 				owner[m.DestName] = pkg.ID
@@ -464,7 +464,7 @@ func (p *planner) conflicts() {
 			}
 		}
 		if item.Verdict == Do {
-			claim(item.Package)
+			claim(item.Seen)
 		}
 	}
 }

@@ -15,8 +15,8 @@ import (
 
 // pkg makes a package that is to be installed automatically, with one module of
 // its own name; changes adjust it.
-func pkg(name, version string, changes ...func(*observe.Package)) observe.Package {
-	p := observe.Package{
+func pkg(name, version string, changes ...func(*observe.Seen)) observe.Seen {
+	p := observe.Seen{
 		ID:     tree.ID{Name: name, Version: version},
 		Source: "/usr/src/" + name + "-" + version,
 		Conf: conf.Conf{Name: name, Version: version, Autoinstall: true,
@@ -28,23 +28,23 @@ func pkg(name, version string, changes ...func(*observe.Package)) observe.Packag
 	return p
 }
 
-func built(p *observe.Package)      { p.Built, p.Modules = true, []string{p.Name + ".ko.xz"} }
-func installed(p *observe.Package)  { built(p); p.Installed, p.Current = true, true }
-func damaged(p *observe.Package)    { installed(p); p.Current = false }
-func manual(p *observe.Package)     { p.Conf.Autoinstall = false }
-func sourceless(p *observe.Package) { p.Source = "" }
-func confused(p *observe.Package)   { p.ConfErr = errors.New("AUTOINSTALL must be yes or no") }
-func excluded(p *observe.Package)   { p.Conf.Excluded = "it is only for kernels up to 5" }
-func failed(p *observe.Package) {
+func built(p *observe.Seen)      { p.Built, p.Modules = true, []string{p.Name + ".ko.xz"} }
+func installed(p *observe.Seen)  { built(p); p.Installed, p.Current = true, true }
+func damaged(p *observe.Seen)    { installed(p); p.Current = false }
+func manual(p *observe.Seen)     { p.Conf.Autoinstall = false }
+func sourceless(p *observe.Seen) { p.Source = "" }
+func confused(p *observe.Seen)   { p.ConfErr = errors.New("AUTOINSTALL must be yes or no") }
+func excluded(p *observe.Seen)   { p.Conf.Excluded = "it is only for kernels up to 5" }
+func failed(p *observe.Seen) {
 	p.Failed = &failure.Failure{What: "build failed before", Why: "it did before", Hint: "try again", Status: failure.StatusMake}
 }
-func needs(names ...string) func(*observe.Package) {
-	return func(p *observe.Package) { p.Conf.BuildDepends = names }
+func needs(names ...string) func(*observe.Seen) {
+	return func(p *observe.Seen) { p.Conf.BuildDepends = names }
 }
-func weak(p *observe.Package)     { p.WeakFrom = "6.1" }
-func stubborn(p *observe.Package) { p.Conf.NoWeakModules = true }
-func modules(names ...string) func(*observe.Package) {
-	return func(p *observe.Package) {
+func weak(p *observe.Seen)     { p.WeakFrom = "6.1" }
+func stubborn(p *observe.Seen) { p.Conf.NoWeakModules = true }
+func modules(names ...string) func(*observe.Seen) {
+	return func(p *observe.Seen) {
 		p.Conf.Modules = nil
 		for _, n := range names {
 			p.Conf.Modules = append(p.Conf.Modules, conf.Module{BuiltName: n, DestName: n})
@@ -68,106 +68,106 @@ func TestMake(t *testing.T) {
 
 	for _, tt := range []struct {
 		name     string
-		packages []observe.Package
+		packages []observe.Seen
 		request  Request
 		want     string
 	}{
 		{"nothing", nil, auto, ""},
-		{"new", []observe.Package{pkg("a", "1")}, auto, "a/1 build place\n"},
-		{"built", []observe.Package{pkg("a", "1", built)}, auto, "a/1 place\n"},
-		{"installed", []observe.Package{pkg("a", "1", installed)}, auto, "a/1 current\n"},
-		{"files gone", []observe.Package{pkg("a", "1", damaged)}, auto, "a/1 place\n"},
-		{"module gone from the tree", []observe.Package{pkg("a", "1", installed, modules("a", "b"))}, auto, "a/1 build place\n"},
-		{"not automatic", []observe.Package{pkg("a", "1", manual), pkg("b", "1")}, auto, "b/1 build place\n"},
-		{"not automatic, files gone", []observe.Package{pkg("a", "1", manual, damaged)}, auto, "a/1 place\n"},
-		{"broken", []observe.Package{pkg("a", "1", sourceless), pkg("b", "1")}, auto,
+		{"new", []observe.Seen{pkg("a", "1")}, auto, "a/1 build place\n"},
+		{"built", []observe.Seen{pkg("a", "1", built)}, auto, "a/1 place\n"},
+		{"installed", []observe.Seen{pkg("a", "1", installed)}, auto, "a/1 current\n"},
+		{"files gone", []observe.Seen{pkg("a", "1", damaged)}, auto, "a/1 place\n"},
+		{"module gone from the tree", []observe.Seen{pkg("a", "1", installed, modules("a", "b"))}, auto, "a/1 build place\n"},
+		{"not automatic", []observe.Seen{pkg("a", "1", manual), pkg("b", "1")}, auto, "b/1 build place\n"},
+		{"not automatic, files gone", []observe.Seen{pkg("a", "1", manual, damaged)}, auto, "a/1 place\n"},
+		{"broken", []observe.Seen{pkg("a", "1", sourceless), pkg("b", "1")}, auto,
 			"a/1 fail: its source is gone: the link in the tree leads nowhere\nb/1 build place\n"},
-		{"bad conf", []observe.Package{pkg("a", "1", confused), pkg("b", "1")}, auto,
+		{"bad conf", []observe.Seen{pkg("a", "1", confused), pkg("b", "1")}, auto,
 			"a/1 fail: AUTOINSTALL must be yes or no\nb/1 build place\n"},
-		{"excluded", []observe.Package{pkg("a", "1", excluded)}, auto, "a/1 skip: it is only for kernels up to 5\n"},
+		{"excluded", []observe.Seen{pkg("a", "1", excluded)}, auto, "a/1 skip: it is only for kernels up to 5\n"},
 
-		{"newest of two", []observe.Package{pkg("a", "1.9"), pkg("a", "1.10")}, auto, "a/1.10 build place\n"},
-		{"newer than the installed", []observe.Package{pkg("a", "1.9", installed), pkg("a", "1.10")}, auto, "a/1.10 build place\n"},
-		{"newest not automatic", []observe.Package{pkg("a", "1"), pkg("a", "2", manual)}, auto, ""},
-		{"newest not automatic, old one's files gone", []observe.Package{pkg("a", "1", damaged), pkg("a", "2", manual)}, auto, "a/1 place\n"},
-		{"newest broken", []observe.Package{pkg("a", "1", installed), pkg("a", "2", sourceless)}, auto,
+		{"newest of two", []observe.Seen{pkg("a", "1.9"), pkg("a", "1.10")}, auto, "a/1.10 build place\n"},
+		{"newer than the installed", []observe.Seen{pkg("a", "1.9", installed), pkg("a", "1.10")}, auto, "a/1.10 build place\n"},
+		{"newest not automatic", []observe.Seen{pkg("a", "1"), pkg("a", "2", manual)}, auto, ""},
+		{"newest not automatic, old one's files gone", []observe.Seen{pkg("a", "1", damaged), pkg("a", "2", manual)}, auto, "a/1 place\n"},
+		{"newest broken", []observe.Seen{pkg("a", "1", installed), pkg("a", "2", sourceless)}, auto,
 			"a/2 fail: its source is gone: the link in the tree leads nowhere\n"},
 
-		{"dependency", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1")}, auto, "b/1 build place\na/1 build place after b\n"},
-		{"chain", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1", needs("c")), pkg("c", "1")}, auto,
+		{"dependency", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1")}, auto, "b/1 build place\na/1 build place after b\n"},
+		{"chain", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", needs("c")), pkg("c", "1")}, auto,
 			"c/1 build place\nb/1 build place after c\na/1 build place after b\n"},
-		{"diamond", []observe.Package{pkg("a", "1", needs("b", "c")), pkg("b", "1", needs("d")), pkg("c", "1", needs("d")), pkg("d", "1")}, auto,
+		{"diamond", []observe.Seen{pkg("a", "1", needs("b", "c")), pkg("b", "1", needs("d")), pkg("c", "1", needs("d")), pkg("d", "1")}, auto,
 			"d/1 build place\nb/1 build place after d\nc/1 build place after d\na/1 build place after b after c\n"},
-		{"dependency installed", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1", installed)}, auto, "b/1 current\na/1 build place\n"},
-		{"dependency installed by hand", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1", installed, manual)}, auto, "a/1 build place\n"},
-		{"dependency unknown", []observe.Package{pkg("a", "1", needs("b"))}, auto, "a/1 fail: it needs b, which is not registered\n"},
-		{"dependency unknown, already built", []observe.Package{pkg("a", "1", needs("b"), built)}, auto, "a/1 place\n"},
-		{"dependency not automatic", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1", manual)}, auto,
+		{"dependency installed", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", installed)}, auto, "b/1 current\na/1 build place\n"},
+		{"dependency installed by hand", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", installed, manual)}, auto, "a/1 build place\n"},
+		{"dependency unknown", []observe.Seen{pkg("a", "1", needs("b"))}, auto, "a/1 fail: it needs b, which is not registered\n"},
+		{"dependency unknown, already built", []observe.Seen{pkg("a", "1", needs("b"), built)}, auto, "a/1 place\n"},
+		{"dependency not automatic", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", manual)}, auto,
 			"a/1 fail: it needs b, which is not installed for this kernel and is not built automatically\n"},
-		{"dependency fails", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1", confused), pkg("c", "1", needs("a"))}, auto,
+		{"dependency fails", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", confused), pkg("c", "1", needs("a"))}, auto,
 			"b/1 fail: AUTOINSTALL must be yes or no\na/1 fail: it needs b/1, which fails\nc/1 fail: it needs a/1, which fails\n"},
-		{"dependency excluded", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1", excluded)}, auto,
+		{"dependency excluded", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", excluded)}, auto,
 			"b/1 skip: it is only for kernels up to 5\na/1 skip: it needs b/1, which is not for this kernel: it is only for kernels up to 5\n"},
-		{"circle", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1", needs("a")), pkg("c", "1")}, auto,
+		{"circle", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", needs("a")), pkg("c", "1")}, auto,
 			"b/1 fail: BUILD_DEPENDS goes round in a circle: a needs b needs a\na/1 fail: it needs b/1, which fails\nc/1 build place\n"},
-		{"circle of one", []observe.Package{pkg("a", "1", needs("a"))}, auto, "a/1 fail: BUILD_DEPENDS goes round in a circle: a needs a\n"},
-		{"dependency forced", []observe.Package{pkg("a", "1", needs("b"))}, force(only("a/1")), "a/1 build place\n"},
-		{"dependency of an asked one", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1", installed)}, only("a/1"), "a/1 build place\n"},
-		{"dependency of an asked one missing", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1")}, only("a/1"),
+		{"circle of one", []observe.Seen{pkg("a", "1", needs("a"))}, auto, "a/1 fail: BUILD_DEPENDS goes round in a circle: a needs a\n"},
+		{"dependency forced", []observe.Seen{pkg("a", "1", needs("b"))}, force(only("a/1")), "a/1 build place\n"},
+		{"dependency of an asked one", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", installed)}, only("a/1"), "a/1 build place\n"},
+		{"dependency of an asked one missing", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1")}, only("a/1"),
 			"a/1 fail: it needs b, which is not installed for this kernel and is not built automatically\n"},
 
-		{"dependency changed", []observe.Package{pkg("a", "1", installed, needs("b"), func(p *observe.Package) {
+		{"dependency changed", []observe.Seen{pkg("a", "1", installed, needs("b"), func(p *observe.Seen) {
 			p.Conf.BuildDependsRebuild = true
 			p.BuiltAgainst = map[string]string{"b": "1"}
 		}), pkg("b", "2", installed)}, auto, "b/2 current\na/1 build place\n"},
-		{"dependency unchanged", []observe.Package{pkg("a", "1", installed, needs("b"), func(p *observe.Package) {
+		{"dependency unchanged", []observe.Seen{pkg("a", "1", installed, needs("b"), func(p *observe.Seen) {
 			p.Conf.BuildDependsRebuild = true
 			p.BuiltAgainst = map[string]string{"b": "2"}
 		}), pkg("b", "2", installed)}, auto, "b/2 current\na/1 current\n"},
-		{"dependency changed, no matter", []observe.Package{pkg("a", "1", installed, needs("b"), func(p *observe.Package) {
+		{"dependency changed, no matter", []observe.Seen{pkg("a", "1", installed, needs("b"), func(p *observe.Seen) {
 			p.BuiltAgainst = map[string]string{"b": "1"}
 		}), pkg("b", "2", installed)}, auto, "b/2 current\na/1 current\n"},
 
-		{"shared", []observe.Package{pkg("a", "1", weak), pkg("b", "1")}, auto, "a/1 current\nb/1 build place\n"},
-		{"shared and built", []observe.Package{pkg("a", "1", weak, built)}, auto, "a/1 current\n"},
-		{"shared, and does not want it", []observe.Package{pkg("a", "1", weak, stubborn)}, auto, "a/1 build place\n"},
-		{"shared and excluded", []observe.Package{pkg("a", "1", weak, excluded)}, auto, "a/1 skip: it is only for kernels up to 5\n"},
-		{"shared, older version", []observe.Package{pkg("a", "1", weak), pkg("a", "2")}, auto, "a/2 build place\n"},
-		{"shared, older version installed", []observe.Package{pkg("a", "1", installed), pkg("a", "2", weak)}, auto, "a/2 build place\n"},
-		{"shared, asked", []observe.Package{pkg("a", "1", weak)}, only("a/1"), "a/1 build place\n"},
-		{"shared, forced", []observe.Package{pkg("a", "1", weak)}, force(auto), "a/1 build place\n"},
-		{"shared, and a dependency", []observe.Package{pkg("a", "1", needs("b")), pkg("b", "1", weak, needs("c")), pkg("c", "1", weak), pkg("d", "1", weak)}, auto,
+		{"shared", []observe.Seen{pkg("a", "1", weak), pkg("b", "1")}, auto, "a/1 current\nb/1 build place\n"},
+		{"shared and built", []observe.Seen{pkg("a", "1", weak, built)}, auto, "a/1 current\n"},
+		{"shared, and does not want it", []observe.Seen{pkg("a", "1", weak, stubborn)}, auto, "a/1 build place\n"},
+		{"shared and excluded", []observe.Seen{pkg("a", "1", weak, excluded)}, auto, "a/1 skip: it is only for kernels up to 5\n"},
+		{"shared, older version", []observe.Seen{pkg("a", "1", weak), pkg("a", "2")}, auto, "a/2 build place\n"},
+		{"shared, older version installed", []observe.Seen{pkg("a", "1", installed), pkg("a", "2", weak)}, auto, "a/2 build place\n"},
+		{"shared, asked", []observe.Seen{pkg("a", "1", weak)}, only("a/1"), "a/1 build place\n"},
+		{"shared, forced", []observe.Seen{pkg("a", "1", weak)}, force(auto), "a/1 build place\n"},
+		{"shared, and a dependency", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", weak, needs("c")), pkg("c", "1", weak), pkg("d", "1", weak)}, auto,
 			"c/1 build place\nb/1 build place after c\na/1 build place after b\nd/1 current\n"},
-		{"shared with its dependency", []observe.Package{pkg("a", "1", weak, needs("b")), pkg("b", "1", weak)}, auto, "b/1 current\na/1 current\n"},
+		{"shared with its dependency", []observe.Seen{pkg("a", "1", weak, needs("b")), pkg("b", "1", weak)}, auto, "b/1 current\na/1 current\n"},
 
-		{"conflict", []observe.Package{pkg("a", "1", modules("x")), pkg("b", "1", modules("y", "x"))}, auto,
+		{"conflict", []observe.Seen{pkg("a", "1", modules("x")), pkg("b", "1", modules("y", "x"))}, auto,
 			"a/1 build place\nb/1 fail: its module x.ko belongs to a/1 for this kernel\n"},
-		{"conflict with an installed one", []observe.Package{pkg("a", "1", modules("x")), pkg("b", "1", modules("x"), installed, func(p *observe.Package) { p.Modules = []string{"x.ko"} })}, auto,
+		{"conflict with an installed one", []observe.Seen{pkg("a", "1", modules("x")), pkg("b", "1", modules("x"), installed, func(p *observe.Seen) { p.Modules = []string{"x.ko"} })}, auto,
 			"a/1 fail: its module x.ko belongs to b/1 for this kernel\nb/1 current\n"},
-		{"conflict forced", []observe.Package{pkg("a", "1", modules("x"), installed), pkg("b", "1", modules("x"))}, force(only("b/1")), "b/1 build place\n"},
-		{"no conflict between versions", []observe.Package{pkg("a", "1", installed), pkg("a", "2")}, auto, "a/2 build place\n"},
+		{"conflict forced", []observe.Seen{pkg("a", "1", modules("x"), installed), pkg("b", "1", modules("x"))}, force(only("b/1")), "b/1 build place\n"},
+		{"no conflict between versions", []observe.Seen{pkg("a", "1", installed), pkg("a", "2")}, auto, "a/2 build place\n"},
 
-		{"failed before", []observe.Package{pkg("a", "1", failed), pkg("b", "1", needs("a"))}, auto,
+		{"failed before", []observe.Seen{pkg("a", "1", failed), pkg("b", "1", needs("a"))}, auto,
 			"a/1 fail: it did before\nb/1 fail: it needs a/1, which fails\n"},
-		{"failed before, asked", []observe.Package{pkg("a", "1", failed)}, retry(only("a/1")), "a/1 build place\n"},
-		{"failed before, forced", []observe.Package{pkg("a", "1", failed)}, force(auto), "a/1 build place\n"},
-		{"failed before, built since", []observe.Package{pkg("a", "1", failed, built)}, auto, "a/1 place\n"},
-		{"failed before, built against something new", []observe.Package{pkg("a", "1", failed, needs("b")), pkg("b", "1")}, auto,
+		{"failed before, asked", []observe.Seen{pkg("a", "1", failed)}, retry(only("a/1")), "a/1 build place\n"},
+		{"failed before, forced", []observe.Seen{pkg("a", "1", failed)}, force(auto), "a/1 build place\n"},
+		{"failed before, built since", []observe.Seen{pkg("a", "1", failed, built)}, auto, "a/1 place\n"},
+		{"failed before, built against something new", []observe.Seen{pkg("a", "1", failed, needs("b")), pkg("b", "1")}, auto,
 			"b/1 build place\na/1 build place after b\n"},
-		{"failed before, built against what is built", []observe.Package{pkg("a", "1", failed, needs("b")), pkg("b", "1", built)}, auto,
+		{"failed before, built against what is built", []observe.Seen{pkg("a", "1", failed, needs("b")), pkg("b", "1", built)}, auto,
 			"b/1 place\na/1 fail: it did before\n"},
 
-		{"one asked", []observe.Package{pkg("a", "1"), pkg("b", "1")}, only("b/1"), "b/1 build place\n"},
-		{"old version asked", []observe.Package{pkg("a", "1"), pkg("a", "2", installed)}, only("a/1"), "a/1 build place\n"},
-		{"asked though not automatic", []observe.Package{pkg("a", "1", manual)}, only("a/1"), "a/1 build place\n"},
-		{"asked and excluded", []observe.Package{pkg("a", "1", excluded)}, only("a/1"), "a/1 skip: it is only for kernels up to 5\n"},
-		{"build", []observe.Package{pkg("a", "1")}, build(only("a/1")), "a/1 build\n"},
-		{"build again", []observe.Package{pkg("a", "1", built)}, force(build(only("a/1"))), "a/1 build\n"},
-		{"build, done", []observe.Package{pkg("a", "1", built)}, build(only("a/1")), "a/1 current\n"},
-		{"install again", []observe.Package{pkg("a", "1", installed)}, force(only("a/1")), "a/1 place\n"},
+		{"one asked", []observe.Seen{pkg("a", "1"), pkg("b", "1")}, only("b/1"), "b/1 build place\n"},
+		{"old version asked", []observe.Seen{pkg("a", "1"), pkg("a", "2", installed)}, only("a/1"), "a/1 build place\n"},
+		{"asked though not automatic", []observe.Seen{pkg("a", "1", manual)}, only("a/1"), "a/1 build place\n"},
+		{"asked and excluded", []observe.Seen{pkg("a", "1", excluded)}, only("a/1"), "a/1 skip: it is only for kernels up to 5\n"},
+		{"build", []observe.Seen{pkg("a", "1")}, build(only("a/1")), "a/1 build\n"},
+		{"build again", []observe.Seen{pkg("a", "1", built)}, force(build(only("a/1"))), "a/1 build\n"},
+		{"build, done", []observe.Seen{pkg("a", "1", built)}, build(only("a/1")), "a/1 current\n"},
+		{"install again", []observe.Seen{pkg("a", "1", installed)}, force(only("a/1")), "a/1 place\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := Make(observe.Kernel{Headers: true, Packages: tt.packages}, tt.request)
+			p := Make(observe.View{Headers: true, Packages: tt.packages}, tt.request)
 			if diff := cmp.Diff(tt.want, p.String()); diff != "" {
 				t.Error(diff)
 			}
@@ -186,8 +186,8 @@ func TestMake(t *testing.T) {
 }
 
 func TestHeaders(t *testing.T) {
-	packages := []observe.Package{pkg("a", "1"), pkg("b", "1", built), pkg("c", "1", installed), pkg("d", "1", needs("a"))}
-	p := Make(observe.Kernel{SourceDir: "/lib/modules/6.1/build", HeadersHint: "get them", Packages: packages}, Request{Goal: Installed})
+	packages := []observe.Seen{pkg("a", "1"), pkg("b", "1", built), pkg("c", "1", installed), pkg("d", "1", needs("a"))}
+	p := Make(observe.View{SourceDir: "/lib/modules/6.1/build", HeadersHint: "get them", Packages: packages}, Request{Goal: Installed})
 	const missing = "/lib/modules/6.1/build/include does not exist"
 	want := "a/1 fail: " + missing + "\nb/1 place\nc/1 current\nd/1 fail: " + missing + "\n"
 	if diff := cmp.Diff(want, p.String()); diff != "" {
@@ -200,9 +200,9 @@ func TestHeaders(t *testing.T) {
 }
 
 func TestDependsOn(t *testing.T) {
-	records := func(p *observe.Package) { p.Conf.BuildDependsRebuild = true }
-	packages := []observe.Package{pkg("a", "1", records, needs("b", "c", "d")), pkg("b", "1", installed), pkg("b", "2"), pkg("c", "1", installed, manual), pkg("e", "1", needs("b"))}
-	p := Make(observe.Kernel{Headers: true, Packages: packages}, Request{Goal: Installed, Force: true})
+	records := func(p *observe.Seen) { p.Conf.BuildDependsRebuild = true }
+	packages := []observe.Seen{pkg("a", "1", records, needs("b", "c", "d")), pkg("b", "1", installed), pkg("b", "2"), pkg("c", "1", installed, manual), pkg("e", "1", needs("b"))}
+	p := Make(observe.View{Headers: true, Packages: packages}, Request{Goal: Installed, Force: true})
 	for _, item := range p.Items {
 		var want map[string]string
 		if item.Name == "a" {
