@@ -47,8 +47,8 @@ type Description struct {
 	Sign        func(ctx context.Context, module []byte) ([]byte, error)
 	Compression kmod.Compression
 	Compress    kmod.Options
-	// World is what the commands of the build find of the machine, but for the
-	// directories of the build; nil if they run as everything else does.
+	// World is what the commands of the build can see and do, apart from the
+	// directories of the build; nil if they run unconfined.
 	World *sandbox.World
 	// Timeout is how long all commands together may take; 0 is no limit.
 	Timeout time.Duration
@@ -57,8 +57,8 @@ type Description struct {
 	Several bool
 
 	// Store, if it is not nil, keeps the build under Key, which names everything
-	// that it is made from. An empty Key is of a build that nobody can name.
-	// Again makes the build though the store has it.
+	// that it is made from. A build with an empty Key is not kept. Again makes the
+	// build even if the store has it.
 	Store store.Store
 	Key   string
 	Again bool
@@ -76,7 +76,7 @@ type Result struct {
 	StoreErr error
 }
 
-// job is a build on its way.
+// job is a build in progress.
 type job struct {
 	Description
 	Result
@@ -88,10 +88,9 @@ func (d Description) target() tree.Target {
 	return tree.Target{Release: d.Kernel.Release, Arch: d.Kernel.Arch}
 }
 
-// Run builds. Until the very end the build that was there before, if any, stays
-// what it was; then the new one takes its place in one step. A failed build
-// leaves its directory and log for a person to look at. Errors are of type
-// *[failure.Failure].
+// Run builds. An earlier build stays as it is until the very end, when the new one
+// takes its place in one step. A failed build leaves its directory and its log for a
+// person to look at. Errors are of type *[failure.Failure].
 func Run(ctx context.Context, d Description) (Result, error) {
 	j := &job{Description: d}
 	j.run = runner{Environment: d.Environment, path: j.logPath(), dir: d.Tree.BuildDir(d.ID)}
@@ -102,7 +101,7 @@ func Run(ctx context.Context, d Description) (Result, error) {
 		return j.Result, nil
 	}
 	if ctx.Err() != nil {
-		// There is no failure here for anybody to look at.
+		// What was interrupted is no failure to look at.
 		return j.Result, failure.From(context.Cause(ctx), "build interrupted", failure.StatusMake)
 	}
 	return j.Result, failure.From(err, "build failed", failure.StatusMake)
@@ -149,7 +148,7 @@ func (j *job) build(ctx context.Context) (err error) {
 	if err := j.finish(ctx, targetDir, tmp); err != nil {
 		files.RemoveAll(tmp)
 		if first {
-			// With no build there, neither is what POST_BUILD wrote beside it.
+			// Without a build, what POST_BUILD wrote beside it has no use.
 			files.RemoveAll(targetDir)
 		}
 		files.RemoveEmpty(filepath.Dir(targetDir), j.Tree.PackageDir(j.ID))
@@ -240,8 +239,8 @@ func (j *job) commands(ctx context.Context) error {
 }
 
 // keep makes the finished modules in tmp the build. What POST_BUILD left, the log
-// and, where there was no build, the record of dependencies come first: the rename
-// of the modules' directory is the moment at which the build exists.
+// and, for a first build, the record of dependencies come first: the build exists
+// from the moment at which the modules' directory is renamed.
 func (j *job) keep(ctx context.Context, tmp, targetDir string) error {
 	if err := j.keepOut(ctx, targetDir); err != nil {
 		return err
@@ -269,8 +268,8 @@ func (j *job) keep(ctx context.Context, tmp, targetDir string) error {
 	if err := files.ReplaceDir(tmp, module); err != nil || !again {
 		return err
 	}
-	// Not before: of a run that is killed here the old record costs a build too
-	// many, with the old modules the new one would hide that they are old.
+	// Not before: if the run is killed here, the old record costs one more build,
+	// but a new record beside the old modules would hide that they are old.
 	return j.keepDepends(targetDir)
 }
 
@@ -291,7 +290,7 @@ func (j *job) keepOut(ctx context.Context, targetDir string) error {
 	if err != nil {
 		return err
 	}
-	// Nobody watches how much we write, and files may have holes.
+	// What is copied here counts for no limit of the sandbox, and files may have holes.
 	size := int64(0)
 	err = filepath.WalkDir(j.staging.out, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
@@ -314,8 +313,8 @@ func (j *job) keepOut(ctx context.Context, targetDir string) error {
 		if name == "module" || name == "log" || name[0] == '.' || !e.IsDir() && e.Type()&^fs.ModeSymlink != 0 {
 			continue
 		}
-		// In place of what an earlier build left, never into it: that may be a link to
-		// the modules.
+		// It replaces what an earlier build left, and never goes into it: that may be
+		// a link to the modules.
 		tmp := files.TempName(name)
 		if err := files.RemoveAll(filepath.Join(targetDir, tmp)); err != nil {
 			return err
@@ -344,11 +343,12 @@ func (j *job) keepSymvers(tmp string) error {
 }
 
 // maxModules is how many bytes the modules of a build may have together before they
-// are stripped: nobody watches how much we write, and files may have holes.
+// are stripped. What is copied counts for no limit of the sandbox, and files may have
+// holes.
 const maxModules = 4 * kmod.MaxSize
 
-// collect takes one module from the build directory to the directory raw, in which the
-// build has no hand any more, and what it takes up from left.
+// collect copies one module from the build directory to the directory raw, which the
+// build cannot write to, and takes its size from left.
 func (j *job) collect(m conf.Module, left *int64) error {
 	in, size, err := j.openModule(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -366,7 +366,7 @@ func (j *job) collect(m conf.Module, left *int64) error {
 	if err != nil {
 		return err
 	}
-	// With all of its debug information it may be large: it is never in memory.
+	// A module with its debug information may be too large to be held in memory.
 	_, err = io.CopyN(out, in, size)
 	return errors.Join(err, out.Close(), j.own(file))
 }
@@ -389,7 +389,7 @@ func (j *job) openModule(dir, name string) (*os.File, int64, error) {
 	return f, fi.Size(), nil
 }
 
-// strip strips the modules in raw that are to be.
+// strip removes the debug symbols of the modules in raw, unless STRIP is no.
 func (j *job) strip(ctx context.Context) error {
 	w, dir := j.World, j.staging.raw
 	if w != nil {
@@ -421,7 +421,7 @@ func (j *job) strip(ctx context.Context) error {
 		Hint: "check what is in the log; STRIP[#]=no in dkms.conf leaves a module as it is"}
 }
 
-// badModule is why a module that a build made will not do.
+// badModule returns the error for a module that cannot be used.
 func (j *job) badModule(m conf.Module, err error) error {
 	var file *fs.PathError // one that cannot be read now
 	return &failure.Failure{Lasting: !errors.As(err, &file),
@@ -430,17 +430,17 @@ func (j *job) badModule(m conf.Module, err error) error {
 		Hint: "check BUILT_MODULE_NAME and BUILT_MODULE_LOCATION in dkms.conf, and what make did in the log"}
 }
 
-// signatureRoom is more, in bytes, than the signature of a module takes up.
+// signatureRoom is more, in bytes, than any signature of a module.
 const signatureRoom = 4 << 10
 
-// sealing is held for each module of more than largeModule bytes while it is in
-// memory, where it shall be alone.
+// sealing is held while a module of more than largeModule bytes is in memory: there is
+// one at a time in this process.
 var sealing sync.Mutex
 
 const largeModule = 64 << 20
 
-// seal checks, signs and compresses a module of raw to the directory tmp, under the
-// name that says how it is compressed.
+// seal checks a module in raw, signs it, and compresses it into the directory tmp. The
+// name of the file says how it is compressed.
 func (j *job) seal(ctx context.Context, m conf.Module, tmp string) error {
 	f, size, err := j.openModule(j.staging.raw, m.DestName+".ko")
 	if err != nil {
@@ -451,7 +451,7 @@ func (j *job) seal(ctx context.Context, m conf.Module, tmp string) error {
 		sealing.Lock()
 		defer sealing.Unlock()
 	}
-	// With room for what signing appends.
+	// The capacity leaves room for the signature.
 	module := make([]byte, size, size+signatureRoom)
 	if _, err := io.ReadFull(f, module); err != nil {
 		return j.badModule(m, err)
@@ -475,15 +475,15 @@ func (j *job) seal(ctx context.Context, m conf.Module, tmp string) error {
 	return errors.Join(out.Chmod(0o644), out.Sync())
 }
 
-// openInside opens the regular file called name, a relative path, below dir. No
-// symbolic link on the way may lead out of dir: the build made everything there.
+// openInside opens the regular file called name, a relative path, below dir. It
+// follows no symbolic link out of dir: the build made everything there.
 func openInside(dir, name string) (*os.File, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	// Not blocking: a FIFO would keep us waiting for a writer.
+	// O_NONBLOCK, since opening a FIFO would wait for a writer.
 	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err

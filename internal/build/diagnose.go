@@ -10,8 +10,7 @@ import (
 	"strings"
 )
 
-// causes are what a line looks like that explains a failed build, the most
-// telling first.
+// causes match the lines that explain a failed build, the most telling kind first.
 var causes = []*regexp.Regexp{
 	regexp.MustCompile(`: (fatal )?error: `),
 	regexp.MustCompile(`^ERROR: modpost: `),
@@ -24,20 +23,21 @@ var causes = []*regexp.Regexp{
 	regexp.MustCompile(`\*\*\*`),
 }
 
-// passing matches what a line of a log looks like that tells of something which may
-// be otherwise the next time, whatever it is that failed in the end.
+// passing matches the lines of a log that tell of a trouble which may be gone the next
+// time.
 var passing = regexp.MustCompile(`No space left on device|[Kk]illed|out of memory|memory exhausted|Cannot allocate memory|` +
 	`Resource temporarily unavailable|Too many open files|[Dd]isk quota|Input/output error|Read-only file system|` +
 	`Permission denied|Operation not permitted|Text file busy|Stale file handle|[Tt]imed out|Temporary failure|` +
 	`Could not resolve|Connection refused|Network is unreachable|internal compiler error|Segmentation fault|Bus error|Terminated|Interrupt|` +
 	`: (?:command )?not found$|^make(?:\[\d+\])?: .*: No such file or directory$`)
 
-// lasting reports whether a command that ended with err, and said what is in log,
-// will do so again while nothing changes: it ended by itself, and nothing in the log
-// is about the machine. In doubt it is not, and is tried again.
+// lasting reports whether a command that ended with err and printed log will fail again
+// while nothing changes: it ended by itself, and nothing in the log is about the state of
+// the machine. In doubt it reports false.
 func lasting(err error, log io.Reader) bool {
 	var exit *exec.ExitError
-	// A shell has 126 and 127 for what cannot be run, and more for signals.
+	// Of a shell, 126 and 127 are for a command that cannot be run, and more for
+	// signals.
 	if !errors.As(err, &exit) || exit.ExitCode() <= 0 || exit.ExitCode() >= 126 {
 		return false
 	}
@@ -59,7 +59,7 @@ func decisive(log io.Reader) string {
 	best, rank, last := "", len(causes), ""
 	r := bufio.NewReader(log)
 	for {
-		// A line longer than the buffer is looked at in parts.
+		// A line longer than the buffer comes in parts.
 		part, _, err := r.ReadLine()
 		if err != nil {
 			break

@@ -9,23 +9,23 @@ import (
 	"time"
 )
 
-// Bare reports whether the command that builds the modules is one which is given the
-// number of jobs and the kernel's release: it begins with the bare word make, or
-// is empty, which means the usual one. To others it would come as a surprise:
-// packages put make in quotes because their Makefiles are not made for many jobs.
+// Bare reports whether the command that builds the modules gets arguments of this
+// program, such as the number of jobs: it begins with the bare word make, or is empty,
+// which means the usual command. Packages put make in quotes to avoid them, because
+// their Makefiles cannot be run with many jobs.
 func Bare(command string) bool {
 	args, bare := strings.CutPrefix(command, "make")
 	return command == "" || bare && (args == "" || strings.ContainsAny(args[:1], " \t\n"))
 }
 
-// ownJobs finds a number of jobs in a shell command that runs make: -j as the last
-// of some of make's short options that take no argument, or --jobs, and after it
-// the number or what the shell is to make one of.
+// ownJobs matches a number of jobs in a shell command that runs make: -j, alone or
+// after short options of make without arguments, or --jobs; and then the number, or
+// what the shell expands to one.
 var ownJobs = regexp.MustCompile(`(?:^|[\s;&|("'=])-(?:[BbdeikLmnpqrRsStvw]*j|-jobs=?)["']?[ \t]*(\d+|$|[\s;&|)"'$` + "`" + `\\])`)
 
-// OwnJobs reports whether the command that builds the modules tells make itself how
-// many jobs to run; then n is that number, 0 where it names none, or none that can
-// be read without a shell. Such a make would not use a jobserver.
+// OwnJobs reports whether the command that builds the modules gives make a number of
+// jobs, and returns that number; 0 if it names none, or one that only a shell can
+// expand. Such a make does not use the jobserver.
 func OwnJobs(command string) (n int, own bool) {
 	for _, m := range ownJobs.FindAllStringSubmatch(command, -1) {
 		jobs, err := strconv.Atoi(m[1])
@@ -45,7 +45,7 @@ type Usage struct {
 	Memory int64
 }
 
-// add adds what a process that has ended used, and those that it waited for.
+// add adds what a process that has ended used, and what its children used.
 func (u *Usage) add(p *os.ProcessState) {
 	if p == nil {
 		return // it did not start

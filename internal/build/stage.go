@@ -16,9 +16,9 @@ import (
 	"dkms-kernel-install/internal/sandbox"
 )
 
-// staging are the directories of one build, until it is one.
+// staging holds the directories of a build in progress.
 type staging struct {
-	top   string // the temporary that holds the others and the log
+	top   string // the temporary that holds the others, and the log
 	build string // what commands find at M/V/build
 	out   string // what they find at M/V/K/A
 	tmp   string // what they find at /tmp
@@ -43,7 +43,7 @@ func (j *job) stage(ctx context.Context) error {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
-		// The build has no hand in raw before its modules are there.
+		// The build does not own raw: strip gets it once the modules are there.
 		if dir == top || dir == s.raw {
 			continue
 		}
@@ -52,7 +52,7 @@ func (j *job) stage(ctx context.Context) error {
 		}
 	}
 	if j.private() {
-		// Others may run as the same user, and have no business here.
+		// Other processes may run as the same user.
 		if err := os.Chmod(top, 0o700); err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func (j *job) stage(ctx context.Context) error {
 	return err
 }
 
-// user is who owns what is staged; nil for who we are.
+// user returns the owner of what is staged; nil for the user of this process.
 func (j *job) user() *sandbox.User {
 	if j.World == nil {
 		return nil
@@ -87,8 +87,8 @@ func (j *job) own(file string) error {
 	return nil
 }
 
-// share lets the user of the build make files in dir, and leaves what is there ours:
-// nobody else can move it away.
+// share lets the user of the build make files in dir. What is there stays this
+// process's own, and cannot be moved away.
 func (j *job) share(dir string) error {
 	u := j.user()
 	if u == nil {
@@ -97,8 +97,8 @@ func (j *job) share(dir string) error {
 	return errors.Join(os.Lchown(dir, -1, u.GID), os.Chmod(dir, 0o775|fs.ModeSticky))
 }
 
-// logPath is where the log is found once the build has failed. That of the last one
-// that did is make.log, too.
+// logPath returns where the log is once the build has failed. The log of the last
+// build that failed is also make.log.
 func (d Description) logPath() string {
 	name := "make.log"
 	if d.Several {
@@ -107,13 +107,13 @@ func (d Description) logPath() string {
 	return filepath.Join(d.Tree.BuildDir(d.ID), name)
 }
 
-// scratch guards the one directory of a package that a failed build is left in, which
-// may have failed for two kernels at once.
+// scratch guards the directory M/V/build, in which a failed build is left: builds of
+// one package for two kernels may fail at once.
 var scratch sync.Mutex
 
 // abandon leaves the directory of a failed build, and its log, where people look for
-// them. What cannot be left is of no use to anybody. Where large is set, the others
-// need the room: it is the log alone.
+// them, as far as it can. If large is set, it leaves the log alone: other builds need
+// the room.
 func (j *job) abandon(ctx context.Context, large bool) {
 	scratch.Lock()
 	defer scratch.Unlock()
@@ -127,7 +127,7 @@ func (j *job) abandon(ctx context.Context, large bool) {
 		logs, _ = filepath.Glob(filepath.Join(dir, "make-*.log"))
 	}
 	for _, log := range append(logs, filepath.Join(s.top, "make.log")) {
-		// The source may have brought one of its own, even as a directory.
+		// The source may have a file or directory of that name.
 		to := filepath.Join(s.build, filepath.Base(log))
 		files.RemoveAll(to)
 		os.Rename(log, to)
@@ -141,9 +141,9 @@ func (j *job) abandon(ctx context.Context, large bool) {
 	}
 }
 
-// disown makes dir and everything in it ours and nobody else's to write to, without
-// the right to run as somebody. Where plain is set, what is neither a file nor a
-// directory goes.
+// disown gives dir and everything in it to this process's user, takes from all others
+// the permission to write, and removes set-user-ID bits. If plain is set, it removes
+// what is neither a file nor a directory.
 func disown(ctx context.Context, dir string, plain bool) error {
 	err := files.Walk(ctx, dir, func(at int, name string, st *unix.Stat_t) error {
 		kind := st.Mode & unix.S_IFMT
@@ -166,8 +166,8 @@ func disown(ctx context.Context, dir string, plain bool) error {
 	return errors.Join(err, os.Lchown(dir, os.Geteuid(), os.Getegid()), os.Chmod(dir, 0o755))
 }
 
-// forget removes what an earlier build of the package left that failed, unless
-// that was for another kernel, which still has none.
+// forget removes what an earlier build of the package left when it failed, unless that
+// was for another kernel, which still has no build.
 func (j *job) forget() error {
 	scratch.Lock()
 	defer scratch.Unlock()
@@ -177,7 +177,7 @@ func (j *job) forget() error {
 	return files.RemoveAll(j.Tree.BuildDir(j.ID))
 }
 
-// Stage makes dir a fresh copy of the directory source, whatever was there before.
+// Stage makes dir a copy of the directory source, in place of what was there.
 func Stage(ctx context.Context, source, dir string) error {
 	if err := files.RemoveAll(dir); err != nil {
 		return err
@@ -188,12 +188,11 @@ func Stage(ctx context.Context, source, dir string) error {
 	return stageInto(ctx, source, dir, ".", nil)
 }
 
-// stageInto copies the directory source over the directory sub of dir: directories, files,
-// and symbolic links as they are, of which none can make it write outside dir.
-// Modes and times are kept, since make goes by them; what is none of the three
-// (a FIFO, a device) has no business in a source and is left out, as are the
-// set-user-ID bits. The owner of the copies is user, or else who we are, and then
-// nobody else may write to them.
+// stageInto copies directories, files and symbolic links in the directory source over
+// the directory sub of dir. No link can make it write outside dir. Modes and times are
+// kept, since make goes by them. Anything else, such as a FIFO or a device, is left out,
+// as are set-user-ID bits. The owner of the copies is user or, if that is nil, the user
+// of this process, who alone may then write to them.
 func stageInto(ctx context.Context, source, dir, sub string, user *sandbox.User) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -227,7 +226,7 @@ func stageInto(ctx context.Context, source, dir, sub string, user *sandbox.User)
 				return err
 			}
 			directories = append(directories, func() error {
-				// Searchable for us, whatever the source's owner thought.
+				// This process must be able to search it, whatever its mode was.
 				return errors.Join(root.Chmod(to, fi.Mode()&perm|0o700), own(to), root.Chtimes(to, fi.ModTime(), fi.ModTime()))
 			})
 			return nil
@@ -251,8 +250,8 @@ func stageInto(ctx context.Context, source, dir, sub string, user *sandbox.User)
 	return err
 }
 
-// Cost tells how long the source may take to build, compared to others: the size
-// of what is compiled.
+// Cost returns the size in bytes of the C files of a source, by which one can guess
+// how long it takes to build compared to others.
 func Cost(source string) (cost int64) {
 	filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() && filepath.Ext(path) == ".c" {

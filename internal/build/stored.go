@@ -16,11 +16,11 @@ import (
 	"dkms-kernel-install/internal/files"
 )
 
-// What an entry of the cache of builds holds: parts of a staging.
+// The parts of a staging that the store keeps.
 const (
 	entryRaw     = "raw"                  // modules, checked and stripped, neither signed nor compressed
 	entryOut     = "out"                  // what commands left beside the build
-	entrySymvers = "build/Module.symvers" // where the build made one
+	entrySymvers = "build/Module.symvers" // if the build made one
 	entryLog     = "make.log"
 )
 
@@ -44,7 +44,7 @@ func (j *job) restore() bool {
 	if j.StoreErr = files.RemoveAll(top); j.StoreErr != nil {
 		return false
 	}
-	// Whatever is wrong with a store, a build can do without it.
+	// A build can do without a store, whatever is wrong with it.
 	ok, err := j.Store.Get(j.Key, top)
 	if !ok {
 		j.StoreErr = err
@@ -89,15 +89,15 @@ func (j *job) storedLog(top string) (*os.File, error) {
 	return log, err
 }
 
-// logHead writes the first lines of a log, of which the first says which build it
-// is of; see package tree.
+// logHead writes the first lines of a log. The first line names the build; see
+// [tree.Tree.ExplainsFailure].
 func (d Description) logHead(w io.Writer) {
 	fmt.Fprintf(w, "make.log for %s for kernel %s (%s)\n%s\n\n", d.ID, d.Kernel.Release, d.Kernel.Arch, time.Now().Format(time.UnixDate))
 }
 
 // remember puts a build that was made, and is in targetDir now, into the store.
 func (j *job) remember(targetDir string) {
-	// What was built while somebody changed the source has no name.
+	// The key does not name a source that changed during the build.
 	if j.Stored || !j.storable() || !plain(j.staging.out) || j.Changed != nil && j.Changed() {
 		return
 	}
@@ -109,8 +109,8 @@ func (j *job) remember(targetDir string) {
 	j.StoreErr = j.Store.Put(j.Key, parts)
 }
 
-// plain reports whether everything in the directory dir can be in an entry: files, and
-// directories that are not empty.
+// plain reports whether the store can keep everything in the directory dir: it keeps
+// files, and directories that are not empty.
 func plain(dir string) bool {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Type().IsRegular() {
@@ -127,9 +127,9 @@ func plain(dir string) bool {
 	}) == nil
 }
 
-// Effective is what decides, besides the files that are read, on what comes out of
-// the build: for [fingerprint.Key]. How many processes make it does not count, nor
-// what is done with the modules afterwards.
+// Effective returns, for [fingerprint.Key], what the result of the build depends on
+// besides files. The number of jobs does not count, nor does what is done with the
+// modules afterwards.
 func (d Description) Effective() any {
 	type module struct {
 		Name, Location, Dest string
@@ -167,16 +167,15 @@ func (d Description) Effective() any {
 	return e
 }
 
-// jobsOption is the option of make that says how many processes it may run.
+// jobsOption matches the option of make for the number of jobs.
 var jobsOption = regexp.MustCompile(`[ \t]-j[ \t]*[0-9]*(?:[ \t]|$)`)
 
-// variable matches the names that shells and make take for those of variables.
+// variable matches the names of variables of shells and of make.
 var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// immaterial matches the names of variables that tell who called us, and from
-// where, and that no build goes by: the same is built by a package manager, at
-// boot, and by hand. PATH is not among what counts because the programs
-// themselves are.
+// immaterial matches the names of variables that say who called this program, and from
+// where. No build depends on them: a package manager, the boot and a person build the
+// same. PATH is among them because the programs themselves count.
 var immaterial = regexp.MustCompile(`^(?:PATH|PWD|OLDPWD|SHLVL|_|HOME|USER|LOGNAME|MAIL|SHELL|TERM|TERM_.*|COLORTERM|COLUMNS|LINES|LANG|LC_.*|` +
 	`HOSTNAME|DISPLAY|WAYLAND_DISPLAY|XAUTHORITY|EDITOR|VISUAL|PAGER|LESS.*|LS_COLORS|HIST.*|PS[1-4]|PROMPT_COMMAND|WINDOWID|TMPDIR|` +
 	`SSH_.*|SUDO_.*|XDG_.*|DBUS_.*|DPKG_.*|DEBIAN_.*|DEBCONF_.*|DEB_MAINT_.*|APT_.*|KERNEL_INSTALL_.*|PACKAGEKIT_.*|` +

@@ -10,11 +10,11 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// costs remembers what builds of packages cost, by their names: another version or
-// another kernel changes little. Nothing depends on it but the order and the number
-// of builds; it may be lost at any time.
+// costs remembers what builds of packages cost, by name: another version or another
+// kernel changes little. Only the order of builds, and how many run at a time, depend on
+// it. It may be lost at any time.
 type costs struct {
-	file string // "" for no memory beyond the run
+	file string
 
 	mu      sync.Mutex
 	known   map[string]cost
@@ -22,20 +22,20 @@ type costs struct {
 	sizes   map[string]time.Duration // guesses by directory of the source
 }
 
-// cost is of the last build that succeeded.
+// cost is what the last successful build of a package used.
 type cost struct {
 	Seconds float64 // of processor time
 	Memory  int64   // bytes of its largest process
 }
 
 const (
-	// Of a package that was never built: no build takes less than the first,
-	// and each byte of its source adds the second. From builds of Debian's
-	// packages; only which of two takes longer counts.
+	// A package that was never built is expected to take the first, and the second
+	// for each byte of its source. The figures are from builds of Debian's packages;
+	// only which of two packages takes longer counts.
 	leastTime   = 2 * time.Second
 	timePerByte = 20 * time.Microsecond
-	// What a build needs of memory for each job, where it is not known, and at
-	// least: a compiler's usual and its smallest need.
+	// A job of a build needs this much memory if nothing is known, and at least: what
+	// a compiler usually needs, and the least.
 	usualMemory = 512 << 20
 	leastMemory = 64 << 20
 )
@@ -48,8 +48,8 @@ func openCosts(file string) *costs {
 	return c
 }
 
-// of returns what a build of the package called name, whose source is in a directory,
-// may take: processor time, and memory for each job.
+// of returns what a build of the package called name may need, whose source is in the
+// directory source: processor time, and bytes of memory for each job.
 func (c *costs) of(name, source string) (time.Duration, int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,11 +81,11 @@ func (c *costs) note(name string, used build.Usage) {
 	c.changed = true
 }
 
-// save keeps what is known of those packages that are still there.
+// save writes what is known of the packages that are still registered.
 func (c *costs) save(packages []tree.Package) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.changed || c.file == "" {
+	if !c.changed {
 		return nil
 	}
 	c.changed = false

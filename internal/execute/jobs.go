@@ -8,9 +8,9 @@ import (
 	"dkms-kernel-install/internal/jobserver"
 )
 
-// jobs is how the make of one build knows how many jobs to run.
+// jobs says how the make of a build learns how many jobs to run.
 type jobs struct {
-	number int // see [build.Job]
+	number int // see [build.Description]
 	server *jobserver.Server
 }
 
@@ -37,8 +37,8 @@ func (r *run) share(ctx context.Context, builds []*work, tasks []task) (*jobserv
 	return server, nil
 }
 
-// jobsFor decides how make in the command, which builds the modules, knows how
-// many jobs to run, and how many tokens of the server the build holds for that.
+// jobsFor decides how make in command, which builds the modules, learns how many jobs to
+// run, and how many tokens of the server the build holds for them.
 func jobsFor(command string, server *jobserver.Server) (jobs, int) {
 	if server == nil {
 		return jobs{number: -1}, 1
@@ -54,6 +54,6 @@ func jobsFor(command string, server *jobserver.Server) (jobs, int) {
 	case server.Shares():
 		return jobs{server: server}, 1
 	}
-	// A make that cannot share has all of the machine.
+	// A make that cannot share gets all tokens.
 	return jobs{number: server.Tokens()}, server.Tokens()
 }

@@ -8,12 +8,12 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// Outcome is how the work on one package for one kernel ended.
+// Outcome is how the work on a package for a kernel ended.
 type Outcome int
 
 const (
-	Done    Outcome = iota // something was done, and all of it
-	Current                // nothing was to do
+	Done    Outcome = iota // all that was to do is done
+	Current                // there was nothing to do
 	Skipped                // the package does not want this kernel, or the kernel's module is newer
 	Failed
 	Removed
@@ -24,14 +24,14 @@ func (o Outcome) String() string {
 	return [...]string{"done", "current", "skipped", "failed", "removed", "planned"}[o]
 }
 
-// Result is what became of one package for one kernel. ID is empty in a result
-// that is about the kernel alone.
+// Result is what became of a package for a kernel. ID is empty in a result that is about
+// the kernel alone.
 type Result struct {
 	tree.ID
 	Kernel  tree.Target
 	Outcome Outcome
 
-	// Stored reports whether what was built is from the store of builds.
+	// Built reports whether a build was made, or got from the store if Stored is set.
 	Built, Stored, Signed bool
 	Compression           kmod.Compression
 	Placed                []string // paths of modules put into the kernel's directory

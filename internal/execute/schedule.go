@@ -13,7 +13,7 @@ import (
 type task struct {
 	// needs are the indices of the tasks that must end first.
 	needs []int
-	// key names what only one task at a time may use; empty for nothing.
+	// key names what one task at a time may use; empty for none.
 	key string
 	// cost is how long the task keeps one processor busy, as far as known.
 	cost time.Duration
@@ -21,31 +21,32 @@ type task struct {
 	// does not build. memory is what it then may need, in bytes.
 	tokens int
 	memory int64
-	// run does the task. It calls letGo once it builds no more, if it has
-	// something else to do.
+	// run does the task. It may call letGo when its build has ended and other
+	// work follows.
 	run func(letGo func())
 }
 
-// means are what there is for tasks that build.
+// means is what there is for tasks that build.
 type means struct {
 	server *jobserver.Server // nil for no limit
-	// memory returns how much is available; ok is false where nobody knows.
+	// memory returns how much is available; ok is false if nobody knows.
 	memory func() (bytes int64, ok bool)
 }
 
 const (
-	// others is how many tasks may run at a time that do not build: most end at
+	// others is how many tasks that do not build may run at a time: most end at
 	// once, the rest wait for disks.
 	others = 16
-	// again is after what time a build that does not fit into memory looks
-	// whether somebody else has left some.
+	// again is how long a build that does not fit into memory waits before it looks
+	// again.
 	again = time.Second
 )
 
-// schedule runs tasks: those that build as the jobserver has tokens for them and
-// memory allows it, the others as they come. Where needs and keys leave a choice
-// those come first that most depends on: so the last to end ends as early as can
-// be. There must be no circle of needs. When ctx is done, tasks run as they come.
+// schedule runs tasks: those that build when the jobserver has tokens for them and
+// there is enough memory, the others at once. Among tasks that can start, the one with
+// the longest chain of dependents starts first, so that the whole ends as early as
+// possible. There must be no cycle of needs. Once ctx is done, tasks no longer wait for
+// tokens and memory.
 func schedule(ctx context.Context, tasks []task, m means) {
 	after := dependents(tasks)
 	s := &scheduler{
@@ -67,8 +68,8 @@ type scheduler struct {
 	others          int // running tasks that do not build
 	room            room
 
-	// asking is the task for which tokens are awaited, -1 for none; stop
-	// ends that.
+	// asking is the task for which tokens are awaited, -1 for none; stop ends the
+	// wait.
 	asking int
 	stop   context.CancelFunc
 
@@ -124,8 +125,8 @@ func (s *scheduler) run(ctx context.Context) {
 	}
 }
 
-// ask sees to it that the first task that can build does, as soon as there are
-// tokens. It returns what to wait for where memory is short.
+// ask asks the jobserver for the tokens of the first task that can build. If memory is
+// short, it returns what to wait for instead.
 func (s *scheduler) ask(ctx context.Context) (look <-chan time.Time) {
 	for {
 		i := s.first(s.building)
@@ -179,7 +180,7 @@ func (s *scheduler) order(a, b int) int {
 	return cmp.Or(cmp.Compare(s.paths[b], s.paths[a]), cmp.Compare(a, b))
 }
 
-// first returns the first task in list that can start now; -1 where there is none.
+// first returns the first task in list that can start now; -1 if there is none.
 func (s *scheduler) first(list []int) int {
 	for _, i := range list {
 		if !s.busy[s.tasks[i].key] {
@@ -189,7 +190,7 @@ func (s *scheduler) first(list []int) int {
 	return -1
 }
 
-// start starts a task, which holds its tokens of the jobserver if held says so.
+// start starts a task. Held reports whether it holds its tokens of the jobserver.
 func (s *scheduler) start(i int, held bool) {
 	t := s.tasks[i]
 	if t.key != "" {
@@ -232,8 +233,8 @@ func dependents(tasks []task) [][]int {
 	return after
 }
 
-// paths returns for each task how long it and the longest chain of those that
-// depend on it take.
+// paths returns for each task how long it takes together with the longest chain of
+// tasks that depend on it.
 func paths(tasks []task, after [][]int) []time.Duration {
 	known := make([]bool, len(tasks))
 	length := make([]time.Duration, len(tasks))
@@ -254,17 +255,17 @@ func paths(tasks []task, after [][]int) []time.Duration {
 	return length
 }
 
-// room is the memory that builds share.
+// room accounts for the memory that builds share.
 type room struct {
 	builds   int   // that run
 	reserved int64 // what they may need
 	total    int64 // what was available when none ran
 }
 
-// fits reports whether one more build, which may need that many bytes, has room where
-// so many are available now. Builds that have just begun will need more than they
-// use, and others who use the machine may take some: so both what was there and
-// what is there counts. A build that is alone always fits.
+// fits reports whether one more build, which may need so many bytes, fits into what is
+// available. Builds that have just begun will need more than they use now, and other
+// programs may have taken some: so both what was available before the builds and what is
+// available now must suffice. A build that is alone always fits.
 func (r room) fits(need, available int64) bool {
 	return r.builds == 0 || need <= available && need <= max(r.total, available)-r.reserved
 }

@@ -17,7 +17,7 @@ import (
 	"dkms-kernel-install/internal/machine"
 )
 
-// signer returns a module with a signature, or why it cannot sign it.
+// signer signs a module and returns the result.
 type signer func(ctx context.Context, module []byte) ([]byte, error)
 
 // signers are the signers of a run: a key is read once.
@@ -67,8 +67,8 @@ func (s *signers) open(k *kernel.Kernel, key machine.Key, hash string) signer {
 	}
 }
 
-// signFile signs with the kernel's own program, which can use a key that never
-// leaves its token.
+// signFile returns a signer that runs the kernel's own program, which can use a key that
+// never leaves its token.
 func (s *signers) signFile(k *kernel.Kernel, key machine.Key, hash string) signer {
 	return func(ctx context.Context, module []byte) ([]byte, error) {
 		program := conf.ForKernel(s.m.Settings.SignFile, k.Release)

@@ -12,7 +12,7 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// homes hold people's files; secrets no build has a reason to read.
+// homes hold the files of people. No build has a reason to read secrets.
 var homes = []string{"/root", "/home"}
 var secrets = strings.Fields(`/run /etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/ssh /etc/ssl/private
 	/etc/pki/tls/private /etc/pki/akmods/private /etc/wireguard /etc/NetworkManager/system-connections /etc/krb5.keytab
@@ -24,13 +24,13 @@ const (
 	buildOutput    = 64 << 20 // bytes of what one command prints
 )
 
-// worlds makes what builds find of the machine.
+// worlds makes the worlds that builds run in.
 type worlds struct {
 	m    *machine.Machine
 	told bool // that builds are less confined than they should be
 }
 
-// features returns what this machine allows for builds that run as user, and tells
+// features returns what this machine allows for builds that run as user, and reports
 // once what is missing.
 func (ws *worlds) features(user *sandbox.User) sandbox.Features {
 	f := sandbox.Probe(user)
@@ -41,8 +41,8 @@ func (ws *worlds) features(user *sandbox.User) sandbox.Features {
 	return f
 }
 
-// of returns what a build of id for k finds of the machine; nil if framework.conf
-// says that it finds everything.
+// of returns the world of a build of id for k; nil if framework.conf says that the build
+// is not confined.
 func (ws *worlds) of(id tree.ID, k tree.Target) *sandbox.World {
 	m := ws.m
 	allowed := m.Settings.Allowed(id.Name)
@@ -73,7 +73,7 @@ func (ws *worlds) of(id tree.ID, k tree.Target) *sandbox.World {
 			w.Hide = append(w.Hide, file)
 		}
 	}
-	// What a build needs may be in somebody's home, or in /tmp.
+	// What a build needs may be in a home, or in /tmp.
 	w.Show = append(filepath.SplitList(os.Getenv("PATH")), m.Settings.DkmsTree, m.Settings.InstallTree, m.Settings.SourceTree, m.Settings.EtcDir, kern.SourceDir)
 	links := []string{kern.SourceDir, filepath.Join(kern.SourceDir, "source"), filepath.Join(kern.Dir, "source"), m.Tree.SourceDir(id)}
 	if allowed.Network {
@@ -95,7 +95,7 @@ func (ws *worlds) of(id tree.ID, k tree.Target) *sandbox.World {
 	return w
 }
 
-// buildUser returns who builds run as; nil if there is nobody.
+// buildUser returns the user that builds run as; nil if there is none.
 func (ws *worlds) buildUser() *sandbox.User {
 	names := []string{"dkms-build", "nobody"}
 	if ws.m.Settings.BuildUser != "" {

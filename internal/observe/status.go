@@ -25,13 +25,13 @@ type Status struct {
 	tree.ID
 	Kernel tree.Target
 	State  State
-	// Originals says that displaced modules are archived, Differs that the
+	// Originals reports whether displaced modules are archived; Differs, whether the
 	// kernel's directory does not hold what was built.
 	Originals, Differs bool
-	// KernelGone says that the kernel's directory does not exist.
+	// KernelGone reports whether the kernel's directory is missing.
 	KernelGone bool
-	// WeakFrom is, of [StateWeak], the release of the kernel whose modules
-	// they are.
+	// WeakFrom is the release of the kernel whose modules are shared, if State is
+	// [StateWeak].
 	WeakFrom string
 }
 

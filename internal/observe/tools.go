@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// unknown is the version of a program that does not tell it. As what is a shell's to
-// expand it begins with a dollar: a build with such a compiler has no key.
+// unknown stands for the version of a program that cannot be found out. It begins with a
+// dollar, as does what a shell is to expand: a build with such a compiler has no key.
 const unknown = "$unknown"
 
-// tool matches what the variables are called that name a program to build with, or what
-// such names begin or end with.
+// tool matches the names of variables that name a program to build with, or a prefix or
+// suffix of such programs.
 var tool = regexp.MustCompile(`^(?:(?:HOST|KERNEL_|TARGET_)?(?:CC|CXX|LD|AS|STRIP|OBJCOPY|RUSTC|PAHOLE)|LLVM|CROSS_COMPILE)$`)
 
-// assigned calls do for each NAME=VALUE in text, a shell command, for which NAME is
-// one of [tool]; a quote may begin before or behind the name.
+// assigned calls do for each NAME=VALUE in a shell command whose NAME matches [tool]. A
+// quote may begin before the name or after the equals sign.
 func assigned(text string, do func(name, value string)) {
 	for before, after, ok := strings.Cut(text, "="); ok; before, after, ok = strings.Cut(after, "=") {
 		start := 1 + strings.LastIndexFunc(before, func(r rune) bool {
@@ -37,9 +37,9 @@ func assigned(text string, do func(name, value string)) {
 	}
 }
 
-// namedTools returns the programs that texts, commands and NAME=VALUE, want used in
-// place of the kernel's own, sorted. What is a shell's to expand is among them as it
-// is written: there is no such program.
+// namedTools returns the programs, sorted, that texts want used in place of the kernel's
+// own; texts are shell commands and NAME=VALUE. What a shell is to expand is among them
+// as it is written.
 func namedTools(texts []string) (programs []string) {
 	for _, text := range texts {
 		assigned(text, func(name, value string) {

@@ -41,7 +41,7 @@ type Loaded struct {
 	Builds []tree.Target
 }
 
-// Nothing says that all of the archive was there already.
+// Nothing reports whether all of the archive was there already.
 func (l Loaded) Nothing() bool { return !l.Added && !l.Source && len(l.Builds) == 0 }
 
 // LoadArchive puts what an archive holds into the trees: the source, and builds,
@@ -62,7 +62,7 @@ func LoadArchive(ctx context.Context, m *machine.Machine, file string, k tree.Ta
 	return l, &f
 }
 
-// loading is an archive on its way into the trees.
+// loading is an archive that is being loaded.
 type loading struct {
 	m       *machine.Machine
 	options LoadOptions
@@ -73,8 +73,8 @@ type loading struct {
 	source  string // where its source goes
 }
 
-// unpacked is the directory that archives are unpacked to: in the tree, so that
-// builds get to their places by a rename, and nobody else's.
+// unpacked returns the directory that archives are unpacked to. It is in the tree, so
+// that builds get to their places by a rename.
 func unpacked(m *machine.Machine) string { return filepath.Join(m.Tree.Dir, files.TempName("archive")) }
 
 func (a *loading) load(ctx context.Context, file string) (l Loaded, err error) {
@@ -97,7 +97,7 @@ func (a *loading) load(ctx context.Context, file string) (l Loaded, err error) {
 	return l, a.commit(ctx, l)
 }
 
-// decide finds out what of the archive goes into the trees, and tells what is there
+// decide finds out what of the archive goes into the trees, and reports what is there
 // and stays.
 func (a *loading) decide(l *Loaded) error {
 	packages, err := a.m.Tree.Read()
@@ -139,7 +139,7 @@ func (a *loading) decide(l *Loaded) error {
 
 // unpack unpacks an archive to the directory dir, which it makes.
 func unpack(ctx context.Context, file, dir string) (c archive.Contents, err error) {
-	// Not blocking: a FIFO would keep us waiting for a writer.
+	// O_NONBLOCK, since opening a FIFO would wait for a writer.
 	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -183,9 +183,9 @@ type archivedBuild struct {
 	dir    string // where it was unpacked
 }
 
-// checkBuilds checks the unpacked builds as those that are made here are checked.
-// Those without a directory of modules are passed over: the classic command has
-// such for builds that failed.
+// checkBuilds checks the unpacked builds as builds that are made here are checked. Builds
+// without a directory of modules are skipped: the classic command archives them for
+// builds that failed.
 func checkBuilds(ctx context.Context, m *machine.Machine, dir string, list []archive.Build) (good []archivedBuild, err error) {
 	left := int64(archive.MaxBytes) // modules are compressed once more
 	for _, b := range list {
@@ -246,7 +246,7 @@ func badBuild(why string, status int) error {
 	return &failure.Failure{Why: why, Status: status, Hint: "nothing was loaded: get the archive again, or make it again with dkms mktarball"}
 }
 
-// archived returns the package that the unpacked archive is of.
+// archived returns the name of the package in the unpacked archive.
 func (a *loading) archived() (id tree.ID, err error) {
 	c := a.content
 	source := c.Source
@@ -277,9 +277,9 @@ func (a *loading) archived() (id tree.ID, err error) {
 	return called, nil
 }
 
-// commit puts what l says into the trees. What takes room comes first; then each
-// step leaves a package in one of its states: the source, which makes nothing of
-// itself, its registration, and one build after the other.
+// commit puts into the trees what l says. What needs room comes first. Then each step
+// leaves the package in one of its states: the source, which means nothing by itself,
+// comes before the registration, and that before the builds.
 func (a *loading) commit(ctx context.Context, l Loaded) error {
 	m := a.m
 	if err := cmp.Or(context.Cause(ctx), syncFileSystem(a.dir)); err != nil {
@@ -324,8 +324,8 @@ func (a *loading) commit(ctx context.Context, l Loaded) error {
 	return nil
 }
 
-// placeSource puts a copy of the directory from into the source tree, in place of
-// what is there. A half-copied source must not pass for one.
+// placeSource puts a copy of the directory from into the source tree, in place of what
+// is there. It does so in one step: half a source must not pass for one.
 func placeSource(ctx context.Context, m *machine.Machine, from, to string) error {
 	tmp := filepath.Join(m.Settings.SourceTree, files.TempName(filepath.Base(to)))
 	err := build.Stage(ctx, from, tmp)
@@ -341,8 +341,8 @@ func placeSource(ctx context.Context, m *machine.Machine, from, to string) error
 	return err
 }
 
-// syncFileSystem makes durable what the file system that dir is on holds: for
-// many small files it is quicker than one after the other.
+// syncFileSystem makes durable everything on the file system of dir. For many small
+// files that is faster than to sync each.
 func syncFileSystem(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

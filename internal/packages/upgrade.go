@@ -14,17 +14,17 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// An RPM upgrade runs the new package's scripts, which add M/V, and then those of
-// the old one, which remove it: where both are of one version, the second would
-// undo the first. So an add leaves a note for the rpm process that it runs in,
-// and a remove in the same process heeds it. The note is a file in the tree,
-// .rpm-upgrade-PID-START, with a package in each line; START is when the process
-// began, in the kernel's clock ticks.
+// An RPM upgrade runs the scripts of the new package, which add M/V, and then those of
+// the old one, which remove it. If both have the same version, the removal would undo
+// the addition. So an add leaves a note for the rpm process that it runs in, and a remove
+// in the same process heeds it. The note is a file in the tree, .rpm-upgrade-PID-START,
+// with a package in each line; START is when the process began, in clock ticks of the
+// kernel.
 
 const upgradePrefix = ".rpm-upgrade-"
 
-// NoteUpgrade notes that the RPM transaction which runs us has added id. The
-// caller holds the lock.
+// NoteUpgrade notes that the RPM transaction which runs this process has added id. The
+// caller holds the lock of the tree.
 func NoteUpgrade(m *machine.Machine, id tree.ID) error {
 	forgetUpgrades(m)
 	f, err := os.OpenFile(upgradeFile(m), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -38,21 +38,21 @@ func NoteUpgrade(m *machine.Machine, id tree.ID) error {
 	return nil
 }
 
-// Upgrading reports whether the RPM transaction that runs us has added id. If it has,
-// the source of id may have been replaced in its place, which the package's scripts
+// Upgrading reports whether the RPM transaction that runs this process has added id. If
+// so, the source of id may have been replaced in its place, which the package's scripts
 // do not say again; see [observe.Scope].
 func Upgrading(m *machine.Machine, id tree.ID) bool {
 	return slices.Contains(upgrades(m), id.String())
 }
 
-// upgrades returns what the RPM transaction that runs us has added.
+// upgrades returns what the RPM transaction that runs this process has added.
 func upgrades(m *machine.Machine) []string {
 	b, _ := os.ReadFile(upgradeFile(m)) // without it, nothing
 	return strings.Fields(string(b))
 }
 
-// EndUpgrade forgets that the RPM transaction which runs us has added id, and reports
-// whether it had. The caller holds the lock of the tree.
+// EndUpgrade forgets that the RPM transaction which runs this process has added id, and
+// reports whether it had. The caller holds the lock of the tree.
 func EndUpgrade(m *machine.Machine, id tree.ID) bool {
 	forgetUpgrades(m)
 	lines := upgrades(m)
@@ -81,8 +81,8 @@ func forgetUpgrades(m *machine.Machine) {
 	}
 }
 
-// upgradeFile returns the note's file for the process that runs our caller: rpm
-// runs a shell, which runs us.
+// upgradeFile returns the file of the note for the grandparent of this process: rpm runs
+// a shell, which runs this program.
 func upgradeFile(m *machine.Machine) string {
 	pid, _ := process(os.Getppid())
 	_, start := process(pid)
@@ -90,7 +90,7 @@ func upgradeFile(m *machine.Machine) string {
 }
 
 // process returns the parent of a process and when it began, from /proc/PID/stat,
-// see proc(5); zero values where there is none.
+// see proc(5); zero values if there is none.
 func process(pid int) (parent int, start string) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	// The second field is a name in parentheses, which may hold anything.

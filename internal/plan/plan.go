@@ -38,9 +38,9 @@ type Request struct {
 	// Renew builds again what is stale. Dependents also takes the installed
 	// packages that depend on one in Only.
 	Renew, Dependents bool
-	// Force takes packages whose work is already done, and those whose
-	// dependencies or conflicts speak against it. Retry builds what failed before,
-	// though nothing has changed since; Force implies it.
+	// Force does again what is done, and ignores missing dependencies and conflicts.
+	// Retry builds what failed before, though nothing has changed since; Force
+	// implies it.
 	Force, Retry bool
 }
 
@@ -76,7 +76,7 @@ type Plan struct {
 	Items []Item
 }
 
-// Idle reports whether the plan has nothing to do and nothing to complain of.
+// Idle reports whether there is nothing to do, and no failure to report.
 func (p Plan) Idle() bool {
 	return !slices.ContainsFunc(p.Items, func(i Item) bool { return i.Verdict == Do || i.Verdict == Fail })
 }
@@ -163,8 +163,8 @@ func (p *planner) wanted(pkg observe.Seen) bool {
 	if version.Compare(p.newest[pkg.Name], pkg.Version) > 0 {
 		return repair(pkg)
 	}
-	// A conf that cannot be read does not say whether it wants automatic
-	// work; being silent about it would hide the error.
+	// A conf that cannot be read does not say whether it wants automatic work. To
+	// leave it out would hide the error.
 	return pkg.Conf.Autoinstall || pkg.Source == "" || pkg.ConfErr != nil || repair(pkg)
 }
 
