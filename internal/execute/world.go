@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/sandbox"
@@ -44,8 +45,7 @@ func (ws *worlds) features(user *sandbox.User) sandbox.Features {
 // of returns the world of a build of id for k; nil if framework.conf says that the build
 // is not confined.
 func (ws *worlds) of(id tree.ID, k tree.Target) *sandbox.World {
-	m := ws.m
-	allowed := m.Settings.Allowed(id.Name)
+	allowed := ws.m.Settings.Allowed(id.Name)
 	if allowed.All {
 		return nil
 	}
@@ -60,10 +60,15 @@ func (ws *worlds) of(id tree.ID, k tree.Target) *sandbox.World {
 	if !w.Features.Drop {
 		w.User = nil
 	}
-	if !w.Features.Mounts {
-		return w
+	if w.Features.Mounts {
+		ws.hide(w, allowed, id, k)
 	}
-	kern := m.Kernel(k)
+	return w
+}
+
+// hide says what a build of id for k does not see of the file system.
+func (ws *worlds) hide(w *sandbox.World, allowed conf.Allowed, id tree.ID, k tree.Target) {
+	m, kern := ws.m, ws.m.Kernel(k)
 	w.Hide = append(w.Hide, secrets...)
 	if !allowed.Home {
 		w.Hide = append(w.Hide, homes...)
@@ -77,22 +82,20 @@ func (ws *worlds) of(id tree.ID, k tree.Target) *sandbox.World {
 	w.Show = append(filepath.SplitList(os.Getenv("PATH")), m.Settings.DkmsTree, m.Settings.InstallTree, m.Settings.SourceTree, m.Settings.EtcDir, kern.SourceDir)
 	links := []string{kern.SourceDir, filepath.Join(kern.SourceDir, "source"), filepath.Join(kern.Dir, "source"), m.Tree.SourceDir(id)}
 	if allowed.Network {
-		links = append(links, "/etc/resolv.conf") // often one to /run
+		links = append(links, "/etc/resolv.conf") // often a link to /run
 	}
 	for _, link := range links {
 		if path, err := filepath.EvalSymlinks(link); err == nil {
 			w.Show = append(w.Show, path)
 		}
 	}
-	dir := m.Tree.PackageDir(id)
-	entries, _ := os.ReadDir(dir) // without it, nothing of it is seen
+	w.Over = m.Tree.PackageDir(id)
+	entries, _ := os.ReadDir(w.Over) // without it, nothing of it is seen
 	for _, entry := range entries {
 		if name := entry.Name(); name != "build" && name != k.Release && !files.IsTemp(name) {
 			w.Keep = append(w.Keep, name)
 		}
 	}
-	w.Over = dir
-	return w
 }
 
 // buildUser returns the user that builds run as; nil if there is none.
