@@ -119,8 +119,8 @@ func TestDeb(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, module := range linkedModules(t) {
-		if _, licence, ok := strings.Cut(string(text), "\n==== "+module+"\n\n"); !ok || strings.HasPrefix(licence, "\n====") || licence == "" {
-			t.Errorf("copyright lacks the licence of %s", module)
+		if _, license, ok := strings.Cut(string(text), "\n==== "+module+"\n\n"); !ok || strings.HasPrefix(license, "\n====") || license == "" {
+			t.Errorf("copyright lacks the license of %s", module)
 		}
 	}
 	for line := range strings.Lines(commandOutput(t, "dpkg-deb", "--contents", deb)) {
