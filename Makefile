@@ -152,9 +152,15 @@ fuzz:
 demo: build
 	integration/demo
 
+# What they print, and the picture of it.
+bench: SHELL = /bin/bash
+bench: .SHELLFLAGS = -o pipefail -c
 bench: build
-	$(GO) test -count=1 -timeout 12h -run '^$$' -bench '^BenchmarkMany$$' -benchtime 1x ./cmd/dkms-kernel-install
-	$(GO) test -count=1 -timeout 12h -run '^$$' -bench '^BenchmarkPeer$$' -benchtime 1x ./integration
+	mkdir -p $(DIST)
+	{ $(GO) test -count=1 -timeout 12h -run '^$$' -bench '^BenchmarkMany$$' -benchtime 1x ./cmd/dkms-kernel-install && \
+	  $(GO) test -count=1 -timeout 12h -run '^$$' -bench '^BenchmarkPeer$$' -benchtime 1x ./integration; } | tee $(DIST)/bench.md
+	$(GO) run ./integration/figures <$(DIST)/bench.md >$(DIST)/figures.svg
+	mv $(DIST)/figures.svg docs/figures.svg
 
 clean:
 	rm -f $(BIN)

@@ -95,6 +95,7 @@ func TestDeb(t *testing.T) {
 	want := packed(debianLayout)
 	// A conffile of ours would have dpkg ask about Debian's.
 	delete(want, "/etc/dkms/framework.conf")
+	want["/usr/share/doc/dkms-kernel-install/copyright"] = "-rw-r--r--"
 	conffiles := ""
 	for _, file := range slices.Sorted(maps.Keys(want)) {
 		if strings.HasPrefix(file, "/etc/") {
@@ -113,6 +114,15 @@ func TestDeb(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(dir, "DEBIAN/conffiles")); err != nil || string(text) != conffiles {
 		t.Errorf("conffiles: %s, want %s; %v", text, conffiles, err)
 	}
+	text, err := os.ReadFile(filepath.Join(dir, "usr/share/doc/dkms-kernel-install/copyright"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, module := range linkedModules(t) {
+		if _, license, ok := strings.Cut(string(text), "\n==== "+module+"\n\n"); !ok || strings.HasPrefix(license, "\n====") || license == "" {
+			t.Errorf("copyright lacks the license of %s", module)
+		}
+	}
 	for line := range strings.Lines(commandOutput(t, "dpkg-deb", "--contents", deb)) {
 		if !strings.Contains(line, " root/root ") {
 			t.Errorf("not root's: %s", line)
@@ -121,6 +131,20 @@ func TestDeb(t *testing.T) {
 	// The same source gives the same package.
 	again := makePackage(t, "deb", "VERSION=v1.2.3-4-gabc1234")
 	commandOutput(t, "cmp", deb, again)
+}
+
+// linkedModules returns the modules that the program is made of, besides its own.
+func linkedModules(t testing.TB) (modules []string) {
+	t.Helper()
+	for line := range strings.Lines(commandOutput(t, "go", "version", "-m", filepath.Join("..", "dkms-kernel-install"))) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "dep" {
+			modules = append(modules, f[1])
+		}
+	}
+	if len(modules) == 0 {
+		t.Fatal("the program is made of nothing")
+	}
+	return modules
 }
 
 // TestPackageArchitecture makes packages for other machines, of next to nothing.
@@ -345,7 +369,7 @@ func TestRpm(t *testing.T) {
 		t.Helper()
 		return commandOutput(t, append([]string{"rpm", "-q", "--package", file}, args...)...)
 	}
-	if got := query("--queryformat", "%{NAME} %{VERSION} %{RELEASE} %{BUILDHOST}"); got != "dkms-kernel-install 1.2.3+4.gabc1234 1 localhost" {
+	if got := query("--queryformat", "%{NAME} %{VERSION} %{RELEASE} %{BUILDHOST} %{LICENSE}"); got != "dkms-kernel-install 1.2.3+4.gabc1234 1 localhost GPL-2.0-or-later" {
 		t.Errorf("it is %s", got)
 	}
 	for option, want := range map[string]string{"--provides": "dkms = 3.2.2", "--conflicts": "dkms", "--obsoletes": "dkms", "--recommends": "kernel-devel"} {
@@ -379,7 +403,11 @@ func TestRpm(t *testing.T) {
 			got[part[2]] = part[0]
 		}
 	}
-	if diff := cmp.Diff(packed(redhatLayout), got); diff != "" {
+	want := packed(redhatLayout)
+	for _, name := range []string{"LICENSE", "copyright"} {
+		want["/usr/share/licenses/dkms-kernel-install/"+name] = "-rw-r--r--"
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("it holds (+) something else than it should (-): %s", diff)
 	}
 }
