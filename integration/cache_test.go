@@ -20,6 +20,9 @@ func keptBuilds(r *Root) map[string]string {
 	r.check(err)
 	list := map[string]string{}
 	for _, e := range entries {
+		if e.Name()[0] == '.' {
+			continue // when it was tidied
+		}
 		dir := filepath.Join(r.t.TempDir(), "build")
 		if ok, err := cache.Get(e.Name(), dir); !ok || err != nil {
 			r.t.Fatalf("%s: %v, %v", e.Name(), ok, err)
