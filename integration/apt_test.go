@@ -44,14 +44,17 @@ func bothSides[T any](t *testing.T, do func(t *testing.T, r *Root, ours bool) T)
 	t.Run("sides", func(t *testing.T) {
 		t.Run("Debian", func(t *testing.T) {
 			t.Parallel()
-			r := aptRoot(t)
-			r.Apt("install", "dkms")
-			theirs = do(t, r, false)
+			theirs = ofPeer(t, func() T {
+				r := aptRoot(t)
+				r.Apt("install", "dkms")
+				return do(t, r, false)
+			})
 		})
 		t.Run("ours", func(t *testing.T) {
 			t.Parallel()
 			r := aptRoot(t)
 			r.InstallDeb()
+			r.ShareBuilds()
 			ours = do(t, r, true)
 		})
 	})

@@ -41,7 +41,7 @@ func keptBuilds(r *Root) map[string]string {
 func TestSameTwice(t *testing.T) {
 	packages := []string{"acpi-call-dkms", "bbswitch-dkms", "v4l2loopback-dkms", "vhba-dkms"}
 	build := func(prepare string, command ...string) map[string]string {
-		r := installAll(t, packages...)
+		r := installAgain(t, packages...)
 		r.Sh(prepare)
 		built := strings.Count(r.MustRun(append(command, "dkms-kernel-install", "add-all")...), ": built, ")
 		kept := keptBuilds(r)
@@ -77,7 +77,7 @@ func TestSameTwice(t *testing.T) {
 
 // TestRemoveAndAdd takes a kernel away and brings it back: no program of a compiler runs.
 func TestRemoveAndAdd(t *testing.T) {
-	r := installAll(t, "acpi-call-dkms", "bbswitch-dkms")
+	r := installAgain(t, "acpi-call-dkms", "bbswitch-dkms")
 	k := r.Kernels()[0]
 	r.MustRun("dkms-kernel-install", "add", k)
 	modules := func() string { return r.Sh("cd /usr/lib/modules/" + k + "/updates/dkms && sha256sum *") }

@@ -78,8 +78,8 @@ func move(l map[string]string, from, to string) map[string]string {
 	return moved
 }
 
-// files lists what is below dir, but for directories, as a layout.
-func files(t testing.TB, dir string) map[string]string {
+// listFiles lists what is below dir, but for directories, as a layout.
+func listFiles(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	list := map[string]string{}
 	err := filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
@@ -117,7 +117,7 @@ func TestInstallTargets(t *testing.T) {
 		t.Run(target, func(t *testing.T) {
 			dir := t.TempDir()
 			makeIn(t, "..", target, "DESTDIR="+dir)
-			got := files(t, dir)
+			got := listFiles(t, dir)
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s laid out (+) something else than it should (-): %s", target, diff)
 			}
@@ -136,7 +136,7 @@ func TestInstallTargets(t *testing.T) {
 			if target == "install-debian" {
 				left["/etc/dkms/framework.conf.d/autoinstall_all_kernels.conf"] = "-rw-r--r--"
 			}
-			if diff := cmp.Diff(left, files(t, dir)); diff != "" {
+			if diff := cmp.Diff(left, listFiles(t, dir)); diff != "" {
 				t.Errorf("uninstall left (+) something else than it should (-): %s", diff)
 			}
 		})

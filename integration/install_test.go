@@ -19,6 +19,14 @@ var quick = []string{"acpi-call-dkms", "evdi-dkms", "jool-dkms", "v4l2loopback-d
 // installAll makes a root with our program, in which the packages are registered and modules are signed.
 func installAll(t testing.TB, packages ...string) *Root {
 	t.Helper()
+	r := installAgain(t, packages...)
+	r.ShareBuilds()
+	return r
+}
+
+// installAgain is installAll for a test in which the packages are built, whatever was built before.
+func installAgain(t testing.TB, packages ...string) *Root {
+	t.Helper()
 	r := NewRoot(t)
 	r.InstallProgram()
 	r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=true\n", 0o644)
@@ -234,9 +242,6 @@ func TestSameAsPeer(t *testing.T) {
 	for _, pkg := range packages {
 		t.Run(pkg, func(t *testing.T) {
 			t.Parallel() // no build keeps all processors busy all of the time
-			theirs, ours := root(t), root(t)
-			theirs.InstallPeer()
-			ours.InstallProgram()
 			type outcome struct {
 				Status   map[string]int
 				Lines    string
@@ -269,7 +274,15 @@ func TestSameAsPeer(t *testing.T) {
 				})
 				return o
 			}
-			if diff := cmp.Diff(install(theirs), install(ours)); diff != "" {
+			theirs := ofPeer(t, func() outcome {
+				r := root(t)
+				r.InstallPeer()
+				return install(r)
+			})
+			r := root(t)
+			r.InstallProgram()
+			r.ShareBuilds()
+			if diff := cmp.Diff(theirs, install(r)); diff != "" {
 				t.Errorf("ours (+) differs from Debian's dkms (-): %s", diff)
 			}
 		})

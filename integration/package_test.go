@@ -108,7 +108,7 @@ func TestDeb(t *testing.T) {
 	for _, file := range []string{"control", "conffiles", "md5sums"} {
 		want["/DEBIAN/"+file] = "-rw-r--r--"
 	}
-	if diff := cmp.Diff(want, files(t, dir)); diff != "" {
+	if diff := cmp.Diff(want, listFiles(t, dir)); diff != "" {
 		t.Errorf("it holds (+) something else than it should (-): %s", diff)
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, "DEBIAN/conffiles")); err != nil || string(text) != conffiles {

@@ -76,6 +76,7 @@ func newRoot(t testing.TB, set func() made) *Root {
 	r.fd, err = os.Open(r.Dir)
 	r.check(err)
 	t.Cleanup(func() { r.fd.Close() })
+	t.Cleanup(r.keepBuilds)
 	return r
 }
 
