@@ -345,16 +345,11 @@ func (c *classicRun) policy() follow.Policy {
 	return follow.Policy{NoDepmod: c.NoDepmod, Modprobe: c.ModprobeOnInstall}
 }
 
-// sync works on one kernel, as far as the request says.
-func (c *classicRun) sync(k tree.Target, r plan.Request) ([]execute.Result, error) {
-	r.Force = c.Force
-	return c.e.Sync(c.ctx, engine.Request{Request: r, Kernels: []tree.Target{k}, ForceVersion: c.forceVersion(), Follow: c.policy()})
+// options returns how plans are carried out. An RPM upgrade that installs nothing,
+// because the modules are no newer, would end with nothing once the old package goes.
+func (c *classicRun) options() execute.Options {
+	return execute.Options{Force: c.Force, ForceVersion: c.ForceVersionOverride || c.RpmSafeUpgrade, Follow: c.policy()}
 }
-
-// forceVersion reports whether modules go in whatever the kernel's own are. An RPM
-// upgrade that installs nothing, because the modules are no newer, would end with
-// nothing once the old package goes.
-func (c *classicRun) forceVersion() bool { return c.ForceVersionOverride || c.RpmSafeUpgrade }
 
 // worst prints the failures among results and returns the first.
 func (c *classicRun) worst(results []execute.Result) error {

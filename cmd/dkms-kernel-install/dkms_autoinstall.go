@@ -4,9 +4,11 @@ import (
 	"errors"
 	"slices"
 
+	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/tree"
 )
 
 // autoinstall installs what wants automatic work for one kernel.
@@ -24,7 +26,10 @@ func (c *classicRun) installAll() ([]execute.Result, error) {
 		c.text.Note(file + " exists: nothing is done automatically")
 		return nil, nil
 	}
-	results, err := c.sync(k, plan.Request{Goal: plan.Installed})
+	results, err := c.e.Sync(c.ctx, engine.Request{
+		Request: plan.Request{Goal: plan.Installed, Retry: c.Force},
+		Kernels: []tree.Target{k}, Execute: c.options(),
+	})
 	if err != nil {
 		return nil, err
 	}

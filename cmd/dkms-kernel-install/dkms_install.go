@@ -25,7 +25,7 @@ func (c *classicRun) install(goal plan.Goal) error {
 	in, err := c.e.Install(c.ctx, s, engine.Request{
 		// A person who asks for it gets another try.
 		Request: plan.Request{Goal: goal, Force: c.Force, Dependents: goal == plan.Installed, Retry: true},
-		Kernels: ks, ForceVersion: c.forceVersion(), Follow: c.policy(),
+		Kernels: ks, Execute: c.options(),
 	})
 	if err != nil {
 		return err

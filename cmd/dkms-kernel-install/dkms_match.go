@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/tree"
@@ -48,7 +49,10 @@ func (c *classicRun) match() error {
 		c.text.Note("nothing is installed for " + template.String())
 		return nil
 	}
-	results, err := c.sync(k, plan.Request{Only: ids, Goal: plan.Installed, Retry: true})
+	results, err := c.e.Sync(c.ctx, engine.Request{
+		Request: plan.Request{Only: ids, Goal: plan.Installed, Retry: true},
+		Kernels: []tree.Target{k}, Execute: c.options(),
+	})
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,8 @@ func (r *nativeRun) with(o machine.Options, do func(*engine.Engine) error) error
 // install installs what automatic work wants for the kernels.
 func (r *nativeRun) install(e *engine.Engine, ks []tree.Target, force bool) error {
 	results, err := e.Sync(r.ctx, engine.Request{
-		Request: plan.Request{Goal: plan.Installed, Renew: true, Force: force}, Kernels: ks,
+		Request: plan.Request{Goal: plan.Installed, Renew: true, Retry: force},
+		Kernels: ks, Execute: execute.Options{Force: force},
 	})
 	return r.report(results, err)
 }

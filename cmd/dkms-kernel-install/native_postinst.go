@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/follow"
 	"dkms-kernel-install/internal/machine"
@@ -53,7 +54,7 @@ func (c *nativePostinst) Run(r *nativeRun) error {
 		}
 		return r.report(e.Sync(r.ctx, engine.Request{
 			Request: plan.Request{Only: []tree.ID{source.ID}, Dependents: true, Goal: plan.Installed, Renew: true},
-			Kernels: ks, Follow: follow.Policy{Initramfs: follow.Carried},
+			Kernels: ks, Execute: execute.Options{Follow: follow.Policy{Initramfs: follow.Carried}},
 		}))
 	})
 }

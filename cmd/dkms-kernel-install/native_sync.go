@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/follow"
 	"dkms-kernel-install/internal/machine"
@@ -32,10 +33,10 @@ func (c *nativeSync) Run(r *nativeRun) error {
 		m := e.Machine()
 		request := engine.Request{
 			Request: plan.Request{Goal: plan.Installed, Renew: !c.OnlyMissing},
-			Follow:  follow.Policy{Initramfs: follow.Renew, DryRun: c.DryRun},
+			Execute: execute.Options{Follow: follow.Policy{Initramfs: follow.Renew, DryRun: c.DryRun}},
 		}
 		if c.NoInitramfs {
-			request.Follow.Initramfs = follow.Leave
+			request.Execute.Follow.Initramfs = follow.Leave
 		}
 		var err error
 		if request.Kernels, err = knownKernels(m, c.Kernel); err == nil && len(c.Kernel) == 0 {

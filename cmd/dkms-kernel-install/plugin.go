@@ -105,7 +105,7 @@ func (c *pluginRun) add(e *engine.Engine) (status int) {
 	}
 	results, err := e.Sync(c.ctx, engine.Request{
 		Request: plan.Request{Goal: plan.Installed, Renew: true},
-		Kernels: []tree.Target{m.Target(c.release)}, Follow: follow.Policy{DepmodIsNext: true},
+		Kernels: []tree.Target{m.Target(c.release)}, Execute: execute.Options{Follow: follow.Policy{DepmodIsNext: true}},
 	})
 	c.text.Failures(results)
 	if err != nil {

@@ -18,9 +18,7 @@ type Request struct {
 	plan.Request
 	// Kernels are those to work on; nil means every kernel that has its headers.
 	Kernels []tree.Target
-	// ForceVersion places modules whatever the kernel's own are; Force implies it.
-	ForceVersion bool
-	Follow       follow.Policy // its DryRun is that of the whole run
+	Execute execute.Options // the DryRun in it is that of the whole run
 }
 
 // Sync brings packages and kernels together: what is missing is built, older
@@ -35,7 +33,7 @@ func (e *Engine) Sync(ctx context.Context, r Request) ([]execute.Result, error) 
 		}
 	}
 	var lock *tree.Lock
-	if !r.Follow.DryRun {
+	if !r.Execute.Follow.DryRun {
 		var err error
 		if lock, err = e.lock(ctx); err != nil {
 			return nil, err
@@ -50,7 +48,7 @@ func (e *Engine) Sync(ctx context.Context, r Request) ([]execute.Result, error) 
 		lock.Release()
 	}
 	if ctx.Err() == nil {
-		results = append(results, e.renew(ctx, rest, r.Follow)...)
+		results = append(results, e.renew(ctx, rest, r.Execute.Follow)...)
 	}
 	e.transact(ctx, results)
 	return results, nil
@@ -76,15 +74,14 @@ func (e *Engine) work(ctx context.Context, lock *tree.Lock, r Request, replaced 
 		plans = append(plans, p)
 		owed[k] = follow.Owed(e.m, k)
 	}
-	o := execute.Options{Force: r.Force, ForceVersion: r.ForceVersion, Follow: r.Follow}
-	results, err := execute.Run(ctx, e.m, seen.Packages, plans, o, e.events)
+	results, err := execute.Run(ctx, e.m, seen.Packages, plans, r.Execute, e.events)
 	if err != nil {
 		return nil, nil, err
 	}
 	rest := e.foreseen(results, r)
 	if lock != nil {
 		var failed []follow.Failed
-		rest, failed = follow.Index(ctx, e.m, r.Follow, owed, execute.Changes(results))
+		rest, failed = follow.Index(ctx, e.m, r.Execute.Follow, owed, execute.Changes(results))
 		results = append(results, e.failed(failed)...)
 		e.m.Store.Tidy()
 	}
@@ -97,7 +94,7 @@ func (e *Engine) work(ctx context.Context, lock *tree.Lock, r Request, replaced 
 // plan plans the work for a kernel. For automatic work it first goes by what the
 // cache remembers of confs, and believes that when it says that nothing is to do.
 func (e *Engine) plan(ctx context.Context, seen *observe.Snapshot, k tree.Target, r Request, replaced tree.ID) plan.Plan {
-	scope := observe.Scope{Only: r.Only, Renew: r.Renew, Replaced: replaced, Force: r.Force || r.ForceVersion}
+	scope := observe.Scope{Only: r.Only, Renew: r.Renew, Replaced: replaced, Force: r.Execute.Force || r.Execute.ForceVersion}
 	if r.Only != nil || r.Force {
 		return plan.Make(seen.Fresh(ctx, k, scope), r.Request)
 	}
@@ -105,7 +102,7 @@ func (e *Engine) plan(ctx context.Context, seen *observe.Snapshot, k tree.Target
 		return p
 	}
 	fresh := seen.Fresh(ctx, k, scope)
-	if !r.Follow.DryRun {
+	if !r.Execute.Follow.DryRun {
 		if err := seen.Remember(fresh); err != nil && !errors.Is(err, fs.ErrPermission) {
 			e.m.Note("cannot keep the cache of configurations: " + err.Error())
 		}
@@ -115,7 +112,7 @@ func (e *Engine) plan(ctx context.Context, seen *observe.Snapshot, k tree.Target
 
 // foreseen returns what the results of a dry run would leave to do for each kernel.
 func (e *Engine) foreseen(results []execute.Result, r Request) (rest []follow.Rest) {
-	if !r.Follow.DryRun {
+	if !r.Execute.Follow.DryRun {
 		return nil
 	}
 	for _, k := range r.Kernels {
@@ -130,7 +127,7 @@ func (e *Engine) foreseen(results []execute.Result, r Request) (rest []follow.Re
 			}
 			due = due.And(more)
 		}
-		rest = append(rest, follow.Plan(e.m, r.Follow, k, due))
+		rest = append(rest, follow.Plan(e.m, r.Execute.Follow, k, due))
 	}
 	return rest
 }

@@ -141,7 +141,8 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 // remember keeps that the build of d failed with err, or that it did not.
 func (w *work) remember(d build.Description, err error) {
 	key := d.Key
-	if err != nil && key != "" && d.Changed() {
+	var f *failure.Failure
+	if errors.As(err, &f) && f.Lasting && key != "" && d.Changed() {
 		key = "" // nobody can say what has failed
 	}
 	observe.RememberOutcome(w.m, d.ID, w.k, key, err)
