@@ -143,7 +143,7 @@ tools:
 	fi
 
 fuzz:
-	@set -e; for pkg in version conf draft initramfs kmod build archive artifact; do \
+	@set -e; for pkg in version conf draft initramfs kmod build archive store; do \
 	  for target in $$($(GO) test -list '^Fuzz' ./internal/$$pkg | grep ^Fuzz); do \
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime 30s ./internal/$$pkg; \
 	  done; \

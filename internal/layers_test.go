@@ -16,8 +16,8 @@ import (
 var layers = [][]string{
 	{"child", "codec", "distro", "failure", "files", "jobserver", "resources", "rules", "testskip", "version"},
 	{"fingerprint", "kmod", "sandbox", "store"},
-	{"archive", "conf", "draft", "initramfs"},
-	{"kernel", "tree"},
+	{"archive", "conf", "initramfs"},
+	{"draft", "kernel", "tree"},
 	{"build", "place"},
 	{"machine"},
 	{"follow", "observe"},

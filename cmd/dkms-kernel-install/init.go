@@ -8,17 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"dkms-kernel-install/internal/draft"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/files"
 )
 
 type nativeInit struct {
-	Dir            string   `arg:"" optional:"" default:"." help:"The source tree; by default the current folder."`
-	Name           string   `help:"The package's name. Default: the folder's, which may be NAME-VERSION."`
-	PackageVersion string   `placeholder:"VERSION" help:"The package's version. Default: that of a folder NAME-VERSION, else MODULE_VERSION of the sources, else the file VERSION."`
+	Dir            string   `arg:"" optional:"" default:"." help:"The source tree; by default the current directory."`
+	Name           string   `help:"The package's name. Default: the directory's, which may be NAME-VERSION."`
+	PackageVersion string   `placeholder:"VERSION" help:"The package's version. Default: that of a directory NAME-VERSION, else MODULE_VERSION of the sources, else the file VERSION."`
 	Module         []string `sep:"none" placeholder:"SPEC" help:"A module, as NAME=INSTALL-DIR:SOURCE-DIR:BUILD-DIR:TARGET, as in modlist of Gentoo's eclasses. All but the name may be left out."`
 	MakeArg        []string `sep:"none" placeholder:"ARG" help:"An argument for make, as in modargs. $${kernel_source_dir} and $${kernelver} in it stand for those of each kernel."`
 
@@ -31,10 +29,10 @@ type nativeInit struct {
 // Help is what --help of the command says besides its options.
 func (nativeInit) Help() string {
 	return `Without --module, the modules are those that the tree's Kbuild and Makefile files
-name in obj-m. They are read, not run: what depends on more than other variables in
-them is said, and left out. NAME=VALUE in --make-arg counts as a variable. With
+name in obj-m. make reads them, in a sandbox, for no kernel in particular: options
+of a kernel's configuration are not set. NAME=VALUE in --make-arg sets them. With
 --module, INSTALL-DIR is below /extra unless it begins with /kernel, /updates or
-/extra; the folders are relative to DIR.
+/extra; the directorys are relative to DIR.
 
   dkms-kernel-install init
   dkms-kernel-install init --module gamepad=/kernel/drivers/hid:gamepad:gamepad/obj \
@@ -59,7 +57,7 @@ func (c *nativeInit) Run(r *nativeRun) error {
 	}
 	root, err := os.OpenRoot(top)
 	if err != nil {
-		return fail(err, "name the folder with the modules' sources")
+		return fail(err, "name the directory with the modules' sources")
 	}
 	defer root.Close()
 	file := filepath.Join(top, "dkms.conf")
@@ -75,11 +73,11 @@ func (c *nativeInit) Run(r *nativeRun) error {
 		_, err := fmt.Fprint(r.p.stdout, conf)
 		return err
 	}
-	switch err := writeNew(file, conf.String(), c.Force); {
+	switch err := files.Write(file, strings.NewReader(conf.String()), 0o644, files.Options{Durable: true, New: !c.Force}); {
 	case errors.Is(err, fs.ErrExist):
 		return fail(fmt.Errorf("%s is there already", file), "to replace it, add --force")
 	case errors.Is(err, fs.ErrPermission):
-		return fail(err, "make the folder writable for you, or print the file with --print")
+		return fail(err, "make the directory writable for you, or print the file with --print")
 	case err != nil:
 		return fail(err, "")
 	}
@@ -121,14 +119,14 @@ func (c *nativeInit) conf(r *nativeRun, root *os.Root, top string) (*draft.Conf,
 	conf.NoKernelRelease = conf.NoKernelRelease || c.NoKernelrelease
 	conf.NoAutoinstall = c.NoAutoinstall
 
-	folder := filepath.Base(top)
+	directory := filepath.Base(top)
 	if conf.Name = c.Name; conf.Name == "" {
-		if conf.Name, err = draft.Name(folder); err != nil {
+		if conf.Name, err = draft.Name(directory); err != nil {
 			return fail("the package needs a name", err, "give it one with --name NAME")
 		}
 	}
 	if conf.Version = c.PackageVersion; conf.Version == "" {
-		if conf.Version, _, err = draft.Version(root, folder, conf.Name, conf.Modules); err != nil {
+		if conf.Version, err = draft.Version(root, directory, conf.Name, conf.Modules); err != nil {
 			return fail("the package's version is not known", err, "give it with --package-version VERSION")
 		}
 	}
@@ -138,17 +136,21 @@ func (c *nativeInit) conf(r *nativeRun, root *os.Root, top string) (*draft.Conf,
 // modules finds out what there is to build, and how.
 func (c *nativeInit) modules(root *os.Root, top string) (conf *draft.Conf, notes []string, err error) {
 	if len(c.Module) == 0 {
-		tree := draft.Find(root, c.MakeArg)
-		if len(tree.Modules) == 0 {
-			return nil, tree.Notes, &failure.Failure{What: "no modules were found in " + top, Status: 1,
-				Why:  "no Kbuild file or Makefile in it names one in obj-m in a way that can be evaluated without running make",
+		found, err := draft.Find(root, c.MakeArg)
+		if err != nil {
+			return nil, nil, &failure.Failure{What: "the modules of " + top + " cannot be found", Why: err.Error(), Status: 1, Err: err,
+				Hint: "install make, or run it as another user than root"}
+		}
+		if len(found.Modules) == 0 {
+			return nil, found.Notes, &failure.Failure{What: "no modules were found in " + top, Status: 1,
+				Why:  "no Kbuild file or Makefile in it names one in obj-m",
 				Hint: "name them with --module NAME, or give with --make-arg NAME=VALUE what is not known"}
 		}
-		conf = &draft.Conf{Modules: tree.Modules, Args: c.MakeArg}
-		for _, dir := range tree.Folders {
+		conf = &draft.Conf{Modules: found.Modules, Args: c.MakeArg}
+		for _, dir := range found.Dirs {
 			conf.Steps = append(conf.Steps, draft.Step{Dir: dir, Target: "modules", Kbuild: true})
 		}
-		return conf, tree.Notes, nil
+		return conf, found.Notes, nil
 	}
 	var specs []draft.Spec
 	for _, text := range c.Module {
@@ -165,39 +167,4 @@ func (c *nativeInit) modules(root *os.Root, top string) (conf *draft.Conf, notes
 			Hint: "correct the SPEC: NAME=INSTALL-DIR:SOURCE-DIR:BUILD-DIR:TARGET"}
 	}
 	return &plan, notes, nil
-}
-
-// writeNew writes a file that is whole from its first moment. One that is there
-// already is replaced only when that is asked for, whoever made it meanwhile;
-// the error is fs.ErrExist then.
-func writeNew(file, text string, replace bool) error {
-	// The same name every time: what a killed run leaves, the next one replaces.
-	tmp := filepath.Join(filepath.Dir(file), files.TempName(filepath.Base(file)))
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp)
-	_, err = f.WriteString(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if replace {
-		return os.Rename(tmp, file)
-	}
-	err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, file, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) {
-		// A file system that cannot tell.
-		if _, err := os.Lstat(file); err == nil {
-			return fs.ErrExist
-		}
-		return os.Rename(tmp, file)
-	}
-	return err
 }

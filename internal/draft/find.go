@@ -1,380 +1,247 @@
 package draft
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/sandbox"
 )
 
-// Bounds of what is looked at. No module package comes near any of them; a
-// kernel's whole source does.
+// Bounds of what is looked at. No module package comes near any of them; a kernel's
+// whole source does.
 const (
-	maxFile    = 1 << 20 // bytes of one file
-	maxBudget  = 8 << 20 // characters that all evaluation handles
-	maxFolders = 500     // that Kbuild files lead into
-	maxNesting = 16      // of these
-	maxWalk    = 20000   // files and folders that are searched
-	maxNotes   = 40
-	maxModules = 1000
+	maxFile  = 1 << 20 // bytes of one file
+	maxAsked = 500     // directories that make is asked about
+	maxNotes = 40
+	maxTime  = 2 * time.Minute
 )
 
-// A Tree is what a source tree has to build.
+// Tree is what a source tree has to build.
 type Tree struct {
 	Modules []Module
-	// Folders are those that kbuild must be pointed at, relative to the tree, in
-	// order.
-	Folders []string
-	// Notes say what could not be evaluated and is left out, a line each.
-	Notes []string
+	Dirs    []string // that kbuild must be pointed at, relative to the tree, in order
+	Notes   []string // what could not be found out and is left out, a line each
 }
 
-// tree is the tree while it is being looked at. All files are opened through
-// root, so that no symbolic link leads out.
+// tree is the tree while it is being looked at.
 type tree struct {
-	root  *os.Root
-	given map[string]string
-	entry string // the folder that kbuild is pointed at
-
+	ctx     context.Context
+	root    *os.Root // through which files are opened, so that no link leads out
+	world   *sandbox.World
+	given   []string // assignments for make's command line
+	release string   // of a kernel, for make
+	entry   string   // the directory that kbuild is pointed at
+	asked   int
 	notes   []string
-	dropped int // notes that were too many
-	budget  int
-	folders int
 }
 
-func newTree(root *os.Root, args []string) *tree {
-	t := &tree{root: root, budget: maxBudget, given: map[string]string{}}
+// open returns the tree in root, and what is to be called at the end. Of args, which
+// make gets, those of the form NAME=VALUE set variables.
+func open(root *os.Root, args []string) (*tree, func(), error) {
+	if _, err := exec.LookPath("make"); err != nil {
+		return nil, nil, errors.New("make is not installed, which reads Kbuild files")
+	}
+	top, err := filepath.EvalSymlinks(root.Name())
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &tree{root: root, release: "0"}
+	if t.world, err = sandbox.ReadOnly(top); err != nil {
+		return nil, nil, err
+	}
+	t.world.Processes, t.world.Output = 512, askOutput
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		t.release = unix.ByteSliceToString(u.Release[:])
+	}
 	for _, a := range args {
 		if name, value, ok := strings.Cut(a, "="); ok && !strings.HasPrefix(a, "-") {
-			t.given[name] = evaluated(value)
+			t.given = append(t.given, name+"="+t.resolve(value))
 		}
 	}
-	return t
+	var end func()
+	t.ctx, end = context.WithTimeoutCause(context.Background(), maxTime, fmt.Errorf("all of it takes longer than %v", maxTime))
+	return t, end, nil
+}
+
+// top is the absolute path of the tree, free of symbolic links.
+func (t *tree) top() string { return t.world.Show[0] }
+
+// resolve returns a value of an argument as make gets it here: in place of what each
+// kernel's build gives it stands something that is not empty.
+func (t *tree) resolve(value string) string {
+	var b strings.Builder
+	tokens(value, func(s string) { b.WriteString(s) }, func(ref string) {
+		if ref == buildDir {
+			b.WriteString(t.top())
+		} else {
+			b.WriteString("/nonexistent/" + strings.Trim(ref, "${}"))
+		}
+	})
+	return b.String()
 }
 
 func (t *tree) note(format string, args ...any) {
-	if len(t.notes) >= maxNotes {
-		t.dropped++
-		return
-	}
-	line := strings.ToValidUTF8(show(fmt.Sprintf(format, args...)), "?")
-	if len(line) > 300 {
-		line = strings.ToValidUTF8(line[:300], "") + "…"
-	}
-	if !slices.Contains(t.notes, line) {
+	line := strings.ToValidUTF8(fmt.Sprintf("%.300s", fmt.Sprintf(format, args...)), "?")
+	if len(t.notes) < maxNotes && !slices.Contains(t.notes, line) {
 		t.notes = append(t.notes, line)
 	}
 }
 
-// spend takes n from the budget and tells whether there was as much.
-func (t *tree) spend(n int) bool {
-	t.budget -= n
-	return t.budget > 0
-}
-
-func (t *tree) spent() bool { return t.budget <= 0 }
-
-var errNotText = errors.New("it is not a text file")
-
-// file returns the content of a regular text file.
-func (t *tree) file(name string) (string, error) {
-	if !fs.ValidPath(name) {
-		return "", fs.ErrNotExist
-	}
-	// Whoever opens a FIFO otherwise waits for its writer.
-	f, err := t.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return "", plain(err)
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return "", plain(err)
-	}
-	switch {
-	case !fi.Mode().IsRegular():
-		return "", errors.New("it is not a file")
-	case fi.Size() > maxFile:
-		return "", fmt.Errorf("it is larger than %d MiB", maxFile>>20)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxFile))
-	if err != nil {
-		return "", plain(err)
-	}
-	if strings.ContainsAny(string(text), "\x00"+marks+inTree) {
-		return "", errNotText
-	}
-	return string(text), nil
-}
-
-// glob returns the files that a path or a pattern stands for, and whether that
-// can be known: outside of the tree it cannot.
-func (t *tree) glob(name string) (files []string, known bool) {
-	rel, ok := strings.CutPrefix(name, inTree)
-	if !ok || strings.ContainsAny(rel, marks) || strings.ContainsAny(path.Dir(rel), "*?[") || !t.spend(1000) {
-		return nil, false
-	}
-	rel = path.Join(".", rel)
-	if !fs.ValidPath(rel) {
-		return nil, false
-	}
-	if !strings.ContainsAny(rel, `*?[`) {
-		if _, err := t.root.Stat(rel); err != nil {
-			return nil, errors.Is(err, fs.ErrNotExist)
-		}
-		return []string{rel}, true
-	}
-	entries, err := fs.ReadDir(t.root.FS(), path.Dir(rel))
-	if err != nil {
-		return nil, errors.Is(err, fs.ErrNotExist)
-	}
-	for _, e := range entries {
-		if !t.spend(len(rel) + len(e.Name())) {
-			return nil, false
-		}
-		if ok, err := path.Match(path.Base(rel), e.Name()); err != nil {
-			return nil, false
-		} else if ok {
-			files = append(files, path.Join(path.Dir(rel), e.Name()))
-		}
-	}
-	return files, true
-}
-
-// plain takes the path off an error: messages name the file already.
-func plain(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	return err
-}
-
-// Find looks for modules in a tree: where its top has a Kbuild file or a
-// Makefile that names any, in that and in the folders that it leads into, and
-// else in all folders. Of args, which make gets, those of the form NAME=VALUE
-// set variables.
-func Find(root *os.Root, args []string) Tree {
-	t := newTree(root, args)
-	var out Tree
-	try := func(dir string) (stop bool) {
-		t.entry = dir
-		modules, objects := t.folder(dir, nil, 0)
-		if len(modules) > 0 {
-			out.Folders = append(out.Folders, dir)
-			out.Modules = append(out.Modules, modules...)
-		}
-		return objects
-	}
-	if !try(".") {
-		seen := 0
-		fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-			if seen++; seen > maxWalk || t.spent() || len(out.Modules) > maxModules {
-				t.note("the tree is too large: only a part of it was searched")
-				return fs.SkipAll
-			}
-			switch {
-			case err != nil:
-				t.note("%s: %v", name, plain(err))
-			case !d.IsDir() || name == ".":
-				return nil
-			case strings.HasPrefix(d.Name(), "."):
-			case !try(name):
-				return nil
-			}
-			if d != nil && d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		})
-	}
-	out.Modules = t.unique(out.Modules)
-	// A folder of which no module is left needs no visit.
-	out.Folders = slices.DeleteFunc(out.Folders, func(dir string) bool {
-		return !slices.ContainsFunc(out.Modules, func(m Module) bool { return within(m.Dir, dir) })
-	})
-	if t.spent() {
-		t.note("the files are too large or too tangled: only a part was evaluated")
-	}
-	out.Notes = t.allNotes()
-	return out
-}
-
-func (t *tree) allNotes() []string {
-	if t.dropped > 0 {
-		return append(t.notes, fmt.Sprintf("… and %d more", t.dropped))
-	}
-	return t.notes
-}
-
-func within(dir, top string) bool {
-	return top == "." || dir == top || strings.HasPrefix(dir, top+"/")
-}
-
-// unique drops all but the first of the modules of one name: only one can be
-// installed.
-func (t *tree) unique(modules []Module) (out []Module) {
-	where := map[string]string{}
-	for _, m := range modules {
-		if dir, ok := where[m.Name]; ok {
-			if dir != m.Dir {
-				t.note("%s: left out, since %s is installed by that name", path.Join(m.Dir, m.Name+".ko"), path.Join(dir, m.Name+".ko"))
-			}
+// first returns the first of the files of a directory that there is, and its text. The
+// error is [fs.ErrNotExist] if there is none.
+func first(root *os.Root, dir string, names ...string) (name, text string, err error) {
+	for _, n := range names {
+		name = path.Join(dir, n)
+		fi, err := root.Stat(name)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if len(out) >= maxModules {
-			t.note("there are more than %d modules", maxModules)
-			break
+		if err == nil && (!fi.Mode().IsRegular() || fi.Size() > maxFile) {
+			err = fmt.Errorf("it is not a file of at most %d MiB", maxFile>>20)
 		}
-		where[m.Name] = m.Dir
-		out = append(out, m)
+		var b []byte
+		if err == nil {
+			b, err = root.ReadFile(name)
+		}
+		return name, string(b), err
 	}
-	return out
+	return "", "", fs.ErrNotExist
 }
 
-// folder evaluates the Kbuild file of a folder, which is Kbuild or else
-// Makefile, and returns its modules and those below, and whether it is a Kbuild
-// file at all. env is what the folder above exports.
-func (t *tree) folder(dir string, env map[string]*variable, depth int) (modules []Module, objects bool) {
-	if depth > 0 {
-		t.folders++
+// Find looks for modules in a tree: if its top has a Kbuild file or a Makefile that
+// lists anything for kbuild, in that and in the directories that it leads into, and
+// else in all directories but hidden ones. Args are those of every make.
+func Find(root *os.Root, args []string) (out Tree, err error) {
+	t, end, err := open(root, args)
+	if err != nil {
+		return out, err
 	}
-	if t.spent() {
+	defer end()
+	where := map[string]string{} // by name: one alone can be installed
+	err = fs.WalkDir(root.FS(), ".", func(dir string, d fs.DirEntry, err error) error {
+		if err != nil {
+			t.note("%v", err)
+		}
+		if d == nil || !d.IsDir() {
+			return t.ctx.Err()
+		}
+		if dir != "." && d.Name()[0] == '.' {
+			return fs.SkipDir
+		}
+		t.entry = dir
+		modules, lists := t.dir(dir, nil)
+		before := len(out.Modules)
+		for _, m := range modules {
+			if other, ok := where[m.Name]; !ok {
+				where[m.Name] = m.Dir
+				out.Modules = append(out.Modules, m)
+			} else if other != m.Dir {
+				t.note("%s/%s.ko: left out, since %s/%[2]s.ko is installed by that name", m.Dir, m.Name, other)
+			}
+		}
+		if len(out.Modules) > before {
+			out.Dirs = append(out.Dirs, dir)
+		}
+		if lists {
+			return fs.SkipDir
+		}
+		return nil
+	})
+	if err != nil {
+		t.note("only a part of the tree was searched: %v", err)
+	}
+	out.Notes = t.notes
+	return out, nil
+}
+
+// dir returns the modules of a directory and of those below that its Kbuild file leads
+// into, and reports whether that file lists anything for kbuild. Env is what the
+// directory above exports.
+func (t *tree) dir(dir string, env []string) (modules []Module, lists bool) {
+	name, text, err := first(t.root, dir, "Kbuild", "Makefile")
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false
 	}
-	m := t.makefile(dir, true)
-	for name, v := range env {
-		m.vars[name] = &variable{slices.Clone(v.pieces)}
+	if t.asked++; err == nil && t.asked > maxAsked {
+		err = errors.New("the tree has too many directories")
 	}
-	if !m.load("Kbuild", "Makefile") {
+	var a answer
+	if err == nil {
+		a, err = t.ask(name, text, env)
+	}
+	if err != nil {
+		t.note("%s: %v", name, err)
 		return nil, false
 	}
-	below := m.exports()
+	for _, option := range a.unset {
+		t.note("%s: %s is not set here, and decides what is built; to have that built, give --make-arg %[2]s=m, or y", name, option)
+	}
 	for _, list := range []string{"obj-m", "obj-y", "subdir-m", "subdir-y"} {
-		v := m.vars[list]
-		if v == nil {
-			if given, ok := t.given[list]; ok {
-				v = &variable{[]piece{{given, true, "--make-arg"}}}
-			} else {
-				continue
-			}
-		}
-		for _, p := range v.pieces {
-			text := p.text
-			if !p.simple {
-				text = m.expand(text, 0)
-			}
-			for word := range strings.FieldsSeq(text) {
-				isDir := strings.HasSuffix(word, "/") || strings.HasPrefix(list, "subdir")
-				rel, err := member(dir, word)
-				switch {
-				case list == "obj-y" && !isDir:
-					// Part of the kernel itself; no external module's business.
-				case strings.ContainsAny(word, marks):
-					t.note("%s: %s in %s: %s", p.at, word, list, m.undecided(p.text))
-				case err != nil:
-					t.note("%s: %s in %s: %v", p.at, word, list, err)
-				case isDir && (depth >= maxNesting || t.folders >= maxFolders):
-					t.note("%s: %s: too many folders", p.at, rel)
-				case isDir:
-					inner, _ := t.folder(rel, below, depth+1)
-					if len(inner) == 0 {
-						t.note("%s: no module was found in %s", p.at, rel)
-					}
-					modules = append(modules, inner...)
-				case !strings.HasSuffix(rel, ".o"):
-					t.note("%s: %s in %s is no object", p.at, word, list)
-				default:
-					name := strings.TrimSuffix(path.Base(rel), ".o")
-					if err := checkModule(name); err != nil {
-						t.note("%s: %v", p.at, err)
-						continue
-					}
-					modules = append(modules, m.module(name, path.Dir(rel), strings.TrimSuffix(word, ".o")))
+		for _, word := range a.lists[list] {
+			rel, err := t.member(dir, word)
+			isDir := strings.HasSuffix(word, "/") || strings.HasPrefix(list, "subdir")
+			switch {
+			case list == "obj-y" && !isDir: // part of the kernel itself
+			case err != nil:
+				t.note("%s: %s in %s: %v", name, word, list, err)
+			case isDir:
+				inner, _ := t.dir(rel, append(slices.Clip(env), a.exports...))
+				if len(inner) == 0 {
+					t.note("%s: no module was found in %s", name, rel)
 				}
-				if len(modules) > maxModules {
-					return modules, m.objects
+				modules = append(modules, inner...)
+			default:
+				m, err := t.module(dir, rel, a.of[strings.TrimSuffix(word, ".o")])
+				if err != nil {
+					t.note("%s: %s in %s: %v", name, word, list, err)
+					continue
 				}
+				modules = append(modules, m)
 			}
 		}
 	}
-	return modules, m.objects
+	return modules, len(a.lists) > 0
 }
 
-// member is a word of a list, relative to the tree.
-func member(dir, word string) (string, error) {
-	if rest, ok := strings.CutPrefix(word, inTree); ok {
-		dir, word = ".", strings.TrimPrefix(rest, "/")
-	}
-	if path.IsAbs(word) || word == "" || !within(path.Join(dir, word), dir) || !fs.ValidPath(path.Join(dir, word)) {
-		return "", errors.New("it leads out of the folder")
-	}
+// member returns a word of a list relative to the tree.
+func (t *tree) member(dir, word string) (string, error) {
 	rel := path.Join(dir, word)
+	if path.IsAbs(word) {
+		rel, _ = filepath.Rel(t.top(), word)
+	}
+	if !fs.ValidPath(rel) || dir != "." && rel != dir && !strings.HasPrefix(rel, dir+"/") {
+		return "", errors.New("it leads out of the directory")
+	}
 	return rel, checkPath(rel)
 }
 
-// module fills in what a module is made of.
-func (m *makefile) module(name, dir, stem string) Module {
-	out := Module{Name: name, Dir: dir, Dest: "/extra"}
-	add := func(object string) {
-		if rel, err := member(m.dir, object); err == nil && strings.HasSuffix(rel, ".o") && len(out.sources) < 200 {
-			out.sources = append(out.sources, strings.TrimSuffix(rel, ".o")+".c")
+// module returns the module of an object, which is made of objects of dir, or of
+// itself.
+func (t *tree) module(dir, object string, objects []string) (Module, error) {
+	stem, ok := strings.CutSuffix(object, ".o")
+	if !ok {
+		return Module{}, errors.New("it is not an object")
+	}
+	m := Module{Name: path.Base(stem), Dir: path.Dir(stem), Dest: "/extra"}
+	if len(objects) == 0 {
+		m.sources = []string{stem + ".c"}
+	}
+	for _, o := range objects {
+		if rel, err := t.member(dir, o); err == nil {
+			m.sources = append(m.sources, strings.TrimSuffix(rel, ".o")+".c")
 		}
 	}
-	composed := false
-	for _, suffix := range []string{"-objs", "-y", "-m"} {
-		if m.vars[stem+suffix] == nil {
-			continue
-		}
-		composed = true
-		for object := range strings.FieldsSeq(m.value(stem+suffix, 0)) {
-			add(object)
-		}
-	}
-	if !composed {
-		add(stem + ".o")
-	}
-	return out
-}
-
-// exports returns what make passes to the makes of folders below.
-func (m *makefile) exports() map[string]*variable {
-	env := map[string]*variable{}
-	for name := range m.vars {
-		if m.exported[name] || m.exportAll && !isObjects(name) {
-			env[name] = &variable{[]piece{{m.value(name, 0), true, "export"}}}
-		}
-	}
-	return env
-}
-
-// makefile returns one of a folder, with nothing read yet.
-func (t *tree) makefile(dir string, kbuild bool) *makefile {
-	return &makefile{t: t, dir: dir, kbuild: kbuild, given: t.given, vars: map[string]*variable{},
-		exported: map[string]bool{}, targets: map[string]bool{}}
-}
-
-// load reads the first of the files that there is, and tells whether there is
-// any.
-func (m *makefile) load(names ...string) bool {
-	for _, name := range names {
-		file := path.Join(m.dir, name)
-		text, err := m.t.file(file)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue
-		case err != nil:
-			m.t.note("%s: %v", file, err)
-			return false
-		}
-		m.read(file, text)
-		return true
-	}
-	return false
+	return m, checkModule(m.Name)
 }

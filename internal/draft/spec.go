@@ -1,10 +1,10 @@
-// Package draft turns a source tree of kernel modules into a dkms.conf: from
-// module specs as Gentoo's linux-mod-r1.eclass and dkms.eclass know them, or
-// from what the tree's own Kbuild and Makefile files say. It reads files and
-// runs nothing.
+// Package draft turns a source tree of kernel modules into a dkms.conf: from module
+// specs as Gentoo's linux-mod-r1.eclass and dkms.eclass know them, or from what the
+// tree's own Kbuild files say, which make reads in a sandbox.
 package draft
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -15,33 +15,28 @@ import (
 
 // Module is one .ko of a tree.
 type Module struct {
-	Name string // without suffix
-	Dir  string // folder of the built .ko, relative to the tree; "." is its top
-	Dest string // DEST_MODULE_LOCATION
-	// sources are the C files that it is made of, relative to the tree, as far
-	// as they are known.
-	sources []string
+	Name    string   // without suffix
+	Dir     string   // of the built .ko, relative to the tree; "." is its top
+	Dest    string   // DEST_MODULE_LOCATION
+	sources []string // the C files that it is made of, relative to the tree, as far as known
 }
 
-// Spec is a module as an entry of modlist describes it: what it is and how it
-// is built.
+// Spec is a module as an entry of modlist describes it: what it is and how it is built.
 type Spec struct {
 	Module
-	Source string // folder with the Makefile, relative to the tree
-	Target string // of make, several with spaces between; "" where none is given
+	Source string // directory with the Makefile, relative to the tree
+	Target string // of make, several with spaces between; may be empty
 }
 
-// ParseSpec reads NAME[=INSTALL-DIR[:SOURCE-DIR[:BUILD-DIR[:TARGET]]]], where
-// every part but the name may be empty. top is the absolute path of the tree,
-// which source and build folders are relative to; an absolute one must be
-// inside.
+// ParseSpec reads NAME[=INSTALL-DIR[:SOURCE-DIR[:BUILD-DIR[:TARGET]]]], where every part
+// but the name may be empty. Top is the absolute path of the tree, which the source and
+// build directories are relative to; an absolute one must be inside.
 //
-// The defaults are those of the eclasses: the source folder is the tree's top,
-// and the build folder is the source folder. An install folder that does not
-// begin with /kernel, /updates or /extra, which is what dkms asks for, goes
-// below /extra.
-func ParseSpec(text, top string) (Spec, error) {
-	s := Spec{Module: Module{Dest: "/extra", Dir: "."}, Source: "."}
+// The defaults are those of the eclasses: the source directory is the tree's top, and
+// the build directory is the source directory. An install directory that does not begin
+// with /kernel, /updates or /extra, which is what dkms asks for, goes below /extra.
+func ParseSpec(text, top string) (s Spec, err error) {
+	s = Spec{Module: Module{Dest: "/extra"}, Source: "."}
 	var rest string
 	s.Name, rest, _ = strings.Cut(text, "=")
 	if err := checkModule(s.Name); err != nil {
@@ -55,55 +50,46 @@ func ParseSpec(text, top string) (Spec, error) {
 		return s, fmt.Errorf("it has %d parts after the name, and there are four: install-dir:source-dir:build-dir:target", len(parts))
 	}
 	parts = append(parts, "", "", "")
-	var err error
 	if parts[0] != "" {
 		if s.Dest, err = destination(parts[0]); err != nil {
 			return s, fmt.Errorf("install-dir: %w", err)
 		}
 	}
-	if parts[1] != "" {
-		if s.Source, err = inside(parts[1], top); err != nil {
-			return s, fmt.Errorf("source-dir: %w", err)
-		}
+	if s.Source, err = inside(parts[1], top); err != nil {
+		return s, fmt.Errorf("source-dir: %w", err)
 	}
-	s.Dir = s.Source
-	if parts[2] != "" {
+	if s.Dir = s.Source; parts[2] != "" {
 		if s.Dir, err = inside(parts[2], top); err != nil {
 			return s, fmt.Errorf("build-dir: %w", err)
 		}
 	}
-	targets := strings.Fields(parts[3])
-	for _, t := range targets {
-		if !targetName.MatchString(t) {
-			return s, fmt.Errorf("target: %q is no target of make", t)
-		}
+	s.Target = strings.Join(strings.Fields(parts[3]), " ")
+	if !targets.MatchString(s.Target) {
+		return s, fmt.Errorf("target: %q is no target of make", s.Target)
 	}
-	s.Target = strings.Join(targets, " ")
 	s.sources = []string{path.Join(s.Source, s.Name+".c")}
 	return s, nil
 }
 
 var (
-	moduleName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
-	targetName = regexp.MustCompile(`^[A-Za-z0-9_./][A-Za-z0-9_./@%+-]*$`)
-	// pathElement is what a folder may be called: kbuild itself takes neither
-	// blanks nor colons, and the rest has a meaning to make or to the shell.
-	pathElement = regexp.MustCompile(`^[A-Za-z0-9_.+][A-Za-z0-9_.+~@-]*$`)
+	moduleName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}$`)
+	targets    = regexp.MustCompile(`^(?:[A-Za-z0-9_./][A-Za-z0-9_./@%+-]*(?: |$))*$`)
+	// dirName matches what kbuild takes, neither blanks nor colons, and what has no
+	// meaning to make or to the shell.
+	dirName = regexp.MustCompile(`^[A-Za-z0-9_.+][A-Za-z0-9_.+~@-]*(?:/[A-Za-z0-9_.+][A-Za-z0-9_.+~@-]*)*$`)
 )
 
 func checkModule(name string) error {
-	switch {
-	case name == "":
-		return fmt.Errorf("the module has no name")
-	case strings.HasSuffix(name, ".ko"), strings.HasSuffix(name, ".o"):
-		return fmt.Errorf("%q ends in %s: the name goes without its suffix", name, path.Ext(name))
-	case !moduleName.MatchString(name), len(name) > 200:
+	if ext := path.Ext(name); ext == ".ko" || ext == ".o" {
+		return fmt.Errorf("%q ends in %s: the name goes without its suffix", name, ext)
+	}
+	if !moduleName.MatchString(name) {
 		return fmt.Errorf("%.40q is no name of a module", name)
 	}
 	return nil
 }
 
-// inside makes a folder below top relative to it.
+// inside makes a directory below top relative to it.
 func inside(dir, top string) (string, error) {
 	if filepath.IsAbs(dir) {
 		rel, err := filepath.Rel(top, dir)
@@ -112,36 +98,28 @@ func inside(dir, top string) (string, error) {
 		}
 		dir = rel
 	}
-	if !filepath.IsLocal(dir) {
+	if dir = path.Clean(dir); !filepath.IsLocal(dir) {
 		return "", fmt.Errorf("%q leads out of the source", dir)
 	}
-	dir = path.Clean(dir)
 	return dir, checkPath(dir)
 }
 
 func checkPath(dir string) error {
-	for element := range strings.SplitSeq(dir, "/") {
-		if !pathElement.MatchString(element) {
-			return fmt.Errorf("%q has characters that make cannot cope with", dir)
-		}
+	if !dirName.MatchString(dir) {
+		return fmt.Errorf("%q has characters that make cannot cope with", dir)
 	}
 	return nil
 }
 
-// destination is the folder below /lib/modules/K for an install-dir.
+// destination returns the directory below /lib/modules/K for an install-dir.
 func destination(dir string) (string, error) {
-	elements := strings.Split(strings.Trim(dir, "/"), "/")
-	if slices.Contains(elements, "..") {
-		return "", fmt.Errorf("%q leads upwards", dir)
+	if slices.Contains(strings.Split(dir, "/"), "..") {
+		return "", errors.New("it leads upwards")
 	}
-	clean := path.Clean("/" + dir)
-	if err := checkPath(strings.TrimPrefix(clean, "/")); err != nil && clean != "/" {
-		return "", err
-	}
+	clean := path.Join("/", dir)
 	top, _, _ := strings.Cut(clean[1:], "/")
-	switch {
-	case top == "extra", strings.HasPrefix(dir, "/") && (top == "kernel" || top == "updates"):
-		return clean, nil
+	if top != "extra" && (dir[0] != '/' || top != "kernel" && top != "updates") {
+		clean = path.Join("/extra", clean)
 	}
-	return path.Join("/extra", clean), nil
+	return clean, checkPath(clean[1:])
 }

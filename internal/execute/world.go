@@ -13,12 +13,6 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// homes hold the files of people. No build has a reason to read secrets.
-var homes = []string{"/root", "/home"}
-var secrets = strings.Fields(`/run /etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/ssh /etc/ssl/private
-	/etc/pki/tls/private /etc/pki/akmods/private /etc/wireguard /etc/NetworkManager/system-connections /etc/krb5.keytab
-	/etc/secureboot /usr/share/secureboot /var/lib/sbctl /var/lib/shim-signed/mok /var/mail /var/spool`)
-
 const (
 	buildProcesses = 2048     // at once, of one build
 	buildFileSize  = 8 << 30  // bytes of one file
@@ -69,9 +63,9 @@ func (ws *worlds) of(id tree.ID, k tree.Target) *sandbox.World {
 // hide says what a build of id for k does not see of the file system.
 func (ws *worlds) hide(w *sandbox.World, allowed conf.Allowed, id tree.ID, k tree.Target) {
 	m, kern := ws.m, ws.m.Kernel(k)
-	w.Hide = append(w.Hide, secrets...)
+	w.Hide = append(w.Hide, sandbox.Secrets...)
 	if !allowed.Home {
-		w.Hide = append(w.Hide, homes...)
+		w.Hide = append(w.Hide, sandbox.Homes...)
 	}
 	for _, file := range []string{m.SigningKey(kern).File, filepath.Join(m.Tree.Dir, "mok.key"), filepath.Join(kern.SourceDir, "certs/signing_key.pem")} {
 		if filepath.IsAbs(file) {
