@@ -15,8 +15,8 @@ import (
 // below its own. See docs/design.md.
 var layers = [][]string{
 	{"child", "codec", "distro", "failure", "files", "jobserver", "resources", "rules", "testskip", "version"},
-	{"fingerprint", "kmod", "sandbox", "store"},
-	{"archive", "conf", "initramfs"},
+	{"archive", "fingerprint", "kmod", "sandbox", "store"},
+	{"conf", "initramfs"},
 	{"draft", "kernel", "tree"},
 	{"build", "place"},
 	{"machine"},

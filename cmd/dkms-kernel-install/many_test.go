@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/kmod/kmodtest"
 	"dkms-kernel-install/internal/tree"
@@ -151,7 +152,7 @@ func (m *crowd) grow(packages int) {
 			random.Read(text) // never fails
 			elf.Text = text
 			var packed bytes.Buffer
-			if err := kmod.Compress(&packed, elf.Build(), kmod.Gzip, kmod.Options{}); err != nil {
+			if err := kmod.Compress(&packed, elf.Build(), codec.Gzip, 0); err != nil {
 				m.b.Fatal(err)
 			}
 			file := id.Name + ".ko.gz"

@@ -14,8 +14,6 @@
 package archive
 
 import (
-	"fmt"
-	"path"
 	"strings"
 )
 
@@ -28,39 +26,6 @@ const (
 	versionFile  = "PACKAGE_VERSION"
 	confFile     = "dkms.conf"
 )
-
-// Compression is how an archive is compressed.
-type Compression int
-
-// The compressions that archives are written in. Those in bzip2 are read, too.
-const (
-	None Compression = iota
-	Gzip
-	XZ
-	Zstd
-)
-
-// suffixes are what the names of archives end in, as for tar's option -a.
-var suffixes = map[string]Compression{
-	".tar": None,
-	".gz":  Gzip, ".tgz": Gzip, ".taz": Gzip,
-	".xz": XZ, ".txz": XZ,
-	".zst": Zstd, ".tzst": Zstd,
-}
-
-// unwritable are suffixes of compressions that archives are not written in.
-var unwritable = []string{".bz2", ".tbz", ".tbz2", ".tz2", ".lz", ".tlz", ".lzma", ".lzo", ".Z", ".taZ"}
-
-// ForName returns the compression that the name of a file asks for: one that
-// ends in nothing known asks for none.
-func ForName(file string) (Compression, error) {
-	for _, s := range unwritable {
-		if strings.HasSuffix(file, s) {
-			return 0, fmt.Errorf("archives cannot be compressed as %s", s)
-		}
-	}
-	return suffixes[path.Ext(file)], nil
-}
 
 // leadsOut reports whether a symbolic link called name, a clean path relative to
 // some directory, may lead out of that directory. What leads upwards does so at its

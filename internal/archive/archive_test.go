@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"dkms-kernel-install/internal/codec"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -298,21 +299,21 @@ func TestHostile(t *testing.T) {
 		{"links multiply", build(t, conf, file("p/a", strings.Repeat("a", 600_000)), hardlink("p/b", "p/a")), "it unpacks to more than 1048576 bytes"},
 		{"declares much", declare(good, 1<<40), "it unpacks to more than 1048576 bytes"},
 		{"declares too much for its length", declare(good, 3000), "it is damaged: it ends too early"},
-		{"bomb", compressed(t, Gzip, append(bytes.Clone(good), make([]byte, 16<<20)...)), "it unpacks to more than 1048576 bytes"},
+		{"bomb", compressed(t, codec.Gzip, append(bytes.Clone(good), make([]byte, 16<<20)...)), "it unpacks to more than 1048576 bytes"},
 		{"cut in a file", good[:len(good)-1700], "it is damaged: it ends too early"},
 		{"cut between files", good[:1024], "it is damaged: it ends too early"},
 		{"cut behind a file", good[:len(good)-1024], "it is damaged: it ends too early"},
-		{"cut gzip", cut(compressed(t, Gzip, good), 4), "it is damaged: it ends too early"},
-		{"cut xz", cut(compressed(t, XZ, good), 4), "it is damaged"},
-		{"cut zstd", cut(compressed(t, Zstd, good), 4), "damaged"},
+		{"cut gzip", cut(compressed(t, codec.Gzip, good), 4), "it is damaged: it ends too early"},
+		{"cut xz", cut(compressed(t, codec.XZ, good), 4), "it is damaged"},
+		{"cut zstd", cut(compressed(t, codec.Zstd, good), 4), "damaged"},
 		{"cut bzip2", cut(bzipped(t), 4), "it is damaged"},
-		{"wrong checksum", flip(compressed(t, Gzip, good), -6), "it is damaged: gzip: invalid checksum"},
+		{"wrong checksum", flip(compressed(t, codec.Gzip, good), -6), "it is damaged: gzip: invalid checksum"},
 		{"bad header", flip(good, 1), "it is not a tar archive, or a damaged one"},
 		{"bad header later", flip(good, 1025), "it is damaged: archive/tar: invalid tar header"},
 		{"no archive", []byte(strings.Repeat("text ", 300)), "it is not a tar archive, or a damaged one"},
 		{"short", []byte("text"), "it is not a tar archive, or a damaged one"},
 		{"empty", nil, "it is empty"},
-		{"gzip of nothing", compressed(t, Gzip, nil), "it is empty"},
+		{"gzip of nothing", compressed(t, codec.Gzip, nil), "it is empty"},
 		{"zeros", make([]byte, 1024), "it has no dkms.conf"},
 		{"huge xz dictionary", hugeXZ(t, good), "the dictionary has"},
 		{"no conf", build(t, file("p/x", "")), "it has no dkms.conf"},
@@ -365,10 +366,10 @@ func flip(data []byte, at int) []byte {
 }
 
 // compressed compresses what is to be read.
-func compressed(t testing.TB, c Compression, data []byte) []byte {
+func compressed(t testing.TB, c codec.Compression, data []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w, err := compressor(&b, c)
+	w, err := codec.NewWriter(&b, c, codec.WriterOptions{})
 	if err == nil {
 		_, err = w.Write(data)
 	}
@@ -396,7 +397,7 @@ func bzipped(t testing.TB) []byte {
 // hugeXZ makes an archive want a dictionary of 4 GiB: the sixth byte of the first
 // block's header says so.
 func hugeXZ(t testing.TB, data []byte) []byte {
-	data = compressed(t, XZ, data)
+	data = compressed(t, codec.XZ, data)
 	data[12+4] = 40
 	return data
 }
@@ -432,7 +433,7 @@ func TestSparse(t *testing.T) {
 func TestCompressions(t *testing.T) {
 	plain := build(t, file("p/dkms.conf", "x"))
 	archives := map[string][]byte{"bzip2": bzipped(t)}
-	for _, c := range []Compression{None, Gzip, XZ, Zstd} {
+	for _, c := range []codec.Compression{codec.None, codec.Gzip, codec.XZ, codec.Zstd} {
 		archives[fmt.Sprint("ours ", c)] = compressed(t, c, plain)
 	}
 	for _, program := range []string{"gzip", "xz", "zstd"} {
@@ -470,22 +471,6 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-func TestForName(t *testing.T) {
-	for name, want := range map[string]string{
-		"a": "0", "a.tar": "0", "a.dkms.tar.gz": "1", "a.tgz": "1", "a.tar.xz": "2", "a.txz": "2", "a.tar.zst": "3", "a.tzst": "3",
-		"a.tar.bz2": "archives cannot be compressed as .bz2", "a.tbz": "archives cannot be compressed as .tbz", "a.rpm": "0",
-	} {
-		c, err := ForName(name)
-		got := fmt.Sprint(int(c))
-		if err != nil {
-			got = err.Error()
-		}
-		if got != want {
-			t.Errorf("%s: got %s, want %s", name, got, want)
-		}
-	}
-}
-
 // sourceAndBuild makes a package to archive.
 func sourceAndBuild(t *testing.T) Package {
 	t.Helper()
@@ -519,7 +504,7 @@ func sourceAndBuild(t *testing.T) Package {
 }
 
 func TestWrite(t *testing.T) {
-	for c, program := range map[Compression]string{None: "cat", Gzip: "gzip", XZ: "xz", Zstd: "zstd"} {
+	for c, program := range map[codec.Compression]string{codec.None: "cat", codec.Gzip: "gzip", codec.XZ: "xz", codec.Zstd: "zstd"} {
 		for _, withSource := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, source %v", program, withSource), func(t *testing.T) {
 				p := sourceAndBuild(t)
@@ -593,7 +578,7 @@ func TestWrite(t *testing.T) {
 // TestWriteFails shows that a disk that is full makes no archive.
 func TestWriteFails(t *testing.T) {
 	p := sourceAndBuild(t)
-	for _, c := range []Compression{None, Gzip, XZ, Zstd} {
+	for _, c := range []codec.Compression{codec.None, codec.Gzip, codec.XZ, codec.Zstd} {
 		var b bytes.Buffer
 		if _, err := Write(t.Context(), &b, c, p); err != nil {
 			t.Fatal(err)
@@ -625,9 +610,9 @@ func FuzzExtract(f *testing.F) {
 	} {
 		data := build(f, entries...)
 		f.Add(data)
-		f.Add(compressed(f, Gzip, data))
-		f.Add(compressed(f, XZ, data))
-		f.Add(compressed(f, Zstd, data))
+		f.Add(compressed(f, codec.Gzip, data))
+		f.Add(compressed(f, codec.XZ, data))
+		f.Add(compressed(f, codec.Zstd, data))
 	}
 	f.Add(bzipped(f))
 	f.Fuzz(func(t *testing.T, data []byte) {

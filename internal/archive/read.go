@@ -3,7 +3,6 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
-	"compress/bzip2"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/codec"
 )
 
 const (
@@ -101,15 +100,17 @@ func extract(ctx context.Context, r io.ReaderAt, size int64, dir *os.Root, l lim
 	return c, err
 }
 
+// maxWindow is how many bytes of memory a decoder may use: xz -9 wants so much.
+const maxWindow = 64 << 20
+
 // decompress returns a reader of what the archive in r is when unpacked.
 func decompress(r io.ReaderAt, size int64) (io.ReadCloser, error) {
-	head := make([]byte, 3)
-	if n, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
+	head := make([]byte, codec.MaxMagic)
+	n, err := r.ReadAt(head, 0)
+	if err != nil && err != io.EOF {
 		return nil, err
-	} else if string(head[:n]) == "BZh" {
-		return io.NopCloser(bzip2.NewReader(io.NewSectionReader(r, 0, size))), nil
 	}
-	return kmod.NewReader(r, size)
+	return codec.NewReader(r, size, codec.Detect(head[:n]), maxWindow)
 }
 
 // errSize is why an archive is not read to its end.

@@ -12,12 +12,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
 
-	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/codec"
 )
 
 // Package is what goes into an archive.
@@ -35,9 +32,8 @@ type Package struct {
 // the same bytes. Symbolic links in the source that lead out of it, and whatever
 // is no file, directory or symbolic link, are left out; so are all links in builds.
 // Write returns their paths in the archive.
-func Write(ctx context.Context, w io.Writer, c Compression, p Package) (left []string, err error) {
-	out := &kmod.StickyWriter{W: w}
-	z, err := compressor(out, c)
+func Write(ctx context.Context, w io.Writer, c codec.Compression, p Package) (left []string, err error) {
+	z, err := codec.NewWriter(w, c, codec.WriterOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -49,29 +45,8 @@ func Write(ctx context.Context, w io.Writer, c Compression, p Package) (left []s
 	if err == nil {
 		err = z.Close()
 	}
-	if err == nil {
-		err = out.Err
-	}
 	return a.left, err
 }
-
-// compressor returns a writer that compresses to w. Its Close leaves w open.
-func compressor(w io.Writer, c Compression) (io.WriteCloser, error) {
-	switch c {
-	case Gzip:
-		return gzip.NewWriter(w), nil // with no time in it
-	case XZ:
-		return xz.NewWriter(w)
-	case Zstd:
-		// One thread: with more, the bytes could depend on the machine.
-		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
-	}
-	return nopCloser{w}, nil
-}
-
-type nopCloser struct{ io.Writer }
-
-func (nopCloser) Close() error { return nil }
 
 type writer struct {
 	ctx  context.Context

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/files"
@@ -45,8 +46,8 @@ type Description struct {
 	DependsOn map[string]string
 	// Sign appends a signature to a module; nil if modules go unsigned.
 	Sign        func(ctx context.Context, module []byte) ([]byte, error)
-	Compression kmod.Compression
-	Compress    kmod.Options
+	Compression codec.Compression
+	Level       int // of the compression; see [codec.WriterOptions]
 	// World is what the commands of the build can see and do, apart from the
 	// directories of the build; nil if they run unconfined.
 	World *sandbox.World
@@ -462,13 +463,13 @@ func (j *job) seal(ctx context.Context, m conf.Module, tmp string) error {
 				Hint: "check mok_signing_key and mok_certificate in framework.conf, or set try_sign_modules=false"}
 		}
 	}
-	name := m.DestName + ".ko" + j.Compression.Ext()
+	name := m.DestName + ".ko" + j.Compression.Suffix()
 	out, err := os.OpenFile(filepath.Join(tmp, name), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	if err := kmod.Compress(out, module, j.Compression, j.Compress); err != nil {
+	if err := kmod.Compress(out, module, j.Compression, j.Level); err != nil {
 		return err
 	}
 	j.Modules = append(j.Modules, name)

@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/resources"
 )
 
@@ -46,7 +46,7 @@ type Settings struct {
 	// modules; it may contain $kernelver.
 	PostTransaction string
 	// CompressOptions are those meant for the programs gzip, xz and zstd.
-	CompressOptions map[kmod.Compression]string
+	CompressOptions map[codec.Compression]string
 
 	// SignFile, MOKSigningKey and MOKCertificate may contain $kernelver;
 	// see [ForKernel].
@@ -215,8 +215,8 @@ func settings(v values, etc string) (Settings, error) {
 		PostTransaction:       v.get("post_transaction"),
 		BuildUser:             v.get("build_user"),
 		BuildTimeout:          2 * time.Hour,
-		CompressOptions: map[kmod.Compression]string{
-			kmod.Gzip: v.get("compress_gzip_opts"), kmod.XZ: v.get("compress_xz_opts"), kmod.Zstd: v.get("compress_zstd_opts"),
+		CompressOptions: map[codec.Compression]string{
+			codec.Gzip: v.get("compress_gzip_opts"), codec.XZ: v.get("compress_xz_opts"), codec.Zstd: v.get("compress_zstd_opts"),
 		},
 	}
 	for _, p := range []struct {

@@ -11,10 +11,10 @@ import (
 	"strings"
 	"sync"
 
+	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/follow"
-	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/resources"
@@ -45,7 +45,7 @@ type Options struct {
 // the lock of the tree.
 func Run(ctx context.Context, m *machine.Machine, packages []tree.Package, plans []plan.Plan, o Options, events Events) ([]Result, error) {
 	r := &run{m: m, packages: packages, options: o, events: events, several: len(plans) > 1,
-		worlds: worlds{m: m}, signers: signers{m: m}, compress: compressOptions(m, plans)}
+		worlds: worlds{m: m}, signers: signers{m: m}, levels: compressionLevels(m, plans)}
 	if !o.Follow.DryRun {
 		record(m, plans)
 	}
@@ -104,14 +104,14 @@ type run struct {
 	worlds   worlds
 	signers  signers
 	costs    *costs
-	compress map[kmod.Compression]kmod.Options
+	levels   map[codec.Compression]int // by which modules are compressed
 }
 
-// compressOptions returns the options for the compressions of the kernels that
-// something is built for. It tells which of those in framework.conf have no meaning
-// here.
-func compressOptions(m *machine.Machine, plans []plan.Plan) map[kmod.Compression]kmod.Options {
-	all := map[kmod.Compression]kmod.Options{}
+// compressionLevels returns the levels for the compressions of the kernels that
+// something is built for. It reports which of the options in framework.conf have no
+// meaning here.
+func compressionLevels(m *machine.Machine, plans []plan.Plan) map[codec.Compression]int {
+	all := map[codec.Compression]int{}
 	for _, p := range plans {
 		if !slices.ContainsFunc(p.Items, func(i plan.Item) bool { return i.Verdict == plan.Do && i.Build }) {
 			continue
@@ -120,8 +120,8 @@ func compressOptions(m *machine.Machine, plans []plan.Plan) map[kmod.Compression
 		if _, ok := all[c]; ok {
 			continue
 		}
-		var ignored []string
-		if all[c], ignored = kmod.ParseOptions(c, m.Settings.CompressOptions[c]); len(ignored) > 0 {
+		o, ignored := codec.ParseOptions(c, m.Settings.CompressOptions[c])
+		if all[c] = o.Level; len(ignored) > 0 {
 			m.Note(fmt.Sprintf("compress_%s_opts: %s has no meaning here: modules are compressed without the program", c, strings.Join(ignored, " ")))
 		}
 	}

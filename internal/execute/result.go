@@ -3,8 +3,8 @@ package execute
 import (
 	"time"
 
+	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/failure"
-	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -33,7 +33,7 @@ type Result struct {
 
 	// Built reports whether a build was made, or got from the store if Stored is set.
 	Built, Stored, Signed bool
-	Compression           kmod.Compression
+	Compression           codec.Compression
 	Placed                []string // paths of modules put into the kernel's directory
 	Kept                  []string // why modules of the kernel's own were kept
 	Removed               []string // paths of modules taken out

@@ -110,7 +110,7 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	d := observe.Description(w.m, w.item.Seen, w.k)
 	d.Jobs, d.Jobserver, d.DependsOn = w.jobs.number, w.jobs.server, w.item.DependsOn
 	d.Compression = w.kern.Compression()
-	d.Compress = w.compress[d.Compression]
+	d.Level = w.levels[d.Compression]
 	d.Sign = w.signers.of(w.kern)
 	d.World, d.Timeout, d.Several = w.world, w.m.Settings.BuildTimeout, w.several
 	in, errIn := observe.Inputs(ctx, w.m, d, false)

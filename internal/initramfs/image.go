@@ -1,9 +1,6 @@
 package initramfs
 
 import (
-	"bufio"
-	"bytes"
-	"compress/bzip2"
 	"debug/pe"
 	"encoding/binary"
 	"errors"
@@ -11,10 +8,9 @@ import (
 	"io"
 	"os"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/codec"
 )
 
 const (
@@ -87,12 +83,12 @@ func ukiInitrds(r io.ReaderAt, size int64) ([]part, error) {
 		signature = "PE\x00\x00"
 		name      = ".initrd\x00"
 	)
-	b, err := readRange(r, size, newHeader, 4)
+	b, err := codec.ReadRange(r, size, newHeader, 4)
 	if err != nil {
 		return nil, err
 	}
 	pos := int64(binary.LittleEndian.Uint32(b))
-	if b, err = readRange(r, size, pos, int64(len(signature)+binary.Size(pe.FileHeader{}))); err != nil {
+	if b, err = codec.ReadRange(r, size, pos, int64(len(signature)+binary.Size(pe.FileHeader{}))); err != nil {
 		return nil, err
 	}
 	if string(b[:len(signature)]) != signature {
@@ -106,7 +102,7 @@ func ukiInitrds(r io.ReaderAt, size int64) ([]part, error) {
 	var list []part
 	for range head.NumberOfSections {
 		var s pe.SectionHeader32
-		b, err := readRange(r, size, pos, int64(binary.Size(s)))
+		b, err := codec.ReadRange(r, size, pos, int64(binary.Size(s)))
 		if err != nil {
 			return nil, err
 		}
@@ -155,79 +151,37 @@ func (w *walker) walk(r io.ReaderAt, size int64) error {
 	}
 }
 
+// maxWindow is how many bytes of memory a decoder of c may use: xz -9 wants so much; the window of zstd --ultra -22
+// is the kernel's limit too.
+func maxWindow(c codec.Compression) int64 {
+	if c == codec.Zstd {
+		return 128 << 20
+	}
+	return 64 << 20
+}
+
 // member reads the compressed archive at pos, and returns where it ends.
 func (w *walker) member(r io.ReaderAt, pos, size int64) (end int64, err error) {
-	magic, err := readRange(r, size, pos, min(6, size-pos))
+	magic := make([]byte, min(codec.MaxMagic, size-pos))
+	if _, err := r.ReadAt(magic, pos); err != nil && err != io.EOF {
+		return 0, err
+	}
+	c := codec.Detect(magic)
+	if c == codec.None {
+		return 0, fmt.Errorf("at byte %d: %w", pos, errForeign)
+	}
+	m, err := codec.OpenMember(r, pos, size, c, maxWindow(c))
 	if err != nil {
 		return 0, err
 	}
-	is := func(s string) bool { return bytes.HasPrefix(magic, []byte(s)) }
-	switch {
-	case is("\x1f\x8b"):
-		c := newCounter(r, pos, size)
-		zr, err := gzip.NewReader(c.Reader)
-		if err != nil {
-			return 0, fmt.Errorf("gzip: %w", err)
-		}
-		zr.Multistream(false)
-		err = w.unpack(zr)
-		return c.end(), wrap("gzip", err)
-	case is("BZh"):
-		c := newCounter(r, pos, size)
-		err := w.unpack(bzip2.NewReader(c.Reader))
-		if err == errBzip2Next {
-			return c.end() - 2, nil
-		}
-		return c.end(), wrap("bzip2", err)
-	case is("\xfd7zXZ\x00"):
-		end, err := xzEnd(r, pos, size)
-		if err != nil {
-			return 0, fmt.Errorf("xz: %w", err)
-		}
-		// The library reads single bytes.
-		zr, err := xz.ReaderConfig{SingleStream: true}.NewReader(bufio.NewReader(io.NewSectionReader(r, pos, end-pos)))
-		if err != nil {
-			return 0, fmt.Errorf("xz: %w", err)
-		}
-		return end, wrap("xz", w.unpack(zr))
-	case is("\x28\xb5\x2f\xfd"):
-		end, err := zstdEnd(r, pos, size)
-		if err != nil {
-			return 0, fmt.Errorf("zstd: %w", err)
-		}
-		zr, err := zstd.NewReader(io.NewSectionReader(r, pos, end-pos),
-			zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxZstdWindow))
-		if err != nil {
-			return 0, fmt.Errorf("zstd: %w", err)
-		}
-		defer zr.Close()
-		return end, wrap("zstd", w.unpack(zr))
-	case is(lz4Magic):
-		end, err := lz4End(r, pos, size)
-		if err != nil {
-			return 0, fmt.Errorf("lz4: %w", err)
-		}
-		return end, wrap("lz4", w.unpack(newLZ4(io.NewSectionReader(r, pos, end-pos))))
-	case is("\x89LZO\x00\x0d"):
-		return 0, errors.New("compression lzo is not supported")
-	case is("\x5d\x00\x00"):
-		return 0, errors.New("compression lzma is not supported")
+	defer m.Close()
+	if err := w.unpack(m); err != nil && err != errStop {
+		return 0, fmt.Errorf("%s: %w", c, err)
+	} else if err != nil {
+		return 0, err
 	}
-	return 0, fmt.Errorf("at byte %d: %w", pos, errForeign)
+	return m.End(), nil
 }
-
-func wrap(compression string, err error) error {
-	if err == nil || err == errStop {
-		return err
-	}
-	return fmt.Errorf("%s: %w", compression, err)
-}
-
-// errBzip2Next is what the library says after a bzip2 file that others follow that are not bzip2 files. It has
-// then taken two bytes of them.
-var errBzip2Next error = bzip2.StructuralError("bad magic value in continuation file")
 
 // unpack reads the files of an archive that r uncompresses, and r to its end.
 func (w *walker) unpack(r io.Reader) error {
@@ -237,35 +191,4 @@ func (w *walker) unpack(r io.Reader) error {
 		return fmt.Errorf("in the archive at byte %d: %w", s.pos, err)
 	}
 	return err
-}
-
-// counter is a buffered reader of a range of bytes that knows how many were taken. It has the methods that keep a
-// decoder from taking more than is its own.
-type counter struct {
-	*bufio.Reader
-	start   int64
-	section *io.SectionReader
-}
-
-func newCounter(r io.ReaderAt, pos, size int64) counter {
-	section := io.NewSectionReader(r, pos, size-pos)
-	return counter{bufio.NewReader(section), pos, section}
-}
-
-// end is where the next byte would be taken from.
-func (c counter) end() int64 {
-	read, _ := c.section.Seek(0, io.SeekCurrent) // cannot fail
-	return c.start + read - int64(c.Buffered())
-}
-
-// readRange returns the n bytes at off of r, which has size bytes.
-func readRange(r io.ReaderAt, size, off, n int64) ([]byte, error) {
-	if off < 0 || n < 0 || off > size || n > size-off {
-		return nil, io.ErrUnexpectedEOF
-	}
-	b := make([]byte, n)
-	if _, err := r.ReadAt(b, off); err != nil && err != io.EOF {
-		return nil, err
-	}
-	return b, nil
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/version"
@@ -154,8 +155,8 @@ func (k *Kernel) Enabled(option string) (bool, error) {
 
 // Compression tells how the kernel's own modules are compressed: as those that
 // came with it are, and where there are none, as its configuration says.
-func (k *Kernel) Compression() kmod.Compression {
-	found := kmod.None
+func (k *Kernel) Compression() codec.Compression {
+	found := codec.None
 	errFound := errors.New("found")
 	err := filepath.WalkDir(filepath.Join(k.Dir, "kernel"), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -172,17 +173,17 @@ func (k *Kernel) Compression() kmod.Compression {
 	}
 	for _, c := range []struct {
 		option      string
-		compression kmod.Compression
+		compression codec.Compression
 	}{
-		{"CONFIG_MODULE_COMPRESS_GZIP", kmod.Gzip},
-		{"CONFIG_MODULE_COMPRESS_XZ", kmod.XZ},
-		{"CONFIG_MODULE_COMPRESS_ZSTD", kmod.Zstd},
+		{"CONFIG_MODULE_COMPRESS_GZIP", codec.Gzip},
+		{"CONFIG_MODULE_COMPRESS_XZ", codec.XZ},
+		{"CONFIG_MODULE_COMPRESS_ZSTD", codec.Zstd},
 	} {
 		if k.Option(c.option) == "y" {
 			return c.compression
 		}
 	}
-	return kmod.None
+	return codec.None
 }
 
 // Compiler is what the kernel was built with, as far as modules must match it.

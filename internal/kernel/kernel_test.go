@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/codec"
 )
 
 // files writes files below a new directory, which is the install tree.
@@ -63,16 +63,16 @@ func TestCompression(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		files map[string]string
-		want  kmod.Compression
+		want  codec.Compression
 	}{
-		{"nothing", nil, kmod.None},
-		{"plain", map[string]string{"6.9/kernel/a/x.ko": ""}, kmod.None},
-		{"xz", map[string]string{"6.9/kernel/a/readme": "", "6.9/kernel/a/x.ko.xz": ""}, kmod.XZ},
-		{"zst", map[string]string{"6.9/kernel/a/b/x.ko.zst": ""}, kmod.Zstd},
-		{"gz", map[string]string{"6.9/kernel/x.ko.gz": ""}, kmod.Gzip},
-		{"files beat the configuration", map[string]string{"6.9/kernel/x.ko": "", "6.9/build/include/config/auto.conf": "CONFIG_MODULE_COMPRESS_XZ=y\n"}, kmod.None},
-		{"configuration", map[string]string{"6.9/build/include/config/auto.conf": "CONFIG_MODULE_COMPRESS_ZSTD=y\n"}, kmod.Zstd},
-		{"not those of others", map[string]string{"6.9/updates/x.ko.gz": "", "6.9/kernel/x.ko.xz": ""}, kmod.XZ},
+		{"nothing", nil, codec.None},
+		{"plain", map[string]string{"6.9/kernel/a/x.ko": ""}, codec.None},
+		{"xz", map[string]string{"6.9/kernel/a/readme": "", "6.9/kernel/a/x.ko.xz": ""}, codec.XZ},
+		{"zst", map[string]string{"6.9/kernel/a/b/x.ko.zst": ""}, codec.Zstd},
+		{"gz", map[string]string{"6.9/kernel/x.ko.gz": ""}, codec.Gzip},
+		{"files beat the configuration", map[string]string{"6.9/kernel/x.ko": "", "6.9/build/include/config/auto.conf": "CONFIG_MODULE_COMPRESS_XZ=y\n"}, codec.None},
+		{"configuration", map[string]string{"6.9/build/include/config/auto.conf": "CONFIG_MODULE_COMPRESS_ZSTD=y\n"}, codec.Zstd},
+		{"not those of others", map[string]string{"6.9/updates/x.ko.gz": "", "6.9/kernel/x.ko.xz": ""}, codec.XZ},
 	} {
 		if got := (Dirs{Modules: files(t, tt.files)}).Kernel("6.9", "x86_64").Compression(); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)

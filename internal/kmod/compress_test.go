@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
+	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/testskip"
 )
 
@@ -22,49 +23,49 @@ func TestSplitName(t *testing.T) {
 	tests := []struct {
 		file string
 		name string
-		c    Compression
+		c    codec.Compression
 		ok   bool
 	}{
-		{"foo.ko", "foo", None, true},
-		{"foo.ko.gz", "foo", Gzip, true},
-		{"foo.ko.xz", "foo", XZ, true},
-		{"foo.ko.zst", "foo", Zstd, true},
-		{"nvidia-drm.ko.zst", "nvidia-drm", Zstd, true},
-		{"a.ko.ko", "a.ko", None, true},
-		{"a b.ko", "a b", None, true},
-		{"", "", None, false},
-		{".ko", "", None, false},
-		{".ko.xz", "", None, false},
-		{"foo", "", None, false},
-		{"foo.o", "", None, false},
-		{"foo.xz", "", None, false},
-		{"foo.ko.bz2", "", None, false},
-		{"foo.ko.xz.origin", "", None, false},
-		{"foo.ko.XZ", "", None, false},
-		{"dir/foo.ko", "", None, false},
-		{"dir/.ko", "", None, false},
+		{"foo.ko", "foo", codec.None, true},
+		{"foo.ko.gz", "foo", codec.Gzip, true},
+		{"foo.ko.xz", "foo", codec.XZ, true},
+		{"foo.ko.zst", "foo", codec.Zstd, true},
+		{"nvidia-drm.ko.zst", "nvidia-drm", codec.Zstd, true},
+		{"a.ko.ko", "a.ko", codec.None, true},
+		{"a b.ko", "a b", codec.None, true},
+		{"", "", codec.None, false},
+		{".ko", "", codec.None, false},
+		{".ko.xz", "", codec.None, false},
+		{"foo", "", codec.None, false},
+		{"foo.o", "", codec.None, false},
+		{"foo.xz", "", codec.None, false},
+		{"foo.ko.bz2", "", codec.None, false},
+		{"foo.ko.xz.origin", "", codec.None, false},
+		{"foo.ko.XZ", "", codec.None, false},
+		{"dir/foo.ko", "", codec.None, false},
+		{"dir/.ko", "", codec.None, false},
 	}
 	for _, tt := range tests {
 		name, c, ok := SplitName(tt.file)
 		if name != tt.name || c != tt.c || ok != tt.ok {
 			t.Errorf("SplitName(%q) = %q, %v, %v, want %q, %v, %v", tt.file, name, c, ok, tt.name, tt.c, tt.ok)
 		}
-		if ok && name+".ko"+c.Ext() != tt.file {
+		if ok && name+".ko"+c.Suffix() != tt.file {
 			t.Errorf("%q does not come back from its parts", tt.file)
 		}
 	}
 }
 
-func compressed(t testing.TB, module []byte, c Compression) []byte {
+func compressed(t testing.TB, module []byte, c codec.Compression) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := Compress(&b, module, c, Options{}); err != nil {
+	if err := Compress(&b, module, c, 0); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
 }
 
-func writeCompressed(t testing.TB, path string, module []byte, c Compression) {
+func writeCompressed(t testing.TB, path string, module []byte, c codec.Compression) {
 	t.Helper()
 	if err := os.WriteFile(path, compressed(t, module, c), 0o600); err != nil {
 		t.Fatal(err)
@@ -91,9 +92,9 @@ func contents() map[string][]byte {
 
 func TestRoundTrip(t *testing.T) {
 	for name, module := range contents() {
-		for _, c := range []Compression{None, Gzip, XZ, Zstd} {
+		for _, c := range []codec.Compression{codec.None, codec.Gzip, codec.XZ, codec.Zstd} {
 			t.Run(name+"/"+c.String(), func(t *testing.T) {
-				path := filepath.Join(t.TempDir(), "foo.ko"+c.Ext())
+				path := filepath.Join(t.TempDir(), "foo.ko"+c.Suffix())
 				writeCompressed(t, path, module, c)
 				got, err := ReadFile(path)
 				if err != nil {
@@ -117,12 +118,12 @@ func TestKernelAccepts(t *testing.T) {
 			continue // no module, and xz writes no block for it
 		}
 		t.Run(name, func(t *testing.T) {
-			gz := compressed(t, module, Gzip)
+			gz := compressed(t, module, codec.Gzip)
 			if want := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0}; !bytes.Equal(gz[:8], want) {
 				t.Errorf("gzip header %x, want magic, deflate, no flags, no time: %x", gz[:8], want)
 			}
 
-			x := compressed(t, module, XZ)
+			x := compressed(t, module, codec.XZ)
 			if x[6] != 0 || x[7] != xz.CRC32 {
 				t.Errorf("xz stream flags %x, want CRC32: 0001", x[6:8])
 			}
@@ -132,7 +133,8 @@ func TestKernelAccepts(t *testing.T) {
 				t.Errorf("xz block flags and filter %x, want LZMA2 with 1 MiB at most: 00210110", filter)
 			}
 
-			z := compressed(t, module, Zstd)
+			z := compressed(t, module, codec.Zstd)
+			const window = 1 << 20
 			var h zstd.Header
 			if err := h.Decode(z); err != nil {
 				t.Fatal(err)
@@ -141,10 +143,10 @@ func TestKernelAccepts(t *testing.T) {
 			if len(module) >= 256 && !h.HasFCS || h.HasFCS && h.FrameContentSize != uint64(len(module)) {
 				t.Errorf("zstd content size %d (present: %v), want %d", h.FrameContentSize, h.HasFCS, len(module))
 			}
-			if h.WindowSize > zstdWindowSize {
-				t.Errorf("zstd window of %d bytes, want %d at most", h.WindowSize, zstdWindowSize)
+			if h.WindowSize > window {
+				t.Errorf("zstd window of %d bytes, want %d at most", h.WindowSize, window)
 			}
-			if h.SingleSegment && len(module) > zstdWindowSize {
+			if h.SingleSegment && len(module) > window {
 				t.Errorf("zstd single segment of %d bytes", len(module))
 			}
 			if h.DictionaryID != 0 || h.Skippable {
@@ -157,16 +159,16 @@ func TestKernelAccepts(t *testing.T) {
 func TestLevels(t *testing.T) {
 	module := contents()["text"]
 	for _, tt := range []struct {
-		c     Compression
+		c     codec.Compression
 		level int
 		ok    bool
 	}{
-		{Gzip, 1, true}, {Gzip, 9, true}, {Gzip, 10, false}, {Gzip, -1, false},
-		{XZ, 9, true},
-		{Zstd, 1, true}, {Zstd, 8, true}, {Zstd, 19, true}, {Zstd, 22, true},
+		{codec.Gzip, 1, true}, {codec.Gzip, 9, true}, {codec.Gzip, 10, false}, {codec.Gzip, -1, false},
+		{codec.XZ, 9, true},
+		{codec.Zstd, 1, true}, {codec.Zstd, 8, true}, {codec.Zstd, 19, true}, {codec.Zstd, 22, true},
 	} {
 		var b bytes.Buffer
-		err := Compress(&b, module, tt.c, Options{Level: tt.level})
+		err := Compress(&b, module, tt.c, tt.level)
 		if (err == nil) != tt.ok {
 			t.Errorf("%v, level %d: error %v", tt.c, tt.level, err)
 			continue
@@ -193,9 +195,9 @@ func (w *failingWriter) Write(p []byte) (int, error) {
 
 func TestCompressWriteError(t *testing.T) {
 	module := contents()["random"]
-	for _, c := range []Compression{None, Gzip, XZ, Zstd} {
+	for _, c := range []codec.Compression{codec.None, codec.Gzip, codec.XZ, codec.Zstd} {
 		for _, n := range []int{0, 5, len(module) - 10} {
-			if err := Compress(&failingWriter{n}, module, c, Options{}); !errors.Is(err, os.ErrDeadlineExceeded) {
+			if err := Compress(&failingWriter{n}, module, c, 0); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%v, after %d bytes: error %v", c, n, err)
 			}
 		}
@@ -204,7 +206,7 @@ func TestCompressWriteError(t *testing.T) {
 
 func TestReadFileErrors(t *testing.T) {
 	module := contents()["text"]
-	for _, c := range []Compression{Gzip, XZ, Zstd} {
+	for _, c := range []codec.Compression{codec.Gzip, codec.XZ, codec.Zstd} {
 		data := compressed(t, module, c)
 		flipped := bytes.Clone(data)
 		flipped[len(data)/2] ^= 0x10
@@ -214,7 +216,7 @@ func TestReadFileErrors(t *testing.T) {
 			"last byte gone": data[:len(data)-1],
 			"bit flipped":    flipped,
 		} {
-			path := filepath.Join(t.TempDir(), "foo.ko"+c.Ext())
+			path := filepath.Join(t.TempDir(), "foo.ko"+c.Suffix())
 			if err := os.WriteFile(path, bad, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -227,7 +229,7 @@ func TestReadFileErrors(t *testing.T) {
 
 func TestBomb(t *testing.T) {
 	module := make([]byte, 4<<20)
-	for _, c := range []Compression{None, Gzip, XZ, Zstd} {
+	for _, c := range []codec.Compression{codec.None, codec.Gzip, codec.XZ, codec.Zstd} {
 		data := compressed(t, module, c)
 		for limit, want := range map[int64]error{
 			int64(len(module)):     nil,
@@ -244,7 +246,7 @@ func TestBomb(t *testing.T) {
 
 func TestLargeDictionary(t *testing.T) {
 	var b bytes.Buffer
-	w, err := xz.WriterConfig{DictCap: 2 * maxDictSize, CheckSum: xz.CRC32, BlockSize: 1000}.NewWriter(&b)
+	w, err := xz.WriterConfig{DictCap: 2 * maxWindow, CheckSum: xz.CRC32, BlockSize: 1000}.NewWriter(&b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,14 +254,14 @@ func TestLargeDictionary(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err = decompress(bytes.NewReader(b.Bytes()), int64(b.Len()), XZ, MaxSize)
+	_, err = decompress(bytes.NewReader(b.Bytes()), int64(b.Len()), codec.XZ, MaxSize)
 	if err == nil || !strings.Contains(err.Error(), "dictionary") {
 		t.Errorf("error %v, want one about the dictionary", err)
 	}
 }
 
-// TestScanXZ has scanXZ find every block of many, with each kind of check.
-func TestScanXZ(t *testing.T) {
+// TestSizeHint has SizeHint find every block of many, with each kind of check.
+func TestSizeHint(t *testing.T) {
 	for name, module := range contents() {
 		for _, check := range []byte{xz.CRC32, xz.CRC64, xz.SHA256} {
 			var b bytes.Buffer
@@ -271,9 +273,9 @@ func TestScanXZ(t *testing.T) {
 			if err := w.Close(); err != nil {
 				t.Fatal(err)
 			}
-			n, err := scanXZ(bytes.NewReader(b.Bytes()), int64(b.Len()))
+			n, err := codec.SizeHint(bytes.NewReader(b.Bytes()), int64(b.Len()), codec.XZ, maxWindow)
 			if err != nil || n != int64(len(module)) {
-				t.Errorf("%s, check %d: scanXZ = %d, %v, want %d", name, check, n, err, len(module))
+				t.Errorf("%s, check %d: SizeHint = %d, %v, want %d", name, check, n, err, len(module))
 			}
 		}
 	}
@@ -282,16 +284,16 @@ func TestScanXZ(t *testing.T) {
 // TestPrograms exchanges modules with the compressions' own programs, as far as they are there.
 func TestPrograms(t *testing.T) {
 	for _, tt := range []struct {
-		c        Compression
+		c        codec.Compression
 		compress []string
 		test     []string
 	}{
-		{Gzip, []string{"gzip", "-9c"}, []string{"gzip", "-dc"}},
-		{XZ, []string{"xz", "--check=crc32", "--lzma2=dict=1MiB", "-c"}, []string{"xz", "--single-stream", "-dc"}},
-		{XZ, []string{"xz", "-T2", "--block-size=100000", "-c"}, []string{"xz", "-dc"}},
-		{XZ, []string{"xz", "-9", "-c"}, []string{"xz", "-dc"}},
-		{Zstd, []string{"zstd", "-qc"}, []string{"zstd", "-qdc"}},
-		{Zstd, []string{"zstd", "-qc", "-19", "--long=25"}, []string{"zstd", "-qdc"}},
+		{codec.Gzip, []string{"gzip", "-9c"}, []string{"gzip", "-dc"}},
+		{codec.XZ, []string{"xz", "--check=crc32", "--lzma2=dict=1MiB", "-c"}, []string{"xz", "--single-stream", "-dc"}},
+		{codec.XZ, []string{"xz", "-T2", "--block-size=100000", "-c"}, []string{"xz", "-dc"}},
+		{codec.XZ, []string{"xz", "-9", "-c"}, []string{"xz", "-dc"}},
+		{codec.Zstd, []string{"zstd", "-qc"}, []string{"zstd", "-qdc"}},
+		{codec.Zstd, []string{"zstd", "-qc", "-19", "--long=25"}, []string{"zstd", "-qdc"}},
 	} {
 		t.Run(strings.Join(tt.compress, " "), func(t *testing.T) {
 			if _, err := exec.LookPath(tt.compress[0]); err != nil {
@@ -325,7 +327,7 @@ func filter(t *testing.T, input []byte, command ...string) []byte {
 
 func FuzzDecompress(f *testing.F) {
 	for _, name := range []string{"empty", "module"} {
-		for _, c := range []Compression{None, Gzip, XZ, Zstd} {
+		for _, c := range []codec.Compression{codec.None, codec.Gzip, codec.XZ, codec.Zstd} {
 			f.Add(compressed(f, contents()[name], c))
 		}
 	}
@@ -343,11 +345,11 @@ func FuzzDecompress(f *testing.F) {
 
 func BenchmarkCompress(b *testing.B) {
 	module := contents()["text"]
-	for _, c := range []Compression{Gzip, XZ, Zstd} {
+	for _, c := range []codec.Compression{codec.Gzip, codec.XZ, codec.Zstd} {
 		b.Run(c.String(), func(b *testing.B) {
 			b.SetBytes(int64(len(module)))
 			for b.Loop() {
-				if err := Compress(io.Discard, module, c, Options{}); err != nil {
+				if err := Compress(io.Discard, module, c, 0); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"dkms-kernel-install/internal/codec"
 )
 
 // Info is what a module says of itself: fields of its ELF header, and of its .modinfo section those that modinfo(8)
@@ -51,7 +53,7 @@ func ReadInfo(path string) (Info, error) {
 		return Info{}, fmt.Errorf("read %s: %w", path, err)
 	}
 	r := io.ReaderAt(f)
-	if c != None {
+	if c != codec.None {
 		module, err := decompress(f, size, c, MaxSize)
 		if err != nil {
 			return Info{}, fmt.Errorf("read %s: %w", path, err)

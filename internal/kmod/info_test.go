@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/kmod/kmodtest"
 	"dkms-kernel-install/internal/testskip"
 )
@@ -55,8 +56,8 @@ func TestParseInfo(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
-			for _, c := range []Compression{None, Gzip, XZ, Zstd} {
-				path := filepath.Join(t.TempDir(), "foo.ko"+c.Ext())
+			for _, c := range []codec.Compression{codec.None, codec.Gzip, codec.XZ, codec.Zstd} {
+				path := filepath.Join(t.TempDir(), "foo.ko"+c.Suffix())
 				writeCompressed(t, path, tt.module, c)
 				got, err := ReadInfo(path)
 				if err != nil {
@@ -84,7 +85,7 @@ func TestReadInfoErrors(t *testing.T) {
 	}
 }
 
-// TestParseInfoTruncated cuts a module at every length. None may pass for a whole one.
+// TestParseInfoTruncated cuts a module at every length. codec.None may pass for a whole one.
 func TestParseInfoTruncated(t *testing.T) {
 	module := testModule()
 	for n := range module {
@@ -210,7 +211,7 @@ func TestCheck(t *testing.T) {
 		{"wrong release, unknown architecture", kmodtest.AMD64("vermagic=6.1 SMP").Build(), "pdp11", "built for the kernel"},
 		{"empty", nil, "x86_64", "not an ELF file"},
 		{"text", []byte("#!/bin/sh\n"), "x86_64", "not an ELF file"},
-		{"compressed", compressed(t, module, XZ), "x86_64", "not an ELF file"},
+		{"compressed", compressed(t, module, codec.XZ), "x86_64", "not an ELF file"},
 		{"truncated", module[:len(module)/2], "x86_64", "truncated"},
 		{"no .modinfo", kmodtest.AMD64().Build(), "x86_64", "no .modinfo"},
 	}

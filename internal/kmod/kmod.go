@@ -5,56 +5,33 @@
 package kmod
 
 import (
-	"fmt"
+	"io"
 	"strings"
+
+	"dkms-kernel-install/internal/codec"
 )
 
 // MaxSize is the size in bytes of the largest module that this package reads, uncompressed. Real ones with
 // all of their debug information reach some hundred megabytes.
 const MaxSize = 1 << 30
 
-// Compression is how a module file is compressed.
-type Compression int
-
-// The compressions that the kernel's own build has (CONFIG_MODULE_COMPRESS_*).
-const (
-	None Compression = iota
-	Gzip
-	XZ
-	Zstd
-)
-
-var extensions = [...]string{None: "", Gzip: ".gz", XZ: ".xz", Zstd: ".zst"}
-
-// Ext is what a module's file name has after ".ko": "", ".gz", ".xz" or ".zst".
-func (c Compression) Ext() string {
-	return extensions[c]
-}
-
-// String is the compression's name: "none", "gzip", "xz" or "zstd".
-func (c Compression) String() string {
-	switch c {
-	case None:
-		return "none"
-	case Gzip:
-		return "gzip"
-	case XZ:
-		return "xz"
-	case Zstd:
-		return "zstd"
-	default:
-		return fmt.Sprintf("Compression(%d)", int(c))
-	}
-}
+// compressions are those that the kernel's own build has for modules (CONFIG_MODULE_COMPRESS_*).
+var compressions = []codec.Compression{codec.None, codec.Gzip, codec.XZ, codec.Zstd}
 
 // SplitName splits a module's file name, such as "foo.ko.xz", into "foo" and XZ. It reports false when file, which
 // has no directory in it, is not the name of a module file.
-func SplitName(file string) (name string, c Compression, ok bool) {
-	for i, ext := range extensions {
-		name, ok = strings.CutSuffix(file, ".ko"+ext)
+func SplitName(file string) (name string, c codec.Compression, ok bool) {
+	for _, c := range compressions {
+		name, ok = strings.CutSuffix(file, ".ko"+c.Suffix())
 		if ok && name != "" && !strings.Contains(name, "/") {
-			return name, Compression(i), true
+			return name, c, true
 		}
 	}
-	return "", None, false
+	return "", codec.None, false
+}
+
+// Compress writes module to dst in the form of c, with the given level; see [codec.WriterOptions]. Where
+// CONFIG_MODULE_DECOMPRESS is set the reader is the kernel. The same module and level give the same bytes.
+func Compress(dst io.Writer, module []byte, c codec.Compression, level int) error {
+	return codec.Compress(dst, module, c, codec.WriterOptions{Kernel: true, Level: level})
 }

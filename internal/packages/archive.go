@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/archive"
+	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/machine"
@@ -137,7 +138,7 @@ func (a archiver) builds(kernels []tree.Target) (builds []archive.Build, list st
 
 // writeArchive writes an archive, whose file exists once it is whole.
 func writeArchive(ctx context.Context, m *machine.Machine, file string, p archive.Package) error {
-	compression, err := archive.ForName(file)
+	compression, err := codec.ForArchive(file)
 	if err != nil {
 		return &failure.Failure{What: "cannot make " + file, Why: err.Error(), Hint: "use a name that ends in .tar, .tar.gz, .tar.xz or .tar.zst", Status: failure.StatusNotFound}
 	}

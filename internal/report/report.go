@@ -140,7 +140,7 @@ func done(r execute.Result) string {
 		if r.Signed {
 			steps = append(steps, "signed")
 		}
-		if r.Compression.Ext() != "" {
+		if r.Compression.Suffix() != "" {
 			steps = append(steps, "compressed ("+r.Compression.String()+")")
 		}
 	}

@@ -1,4 +1,4 @@
-package kmod
+package codec
 
 import (
 	"slices"
@@ -9,7 +9,7 @@ import (
 // ParseOptions reads the options that somebody wrote for the program of c, such
 // as "-q --rm -T0 -19" for zstd(1). Those that have no meaning here, and would
 // make another file there, are returned in ignored.
-func ParseOptions(c Compression, options string) (o Options, ignored []string) {
+func ParseOptions(c Compression, options string) (o WriterOptions, ignored []string) {
 	for option := range strings.FieldsSeq(options) {
 		name, value, _ := strings.Cut(option, "=")
 		level, err := strconv.Atoi(strings.TrimPrefix(option, "-"))

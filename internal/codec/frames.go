@@ -1,4 +1,4 @@
-package initramfs
+package codec
 
 import (
 	"bufio"
@@ -8,33 +8,22 @@ import (
 	"io"
 
 	"github.com/pierrec/lz4/v4"
-
-	"dkms-kernel-install/internal/kmod"
 )
 
 // Where compressed data end is not known before they are decoded, except that these formats have lengths in them: to
 // follow these takes no time. It shows, too, how much memory a decoder would get for the file's say-so.
 
-const (
-	// maxXZDict is the largest dictionary in bytes that an xz decoder may want. xz -9 makes one of this size.
-	maxXZDict = 64 << 20
-
-	// maxZstdWindow is the largest window in bytes that a zstd decoder may want: that of zstd --ultra -22, which
-	// is the kernel's limit too.
-	maxZstdWindow = 128 << 20
-)
-
-// xzEnd returns where the xz stream that begins at pos ends: https://tukaani.org/xz/xz-file-format.txt.
-func xzEnd(r io.ReaderAt, pos, size int64) (end int64, err error) {
+// endXZ returns where the xz stream that begins at pos ends: https://tukaani.org/xz/xz-file-format.txt.
+func endXZ(r io.ReaderAt, pos, size, window int64) (end int64, err error) {
 	const footerSize = 12
-	blocks, at, _, err := kmod.WalkXZ(r, size, pos, maxXZDict)
+	blocks, at, _, err := walkXZ(r, size, pos, window)
 	if err != nil {
 		return 0, err
 	}
 	if at, err = xzIndexEnd(r, at, size, blocks); err != nil {
 		return 0, err
 	}
-	_, err = readRange(r, size, at, footerSize)
+	_, err = ReadRange(r, size, at, footerSize)
 	return at + footerSize, err
 }
 
@@ -57,9 +46,9 @@ func xzIndexEnd(r io.ReaderAt, pos, size int64, blocks uint64) (int64, error) {
 	return end + -(end-pos)&3 + 4, nil // CRC32
 }
 
-// zstdEnd returns where the zstd frame at pos ends: RFC 8878, 3.1.1.
-func zstdEnd(r io.ReaderAt, pos, size int64) (int64, error) {
-	head, err := readRange(r, size, pos, 5)
+// endZstd returns where the zstd frame at pos ends: RFC 8878, 3.1.1.
+func endZstd(r io.ReaderAt, pos, size, _ int64) (int64, error) {
+	head, err := ReadRange(r, size, pos, 5)
 	if err != nil {
 		return 0, err
 	}
@@ -76,7 +65,7 @@ func zstdEnd(r io.ReaderAt, pos, size int64) (int64, error) {
 		pos++
 	}
 	for {
-		b, err := readRange(r, size, pos, 3)
+		b, err := ReadRange(r, size, pos, 3)
 		if err != nil {
 			return 0, err
 		}
@@ -95,7 +84,7 @@ func zstdEnd(r io.ReaderAt, pos, size int64) (int64, error) {
 		}
 	}
 	pos += int64(flags >> 2 & 1 * 4) // checksum
-	_, err = readRange(r, size, pos, 0)
+	_, err = ReadRange(r, size, pos, 0)
 	return pos, err
 }
 
@@ -108,11 +97,11 @@ const (
 	lz4Bound     = lz4BlockSize + lz4BlockSize/255 + 16 // of a block
 )
 
-// lz4End returns where the lz4 blocks after the magic number at pos end: with the file, or before a size that none has.
+// endLZ4 returns where the lz4 blocks after the magic number at pos end: with the file, or before a size that none has.
 // The kernel takes a block of size 0 for the end.
-func lz4End(r io.ReaderAt, pos, size int64) (int64, error) {
+func endLZ4(r io.ReaderAt, pos, size, _ int64) (int64, error) {
 	for pos += int64(len(lz4Magic)); size-pos >= 4; {
-		b, err := readRange(r, size, pos, 4)
+		b, err := ReadRange(r, size, pos, 4)
 		if err != nil {
 			return 0, err
 		}
@@ -135,11 +124,11 @@ type lz4Reader struct {
 	rest []byte // what of it is not read yet
 }
 
-// newLZ4 reads a frame of which lz4End is known to be the end of r.
-func newLZ4(r io.Reader) *lz4Reader {
-	br := bufio.NewReader(r)
+// readLZ4 reads a frame that ends with data.
+func readLZ4(data *io.SectionReader, _ int64) (io.ReadCloser, error) {
+	br := bufio.NewReader(data)
 	br.Discard(len(lz4Magic)) // an error comes again with the next read
-	return &lz4Reader{r: br, out: make([]byte, lz4BlockSize)}
+	return io.NopCloser(&lz4Reader{r: br, out: make([]byte, lz4BlockSize)}), nil
 }
 
 func (l *lz4Reader) Read(p []byte) (int, error) {
@@ -168,4 +157,12 @@ func (l *lz4Reader) Read(p []byte) (int, error) {
 	n := copy(p, l.rest)
 	l.rest = l.rest[n:]
 	return n, nil
+}
+
+// noEOF returns err, or that there is less than there ought to be.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
