@@ -188,7 +188,7 @@ func cmdKo(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		module, err := kmod.ReadFile(ts.MkAbs(file))
 		ts.Check(err)
-		info, err := kmod.ParseInfo(module)
+		info, err := kmod.ReadInfo(ts.MkAbs(file))
 		ts.Check(err)
 		facts := []string{"name=" + info.Name, "version=" + info.Version, "for=" + info.Release()}
 		for name, magic := range map[string]string{"gzip": "\x1f\x8b", "xz": "\xfd7zXZ\x00", "zstd": "\x28\xb5\x2f\xfd"} {

@@ -39,8 +39,6 @@ type Conf struct {
 	// Excluded says why BUILD_EXCLUSIVE rules the whole package out for the
 	// kernel; empty when it does not.
 	Excluded string
-	// Skipped says of each module that BUILD_EXCLUSIVE ruled out, why.
-	Skipped []string
 	// Warnings are about directives that no longer have a meaning.
 	Warnings []string
 }
@@ -262,6 +260,7 @@ func (c *Conf) modules(v values, set Settings, problem func(string, ...any), exc
 	}
 	built, dest := map[string]bool{}, map[string]bool{}
 	found := 0
+	var skipped []string // the modules that exclude rules out, and why
 	for _, i := range indices(all) {
 		m := Module{
 			BuiltName: v["BUILT_MODULE_NAME"][i],
@@ -322,7 +321,7 @@ func (c *Conf) modules(v values, set Settings, problem func(string, ...any), exc
 		// Index 0 rules the whole package in or out.
 		if i > 0 {
 			if why := exclude(i); why != "" {
-				c.Skipped = append(c.Skipped, m.BuiltName+".ko: "+why)
+				skipped = append(skipped, m.BuiltName+".ko: "+why)
 				continue
 			}
 		}
@@ -331,8 +330,8 @@ func (c *Conf) modules(v values, set Settings, problem func(string, ...any), exc
 	switch {
 	case found == 0:
 		problem("DEST_MODULE_LOCATION[0] is missing")
-	case len(c.Modules) == 0 && c.Excluded == "" && c.Skipped != nil:
-		c.Excluded = strings.Join(c.Skipped, ", ")
+	case len(c.Modules) == 0 && c.Excluded == "" && skipped != nil:
+		c.Excluded = strings.Join(skipped, ", ")
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -186,6 +187,26 @@ func imageOf(t testing.TB, images ...[]byte) Initramfs {
 	return i
 }
 
+// modulesOf returns the names of the modules in the images, sorted, each once.
+func modulesOf(i Initramfs) (list []string, err error) {
+	err = i.each(func(module string) bool {
+		list = append(list, module)
+		return true
+	})
+	slices.Sort(list)
+	return slices.Compact(list), err
+}
+
+// names returns the names of the modules in files, sorted.
+func names(files []string) (list []string) {
+	for _, file := range files {
+		name, _, _ := strings.Cut(path.Base(file), ".ko")
+		list = append(list, strings.ReplaceAll(name, "-", "_"))
+	}
+	slices.Sort(list)
+	return list
+}
+
 func TestModules(t *testing.T) {
 	microcode := cpio(files("kernel/x86/microcode/AuthenticAMD.bin", "early_cpio")...)
 	more := cpio(files("lib/modules/" + k + "/extra/more-mod.ko.zst")...)
@@ -249,12 +270,11 @@ func TestModules(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := imageOf(t, c.image)
-			got, err := i.Modules()
+			got, err := modulesOf(i)
 			if err != nil {
 				t.Error(err)
 			}
-			want := slices.Sorted(slices.Values(c.want))
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := cmp.Diff(names(c.want), got); diff != "" {
 				t.Errorf("modules (-want +got):\n%s", diff)
 			}
 		})
@@ -269,8 +289,8 @@ func TestPaddedName(t *testing.T) {
 	b.WriteString(name)
 	pad(&b, 4096)
 	b.WriteString("hello") // and nothing after it
-	got, err := imageOf(t, b.Bytes()).Modules()
-	if err != nil || !slices.Equal(got, []string{name}) {
+	got, err := modulesOf(imageOf(t, b.Bytes()))
+	if err != nil || !slices.Equal(got, []string{"a"}) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }

@@ -82,7 +82,7 @@ func (i Initramfs) Carries(modules []string) (bool, error) {
 		wanted[normal(m)] = true
 	}
 	found := false
-	err := i.each(func(_, module string) bool {
+	err := i.each(func(module string) bool {
 		found = wanted[module]
 		return !found
 	})
@@ -92,27 +92,15 @@ func (i Initramfs) Carries(modules []string) (bool, error) {
 	return false, err
 }
 
-// Modules lists the kernel's modules in the images: the paths of the files as they are in there, without a slash at
-// the beginning, sorted, each once. With an error, which is that of Carries, the list may lack some.
-func (i Initramfs) Modules() ([]string, error) {
-	var list []string
-	err := i.each(func(file, _ string) bool {
-		list = append(list, file)
-		return true
-	})
-	slices.Sort(list)
-	return slices.Compact(list), err
-}
-
-// each calls visit for each module file of the kernel in the images, with its path and the module's name, until
-// visit returns false. An image that cannot be read does not keep it from the others.
-func (i Initramfs) each(visit func(file, module string) bool) error {
+// each calls visit with the normal name of each module file of the kernel in the images, until visit returns
+// false. An image that cannot be read does not keep it from the others.
+func (i Initramfs) each(visit func(module string) bool) error {
 	errs := []error{i.hidden}
 	for _, image := range i.Images {
 		more, opaque := true, ""
 		err := readImage(filepath.Join(i.root, image), func(file string) bool {
 			if module, ok := moduleIn(file, i.Release); ok {
-				more = visit(file, module)
+				more = visit(module)
 			} else if slices.Contains(inner, file) {
 				opaque = file
 			}

@@ -34,12 +34,6 @@ func (i Info) Release() string {
 	return release
 }
 
-// ParseInfo reads the Info of a module that is not compressed. A signature after the module does not disturb it.
-// It is an error if module is not a whole ELF file, or has no .modinfo section.
-func ParseInfo(module []byte) (Info, error) {
-	return parseInfo(bytes.NewReader(module), int64(len(module)))
-}
-
 // ReadInfo reads the Info of the module in the file at path, which may be compressed. Of an uncompressed one it reads
 // the few kilobytes that it needs.
 func ReadInfo(path string) (Info, error) {
@@ -194,7 +188,8 @@ type section struct {
 	offset, size uint64
 }
 
-// parseInfo reads the Info of the module in r, which has size bytes.
+// parseInfo reads the Info of the module in r, which has size bytes and is not compressed. A signature after the
+// module does not disturb it. It is an error if it is not a whole ELF file, or has no .modinfo section.
 //
 // It does not use the parser of debug/elf, which by its own documentation may panic or use much memory on malformed
 // files. Like the kernel it knows no extended section

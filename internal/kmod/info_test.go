@@ -17,6 +17,11 @@ import (
 	"dkms-kernel-install/internal/testskip"
 )
 
+// parseBytes is parseInfo of a module in memory.
+func parseBytes(module []byte) (Info, error) {
+	return parseInfo(bytes.NewReader(module), int64(len(module)))
+}
+
 func TestParseInfo(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -49,7 +54,7 @@ func TestParseInfo(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := ParseInfo(tt.module)
+			got, err := parseBytes(tt.module)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +94,7 @@ func TestReadInfoErrors(t *testing.T) {
 func TestParseInfoTruncated(t *testing.T) {
 	module := testModule()
 	for n := range module {
-		if info, err := ParseInfo(module[:n]); err == nil {
+		if info, err := parseBytes(module[:n]); err == nil {
 			t.Fatalf("the first %d of %d bytes give %+v", n, len(module), info)
 		}
 	}
@@ -153,7 +158,7 @@ func TestParseInfoBad(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := ParseInfo(tt.module)
+			_, err := parseBytes(tt.module)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want one with %q", err, tt.want)
 			}
@@ -270,7 +275,7 @@ func FuzzParseInfo(f *testing.F) {
 		Modinfo: []string{"vermagic=" + testRelease}}.Build(), "ppc")
 	f.Add([]byte(elf.ELFMAG), "")
 	f.Fuzz(func(t *testing.T, module []byte, arch string) {
-		info, err := ParseInfo(module)
+		info, err := parseBytes(module)
 		if err != nil && info != (Info{}) {
 			t.Errorf("%+v together with the error %v", info, err)
 		}

@@ -23,9 +23,9 @@ import (
 	"strings"
 )
 
-// ErrUnsupportedKey is in the chain of the errors for keys that this package cannot use and the kernel's sign-file
+// errUnsupportedKey is in the chain of the errors for keys that this package cannot use and the kernel's sign-file
 // program perhaps can: keys on a token (pkcs11:), encrypted keys, and kinds of keys other than RSA and ECDSA.
-var ErrUnsupportedKey = errors.New("unsupported kind of key")
+var errUnsupportedKey = errors.New("unsupported kind of key")
 
 // signatureHash is a hash that modules are signed with.
 type signatureHash struct {
@@ -69,8 +69,7 @@ type Signer struct {
 //
 // The key is RSA or ECDSA (NIST P-256, P-384 or P-521) in PKCS #8, PKCS #1 or SEC 1 form. Both files may be PEM or
 // DER. An empty certPath, or one equal to keyPath, means that keyPath is a PEM file with both, as the kernel's build
-// makes them. Of several keys or certificates in a file, the first counts. The error for a key of another kind is an
-// ErrUnsupportedKey.
+// makes them. Of several keys or certificates in a file, the first counts.
 func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
 	h, ok := signatureHashes[hash]
 	if !ok {
@@ -110,7 +109,7 @@ func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
 // readKey reads a private key, PEM or DER: an *rsa.PrivateKey or an *ecdsa.PrivateKey.
 func readKey(path string) (crypto.Signer, error) {
 	if strings.HasPrefix(path, "pkcs11:") {
-		return nil, fmt.Errorf("%w: %s is on a token", ErrUnsupportedKey, path)
+		return nil, fmt.Errorf("%w: %s is on a token", errUnsupportedKey, path)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -123,7 +122,7 @@ func readKey(path string) (crypto.Signer, error) {
 			return nil, fmt.Errorf("%s has no private key in it", path)
 		}
 		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-			return nil, fmt.Errorf("%w: %s is encrypted; \"openssl pkey\" can decrypt it", ErrUnsupportedKey, path)
+			return nil, fmt.Errorf("%w: %s is encrypted; \"openssl pkey\" can decrypt it", errUnsupportedKey, path)
 		}
 		der = block.Bytes
 	}
@@ -144,11 +143,11 @@ func readKey(path string) (crypto.Signer, error) {
 		return k, nil
 	case *ecdsa.PrivateKey:
 		if k.Curve == elliptic.P224() { // the kernel has no such curve
-			return nil, fmt.Errorf("%w: %s is on the curve P-224", ErrUnsupportedKey, path)
+			return nil, fmt.Errorf("%w: %s is on the curve P-224", errUnsupportedKey, path)
 		}
 		return k, nil
 	default:
-		return nil, fmt.Errorf("%w: %s is neither RSA nor ECDSA", ErrUnsupportedKey, path)
+		return nil, fmt.Errorf("%w: %s is neither RSA nor ECDSA", errUnsupportedKey, path)
 	}
 }
 

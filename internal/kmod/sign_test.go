@@ -188,12 +188,12 @@ func TestLoadSignerErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			paths := writeFiles(t, tt.key, tt.cert)
 			_, err := LoadSigner(paths[0], paths[1], tt.hash)
-			if err == nil || !strings.Contains(err.Error(), tt.want) || errors.Is(err, ErrUnsupportedKey) != tt.unsupported {
-				t.Errorf("error %v, want one with %q, ErrUnsupportedKey: %v", err, tt.want, tt.unsupported)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || errors.Is(err, errUnsupportedKey) != tt.unsupported {
+				t.Errorf("error %v, want one with %q, errUnsupportedKey: %v", err, tt.want, tt.unsupported)
 			}
 		})
 	}
-	if _, err := LoadSigner("pkcs11:object=key", "cert", "sha256"); !errors.Is(err, ErrUnsupportedKey) {
+	if _, err := LoadSigner("pkcs11:object=key", "cert", "sha256"); !errors.Is(err, errUnsupportedKey) {
 		t.Errorf("key on a token: error %v", err)
 	}
 	if _, err := LoadSigner(filepath.Join(t.TempDir(), "missing"), "", "sha256"); !errors.Is(err, os.ErrNotExist) {
