@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -66,7 +67,8 @@ type (
 	}
 )
 
-func onFullDisk(from int, command []string, work string) (count int, err error) {
+func onFullDisk(from int, command []string, work string) (int, error) {
+	var count atomic.Int64
 	var disk unix.Stat_t
 	if err := unix.Stat(work, &disk); err != nil {
 		return 0, err
@@ -90,9 +92,7 @@ func onFullDisk(from int, command []string, work string) (count int, err error) 
 	if !ok {
 		return 0, <-ended
 	}
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
 		for {
 			poll := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}
 			if n, err := unix.Poll(poll, 1000); err == unix.EINTR || err == nil && n == 0 {
@@ -106,16 +106,16 @@ func onFullDisk(from int, command []string, work string) (count int, err error) 
 			}
 			r := response{id: n.id, flags: 1} // go on
 			if n.changes(disk.Dev) {
-				if count++; count >= from {
+				if count.Add(1) >= int64(from) {
 					r.error, r.flags = -int32(unix.ENOSPC), 0
 				}
 			}
 			unix.Syscall(unix.SYS_IOCTL, uintptr(listener), 0xc0182101, uintptr(unsafe.Pointer(&r)))
 		}
 	}()
-	err = <-ended
+	err := <-ended
 	unix.Close(listener)
-	return count, err
+	return int(count.Load()), err
 }
 
 // notify has system calls of this thread, and of what it starts, wait for the

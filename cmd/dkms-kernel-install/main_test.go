@@ -88,6 +88,9 @@ func TestScript(t *testing.T) {
 	})
 }
 
+// raceLog is the begin of the names of files with what the race detector found.
+const raceLog = "races"
+
 // setup makes the machine: settings, empty trees, and no kernel yet. What a
 // script wants to set itself goes into framework.conf.d.
 func setup(env *testscript.Env) error {
@@ -111,9 +114,17 @@ func setup(env *testscript.Env) error {
 		"TREE="+filepath.Join(env.WorkDir, "var/lib/dkms"),
 		"SRC="+filepath.Join(env.WorkDir, "usr/src"),
 		"MODULES="+filepath.Join(env.WorkDir, "lib/modules"),
-		// With -race, each command would take a second to end.
-		"GORACE=atexit_sleep_ms=0",
+		// With -race, each command would take a second to end, and what is found
+		// in one that may fail would pass unnoticed.
+		"GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(env.WorkDir, raceLog),
 	)
+	env.Defer(func() {
+		logs, _ := filepath.Glob(filepath.Join(env.WorkDir, raceLog+".*"))
+		for _, file := range logs {
+			text, _ := os.ReadFile(file)
+			env.T().Fatal(string(text))
+		}
+	})
 	// Without try_sign_modules, signing would depend on whether the tests
 	// run in a chroot.
 	conf := fmt.Sprintf("try_sign_modules=true\nbuild_sandbox=\"*=write:%s/open\"\n", env.WorkDir)
