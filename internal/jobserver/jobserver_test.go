@@ -174,36 +174,27 @@ func TestAdded(t *testing.T) {
 // A build may clog the pipe in several ways. What is given back then must neither
 // block nor get lost, and no make of another build may block for good.
 func TestClogged(t *testing.T) {
-	for name, clog := range map[string]func(p pipe){
-		"full": func(p pipe) {
-			size, err := unix.FcntlInt(uintptr(p.w), unix.F_GETPIPE_SZ, 0)
-			if err != nil {
-				t.Fatal(err)
+	// fill writes tokens until there is no room, and returns how many.
+	fill := func(p pipe, flags int) (n int) {
+		if _, err := unix.FcntlInt(uintptr(p.w), unix.F_SETFL, flags|unix.O_NONBLOCK); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			if _, err := unix.Write(p.w, []byte("+")); err != nil {
+				return n
 			}
-			p.add(size - p.there())
-		},
+			n++
+		}
+	}
+	for name, clog := range map[string]func(p pipe){
+		"full": func(p pipe) { fill(p, 0) },
 		"shrunk, and at the end of its only page": func(p pipe) {
 			if _, err := unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, 1); err != nil {
 				t.Fatal(err)
 			}
-			size, err := unix.FcntlInt(uintptr(p.w), unix.F_GETPIPE_SZ, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			there := p.there()
-			p.add(size - there)
-			p.take(size - there)
+			p.take(fill(p, 0))
 		},
-		"each token in a page of its own": func(p pipe) {
-			if _, err := unix.FcntlInt(uintptr(p.w), unix.F_SETFL, unix.O_DIRECT|unix.O_NONBLOCK); err != nil {
-				t.Fatal(err)
-			}
-			for {
-				if _, err := unix.Write(p.w, []byte("+")); err != nil {
-					break
-				}
-			}
-		},
+		"each token in a page of its own": func(p pipe) { fill(p, unix.O_DIRECT) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t, 20)
@@ -211,7 +202,9 @@ func TestClogged(t *testing.T) {
 			acquire(t, s, 1)
 			acquire(t, s, 1)
 			other.take(1)
+			s.mu.Lock() // keeps the watch away until the pipe is clogged
 			clog(hostile)
+			s.mu.Unlock()
 			other.add(1) // waits for the watch, if it must
 			s.Release(1)
 			if n := other.there(); n < 15 || n > 19 {
