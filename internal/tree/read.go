@@ -165,7 +165,7 @@ func (r *reader) builds(top int, id ID) (builds []Build, err error) {
 			return nil, err
 		}
 		for _, a := range arches {
-			if add(Target{e.Name, a.Name}) {
+			if !strings.HasPrefix(a.Name, ".") && add(Target{e.Name, a.Name}) {
 				arch = a.Name
 			}
 		}
