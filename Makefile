@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 # dkms-kernel-install: see README.md.
 
 PREFIX   = /usr
@@ -25,7 +26,7 @@ package_env = PACKAGE_VERSION="$$(tools/package-version '$(VERSION)' "$$(git rev
 	MAINTAINER='$(MAINTAINER)'
 
 .PHONY: build install install-debian install-redhat install-arch install-gentoo uninstall deb rpm \
-	docs test test-all lint fuzz demo bench tools clean
+	docs check test test-all lint fuzz demo bench tools clean
 
 build:
 	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/dkms-kernel-install
@@ -126,10 +127,27 @@ lint:
 	@files=$$(gofmt -l cmd internal integration); test -z "$$files" || { echo "not gofmt-clean: $$files"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	@dead=$$($(GO) tool deadcode ./cmd/... ./integration/figures && $(GO) tool deadcode -test ./...) && test -z "$$dead" || \
+	  { echo "not used, or only by tests:"; echo "$$dead"; exit 1; }
+	@files=$$(grep -rL --include=*.go 'SPDX-License-Identifier: GPL-2.0-or-later' cmd internal integration); \
+	  test -z "$$files" || { echo "no license: $$files"; exit 1; }
 	for arch in arm64 riscv64 ppc64le s390x; do GOARCH=$$arch $(GO) vet ./cmd/... ./internal/... || exit 1; done
 
+# What needs no root file system but this machine's own.
+local = ./cmd/... ./internal/... ./integration/figures
+# The whole-program tests that go by chance, or have more to do without -short.
+long = $$(cd cmd/dkms-kernel-install/testdata/script && grep -lE '^(endures|filling|hostile|\[short\]) ' *.txtar | sed 's/[.]txtar$$//' | paste -sd '|')
+
+# To run after each change: it takes two minutes.
+check: lint tools
+	$(GO) test -count=1 -short $(local)
+
+# All that CI runs: what check does, with the race detector; what that would take too
+# long for; and the integration tests.
 test: lint tools
-	DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -timeout 60m ./...
+	DKMS_TEST_SIGN_FILE=$(sign_file) CGO_ENABLED=1 $(GO) test -count=1 -short -race -timeout 30m $(local)
+	$(GO) test -count=1 -timeout 30m -run "^TestScript$$/^($(long))$$|^TestFindEnds$$" ./cmd/dkms-kernel-install ./internal/draft
+	DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -timeout 60m ./integration
 
 # Everything that is too long for every day: all packages of the archive.
 test-all: lint tools

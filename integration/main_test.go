@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package integration tests the installed program on a real Debian root file system: real kernels and their
 // headers, real kernel-install, real packages. mkroot makes and caches it; each test gets a throw-away overlay.
 package integration

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Command dkms-kernel-install builds, signs, compresses and installs the kernel
 // modules of registered packages. The name that it is called by picks its face:
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // vminit is process 1 of the virtual machine of the integration tests. It loads each file in /modules, in order
 // of name, and the kernel itself decompresses it. Then it prints what came of it, and ends the machine.
 package main

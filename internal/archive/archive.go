@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package archive reads and writes the archives that packages travel in: tar
 // files, mostly compressed, of this layout:
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package build builds one package for one kernel, in the package's build
 // directory, and keeps in the tree what came out of it. It takes a description of
 // the build and returns its result.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package child runs programs so that nothing of them is left when they end,
 // are cancelled, or this process dies.
 package child

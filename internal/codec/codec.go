@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package codec compresses and decompresses. One table says of each compression what it
 // is called, how its data begin, and how they are read and written.
 //

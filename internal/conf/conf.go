@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package conf reads the configuration of DKMS: the dkms.conf of a package with
 // its overrides, and framework.conf. Both are bash scripts; bash itself
 // evaluates them, and this package turns what they set into typed values.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Sources shell files for package conf and says what they set.
 #
 # A request is read from standard input: four lists, each a count and that many

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package distro tells what follows from the distribution: where modules go,
 // and which package brings a kernel's headers. Distributions are told apart by
 // os-release(5).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Says what the Kbuild file $(ask_file) builds, to whoever knows $(ask_word). It ends
 # before make would run a rule, or make again what it has read.
 include $(ask_file)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package draft turns a source tree of kernel modules into a dkms.conf: from module
 // specs as Gentoo's linux-mod-r1.eclass and dkms.eclass know them, or from what the
 // tree's own Kbuild files say, which make reads in a sandbox.

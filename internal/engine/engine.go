@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package engine is the front of the program that its faces see: each method takes
 // the lock of the tree, has the phases of a run follow each other, and returns what
 // became of it. A run observes what is there, plans what to do, executes the plan,

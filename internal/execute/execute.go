@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package execute walks plans: it builds, signs, compresses and places, as much at a
 // time as the order of the plans, the jobserver and the memory of the machine allow.
 package execute

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package failure is how work that failed is told to a person: what failed,
 // why, and what to do next.
 package failure

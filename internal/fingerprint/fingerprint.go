@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package fingerprint reports whether a build is still what would be built now: it
 // names what goes into a build by content, and keeps that name beside the build.
 // A fingerprint holds no times, inodes, paths or host names: two machines with

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package follow does what changes to a kernel's modules entail: depmod, weak
 // modules, a new initramfs, and post_transaction. What is due is noted on the disk
 // before the first module changes.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package initramfs finds how a kernel's initramfs is made on this system, says which modules the images that are
 // there carry, and which commands make them again. It knows nothing of where modules come from.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package jobserver shares the processors of the machine between all builds of a
 // run: it is the jobserver of GNU make for them, as the chapter "POSIX Jobserver"
 // of make's manual describes it. A token is the right to keep one processor busy.

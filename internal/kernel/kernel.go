@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package kernel tells what is true of one installed kernel: its headers,
 // configuration, compiler, and how its modules are signed and compressed.
 package kernel

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package kmod handles one kernel module file, a .ko: it reads and checks what the module says of itself, signs it
 // in the kernel's format, and compresses and decompresses it. It knows nothing of the trees that modules live in.
 //

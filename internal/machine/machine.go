@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package machine is the system that a run works on: where its root begins, its
 // settings, and what it has. Every path that the program uses is made from it.
 package machine

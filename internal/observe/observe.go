@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package observe says what is there: which packages are registered, what is built
 // from what, what is placed, and what would be built now. It changes nothing but
 // caches.

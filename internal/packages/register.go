@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package packages registers packages, removes them, and moves them in and out of
 // archives.
 package packages

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package place puts built modules into a kernel's directory, /lib/modules/K, and
 // takes them out again. What stood in the way is archived in the DKMS tree and
 // put back later.

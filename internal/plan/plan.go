@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package plan decides what to do for one kernel: which packages to build and
 // install, in what order, and why others are passed over. It is pure: it reads no
 // file and runs no program. Nothing changes a plan that is made.

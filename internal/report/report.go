@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package report shows the course and the results of the work: as plain lines
 // that read well inside a package manager's output, and as JSON.
 package report

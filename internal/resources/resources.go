@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package resources tells how much of the machine this process may use. Control
 // groups count, of both versions; see cgroups(7) and, in the kernel's
 // documentation, admin-guide/cgroup-v2 and admin-guide/cgroup-v1.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package rules counts the versions of what this program does, so that what an
 // earlier version of it kept is not taken for what this one would make.
 package rules

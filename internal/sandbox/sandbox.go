@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package sandbox runs the commands of a build in a world of their own: they see
 // the machine read-only, without network, without what is secret, and with a
 // build directory of their own at whatever path they expect it; they run as a user

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package store keeps what builds made, so that nothing is built twice: directories
 // of files, each under a key that names all that they were made from.
 //

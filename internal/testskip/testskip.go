@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package testskip is for tests of what not every machine has or can.
 package testskip
 

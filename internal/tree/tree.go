@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package tree reads and changes the DKMS tree, /var/lib/dkms: which packages
 // are registered, and which of their builds exist and are installed.
 //

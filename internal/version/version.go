@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package version orders the version strings of packages, modules and kernels.
 package version
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 // Package kmodtest makes kernel modules for tests: small ELF files that have all that a check, strip(1) and the tools
 // of kmod look at, and that no compiler is needed for.
 package kmodtest
