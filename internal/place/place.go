@@ -42,6 +42,7 @@ type Kernel struct {
 
 	mu    sync.Mutex          // of Current
 	index map[string][]string // paths below Dir by module name; nil: not read
+	temps []string            // paths of temporaries below Dir, as of that reading
 }
 
 // Module is one built module and where it goes.
@@ -104,7 +105,7 @@ func (k *Kernel) Current(p Placement) bool {
 // kept; when that is so for all modules, p is not marked.
 func (k *Kernel) Install(p Placement) (Result, error) {
 	var r Result
-	if err := k.read(); err != nil {
+	if err := k.Tidy(); err != nil {
 		return r, err
 	}
 	for _, m := range p.Modules {
@@ -217,7 +218,7 @@ func (k *Kernel) Holds(id tree.ID, path string) bool {
 // Uninstall takes the modules of p out of the kernel's directory, puts back what
 // they displaced, and marks p as not installed. It returns the paths that went.
 func (k *Kernel) Uninstall(p Placement) (removed []string, err error) {
-	if err := k.read(); err != nil {
+	if err := k.Tidy(); err != nil {
 		return nil, err
 	}
 	restored, err := k.restore(p.Name)
@@ -347,13 +348,14 @@ func (k *Kernel) atDest(m Module, path string) bool {
 	return m.Location != "" && filepath.Dir(path) == filepath.Dir(k.dest(m))
 }
 
-// read lists the modules in the kernel's directory, and removes the temporaries
-// that a killed run left there.
+// read lists the modules and the temporaries in the kernel's directory, once. It
+// leaves the temporaries: they may be another process's that holds the tree's lock.
 func (k *Kernel) read() error {
 	if k.index != nil {
 		return nil
 	}
 	index := map[string][]string{}
+	var temps []string
 	err := filepath.WalkDir(k.Dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
@@ -365,7 +367,7 @@ func (k *Kernel) read() error {
 			return nil
 		}
 		if files.IsTemp(d.Name()) {
-			os.Remove(path)
+			temps = append(temps, path)
 			return nil
 		}
 		if _, _, ok := kmod.SplitName(d.Name()); ok {
@@ -377,7 +379,7 @@ func (k *Kernel) read() error {
 	if err != nil {
 		return err
 	}
-	k.index = index
+	k.index, k.temps = index, temps
 	return nil
 }
 
@@ -482,5 +484,15 @@ func copyTo(from, to string) error {
 	return files.Write(to, in, 0o644, files.Options{Durable: true, Modified: fi.ModTime()})
 }
 
-// Tidy removes the temporaries that a killed run left in the kernel's directory.
-func (k *Kernel) Tidy() error { return k.read() }
+// Tidy removes the temporaries that a killed run left in the kernel's directory,
+// as far as it can. The caller holds the tree's lock.
+func (k *Kernel) Tidy() error {
+	if err := k.read(); err != nil {
+		return err
+	}
+	for _, path := range k.temps {
+		os.Remove(path)
+	}
+	k.temps = nil
+	return nil
+}

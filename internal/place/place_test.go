@@ -7,7 +7,34 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/tree"
 )
+
+// Whoever only looks holds no lock: the temporary may be of a run that goes on.
+func TestTemporaries(t *testing.T) {
+	dir := t.TempDir()
+	target := tree.Target{Release: "6.1", Arch: "x86_64"}
+	k := &Kernel{Tree: tree.Tree{Dir: filepath.Join(dir, "tree")}, Target: target, Dir: filepath.Join(dir, "6.1")}
+	temp := filepath.Join(k.Dir, "updates", files.TempName("a.ko"))
+	if err := os.MkdirAll(filepath.Dir(temp), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(temp, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := Placement{ID: tree.ID{Name: "a", Version: "1"}, Modules: []Module{{"a.ko", "/updates"}}}
+	if k.Current(p) {
+		t.Error("what is not there is current")
+	}
+	if _, err := k.Files(p); err != nil || !files.Exists(temp) {
+		t.Errorf("a look removed a temporary, or failed: %v", err)
+	}
+	if err := k.Tidy(); err != nil || files.Exists(temp) {
+		t.Errorf("the temporary is still there: %v", err)
+	}
+}
 
 func TestSame(t *testing.T) {
 	old := time.Now().Add(-time.Hour)
