@@ -11,7 +11,8 @@ import (
 	"dkms-kernel-install/internal/files"
 )
 
-// Register makes id known, with its source in directory source.
+// Register adds id to the tree, or changes its source, which is in the directory
+// called source.
 func (t Tree) Register(id ID, source string) error {
 	if err := CheckID(id); err != nil {
 		return err
@@ -22,8 +23,8 @@ func (t Tree) Register(id ID, source string) error {
 	return files.ReplaceLink(source, t.SourceDir(id))
 }
 
-// SetInstalled records that the build of id for k is the installed one, in
-// place of any other version.
+// SetInstalled records that the build of id for k is installed, in place of any
+// other version of the package.
 func (t Tree) SetInstalled(id ID, k Target) error {
 	return files.ReplaceLink(filepath.Join(id.Version, k.Release, k.Arch), t.installedLink(id.Name, k))
 }
@@ -33,11 +34,11 @@ func (t Tree) ClearInstalled(name string, k Target) error {
 	return files.Remove(t.installedLink(name, k))
 }
 
-// RemoveBuild removes the build of id for k.
+// RemoveBuild removes the build of id for k, if there is one.
 func (t Tree) RemoveBuild(id ID, k Target) error {
 	dir := t.TargetDir(id, k)
-	// The rename is the moment at which the build is gone: a removal that is
-	// cut short never leaves half a build that counts as one.
+	// The build is gone once it is renamed: if the removal is cut short, what is
+	// left does not count as a build.
 	gone := filepath.Join(filepath.Dir(dir), files.TempName("removed-"+k.Arch))
 	if err := files.RemoveAll(gone); err != nil {
 		return err
@@ -52,19 +53,20 @@ func (t Tree) RemoveBuild(id ID, k Target) error {
 	return nil
 }
 
-// Unregister forgets a package that has no builds left, and removes its archives:
-// a directory that only has those would be one of a broken package.
+// Unregister removes a package that has no builds from the tree, with its
+// archives: a directory M/V that stays counts as a broken package as long as there
+// is a source M-V in [Tree.Sources].
 func (t Tree) Unregister(id ID) error {
 	if err := files.RemoveAll(t.TarballDir(id)); err != nil {
 		return err
 	}
-	// The link goes last: without it, nobody can tell whose the directory is.
 	if err := files.RemoveAll(t.BuildDir(id)); err != nil {
 		return err
 	}
 	if err := t.removeUnfinished(id); err != nil {
 		return err
 	}
+	// The link goes last: without it, [Tree.Heal] leaves the directory alone.
 	if err := files.Remove(t.SourceDir(id)); err != nil {
 		return err
 	}
@@ -72,7 +74,8 @@ func (t Tree) Unregister(id ID) error {
 	return nil
 }
 
-// removeUnfinished removes what killed runs made of builds of id, up to the modules.
+// removeUnfinished removes the directories K/A of id that have no modules: killed
+// runs left them.
 func (t Tree) removeUnfinished(id ID) error {
 	releases, err := os.ReadDir(t.PackageDir(id))
 	for _, r := range releases {

@@ -14,12 +14,13 @@ import (
 	"dkms-kernel-install/internal/files"
 )
 
-// Heal removes what a killed run left of id: temporaries, a build that was half
-// removed, and a scratch directory that explains no failure for any kernel.
+// Heal removes what a killed run left of id: temporaries, empty directories of
+// builds, and a scratch directory that explains no failure. In a directory without
+// a source link it removes only temporaries.
 func (t Tree) Heal(id ID) error {
 	dir := t.PackageDir(id)
-	// What has no such link may be anybody's: the tree may be a directory that was
-	// named by mistake.
+	// Without the link it may not be a package: somebody may have named another
+	// directory as the tree by mistake.
 	fi, err := os.Lstat(t.SourceDir(id))
 	ours := err == nil && fi.Mode()&fs.ModeSymlink != 0
 	if _, err := removeTemps(filepath.Dir(dir)); err != nil {
@@ -75,8 +76,8 @@ func (t Tree) Heal(id ID) error {
 	return nil
 }
 
-// HealGone removes what a killed run left of id, which is not a package of the tree
-// any more.
+// HealGone removes what a killed run left of id, which is no longer a package of
+// the tree. If nothing else is there, it removes the directories of id and its name.
 func (t Tree) HealGone(id ID) error {
 	if err := CheckID(id); err != nil {
 		return err
@@ -84,18 +85,18 @@ func (t Tree) HealGone(id ID) error {
 	if err := t.Heal(id); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	os.Remove(t.PackageDir(id)) // where it is empty
+	os.Remove(t.PackageDir(id)) // fails unless it is empty
 	files.RemoveEmpty(filepath.Dir(t.PackageDir(id)), t.Dir)
 	return nil
 }
 
-// HealTop removes what a killed run left beside the directories of packages.
+// HealTop removes the temporaries that a killed run left in the tree's directory.
 func (t Tree) HealTop() error {
 	_, err := removeTemps(t.Dir)
 	return err
 }
 
-// removeTemps removes the temporaries in dir and returns what else is there.
+// removeTemps removes the temporaries in dir and returns the other entries.
 func removeTemps(dir string) (left []fs.DirEntry, err error) {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
@@ -108,11 +109,11 @@ func removeTemps(dir string) (left []fs.DirEntry, err error) {
 	return left, err
 }
 
-// ExplainsFailure reports whether the scratch directory of id holds the log of a build
-// that failed and has not succeeded since. The log's first line ends in
-// "for kernel K (A)".
+// ExplainsFailure reports whether the scratch directory of id holds the log of a
+// build for a kernel that id has no build for now. The log's first line names the
+// kernel: it ends in "for kernel K (A)".
 func (t Tree) ExplainsFailure(id ID) bool {
-	// A FIFO, which the package may have left there, would keep us waiting.
+	// The package may have left a FIFO there: opening one blocks.
 	f, err := os.OpenFile(filepath.Join(t.BuildDir(id), "make.log"), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return false

@@ -16,28 +16,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockName is the file whose lock is that of the tree. It is not the tree's directory
-// itself, which every user may open and so lock.
+// lockName is the file that is locked for the tree. Locking the tree's directory
+// itself would not do: every user may open it, and so lock it.
 const lockName = ".lock"
 
 // Lock is the lock of a tree, held until it is released or the process ends.
 //
-// It is flock(2): the file that is left of it after a run is no claim. What is in
-// the file is a note that the tree holds nothing which a killed run left: the
-// word healed and the ID of the machine's boot, for after a power failure nobody
-// knows what reached the disk. The note goes when the lock is taken.
+// The lock is flock(2): the kernel drops it when the process ends, and the file
+// alone means nothing. A run that leaves the tree clean writes a note into the
+// file: the word healed and the ID of the machine's boot, since after a power
+// failure it is unknown what reached the disk. Taking the lock erases the note.
 type Lock struct {
 	file *os.File
 	// Clean reports whether the tree is known to hold nothing that a killed run
-	// left. It is set from the note; the run that holds the lock sets it once it
-	// has cleaned up, and clears it before it changes the tree. [Lock.Release]
-	// writes the note by it.
+	// left. Its first value is from the note. The run that holds the lock sets it
+	// once it has cleaned up, and clears it if it changes the tree. If it is set,
+	// [Lock.Release] writes the note.
 	Clean bool
 }
 
-// Lock takes the lock of the tree, which it makes if it is missing. Where another
-// run holds it, waiting is called once with a description of that run, and Lock
-// waits.
+// Lock takes the lock of the tree. It makes the tree if that is missing. If another
+// process holds the lock, Lock calls waiting once, with a description of that
+// process, and waits until it has the lock or ctx is done.
 func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (*Lock, error) {
 	if err := os.MkdirAll(t.Dir, 0o755); err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (*Lock, err
 	}
 }
 
-// readNote looks for the note, and removes it.
+// readNote sets Clean from the note, and erases the note.
 func (l *Lock) readNote() error {
 	text := make([]byte, 256)
 	n, err := l.file.ReadAt(text, 0)
@@ -84,7 +84,7 @@ func (l *Lock) readNote() error {
 	return l.file.Truncate(0)
 }
 
-// healedNote returns what the note says in this boot; "" where that has no ID.
+// healedNote returns the note of this boot; "" if the boot has no ID.
 func healedNote() string {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil || len(bytes.TrimSpace(id)) == 0 {
@@ -93,17 +93,17 @@ func healedNote() string {
 	return "healed " + string(id)
 }
 
-// Release gives the lock back, and writes the note if the tree is clean. It may be
-// called more than once.
+// Release writes the note if the tree is clean, and gives the lock back. Further
+// calls do nothing.
 func (l *Lock) Release() {
 	if l.Clean {
-		// Without it, or with a part of it, the next run looks again.
+		// If it is missing or cut short, the next run cleans up again.
 		_, _ = l.file.WriteAt([]byte(healedNote()), 0)
 	}
 	l.file.Close()
 }
 
-// holder describes the process that has the lock of d, as far as /proc tells.
+// holder describes the process that holds the lock on d, as far as /proc shows.
 func holder(d *os.File) string {
 	const unknown = "another run"
 	var st unix.Stat_t

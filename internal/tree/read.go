@@ -22,7 +22,7 @@ import (
 
 // Read returns a snapshot of every package in the tree, sorted by name and
 // version. A tree that does not exist is empty. What does not look like a part
-// of the tree is passed over. Where kernels are given, so are builds for others.
+// of the tree is passed over. If kernels are given, only builds for them are read.
 func (t Tree) Read(kernels ...Target) ([]Package, error) {
 	names, err := os.ReadDir(t.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -49,12 +49,12 @@ func (t Tree) Read(kernels ...Target) ([]Package, error) {
 	return slices.Concat(found...), errors.Join(errs...)
 }
 
-// reader is one reading of a tree.
+// reader is the state of one [Tree.Read].
 type reader struct {
 	Tree
 	kernels     []Target        // sorted; empty for all
-	links       map[string]bool // names of their links; empty for all
-	directories sync.Map        // what [filepath.EvalSymlinks] says of those that hold sources
+	links       map[string]bool // the names of the kernels' links; empty for all
+	directories sync.Map        // from a directory that holds sources to its resolved path, "" if there is none
 }
 
 // readName reads all versions of one package.
@@ -68,7 +68,7 @@ func (r *reader) readName(name string) ([]Package, error) {
 	if err != nil {
 		return nil, err
 	}
-	installed := map[string]bool{} // V/K/A that a kernel's link names
+	installed := map[string]bool{} // V/K/A that a kernel's link leads to
 	displaced := false
 	for _, e := range entries {
 		displaced = displaced || e.Name == originals
@@ -108,8 +108,8 @@ func (r *reader) readName(name string) ([]Package, error) {
 	return packages, nil
 }
 
-// ours reports whether a directory without a source, and without builds, is of a package
-// all the same.
+// ours reports whether a directory M/V that has neither a source nor builds is a
+// broken package; see [Tree.Sources].
 func (r *reader) ours(id ID) bool {
 	if _, err := os.Lstat(r.SourceDir(id)); err == nil {
 		return true
@@ -121,8 +121,8 @@ func (r *reader) ours(id ID) bool {
 	return err == nil
 }
 
-// builds returns what there is in the directory of id, which is below top: kernels,
-// and the modules that are built for them.
+// builds returns the builds in the directory of id. The open directory top is the
+// one above it.
 func (r *reader) builds(top int, id ID) (builds []Build, err error) {
 	dir, err := files.Open(top, id.Version)
 	if err != nil {
@@ -157,8 +157,8 @@ func (r *reader) builds(top int, id ID) (builds []Build, err error) {
 		if e.Kind != unix.DT_DIR || !isRelease(e.Name) {
 			continue
 		}
-		// Most have builds for one architecture. A directory with three links has
-		// one directory in it; where a file system does not count so, we look.
+		// Most kernels are of one architecture. A directory with three links holds
+		// one directory; file systems that do not count so report other numbers.
 		if arch != "" && isDir(e.Name) && st.Nlink == 3 && add(Target{e.Name, arch}) {
 			continue
 		}
@@ -175,22 +175,22 @@ func (r *reader) builds(top int, id ID) (builds []Build, err error) {
 	return builds, nil
 }
 
-// isRelease reports whether a directory of that name in the one of a package may be a
-// kernel's.
+// isRelease reports whether name, in a package's directory, may be a kernel's
+// release.
 func isRelease(name string) bool {
 	return !slices.Contains(reserved, name) && !strings.HasPrefix(name, ".")
 }
 
-// source returns the directory that a link leads to; "" where it leads to none. It is
-// [filepath.EvalSymlinks], which looks at each directory on the way, but looks at
-// those that many sources share only once.
+// source returns the directory that a link leads to, resolved; "" if it leads to
+// none. Unlike [filepath.EvalSymlinks] alone, which looks at each directory on the
+// way, it resolves a directory that several sources share only once.
 func (r *reader) source(link string) string {
 	to, err := os.Readlink(link)
 	if err == nil && filepath.IsAbs(to) && to == filepath.Clean(to) {
 		dir := filepath.Dir(to)
 		real, ok := r.directories.Load(dir)
 		if !ok {
-			path, _ := filepath.EvalSymlinks(dir) // "" where there is none
+			path, _ := filepath.EvalSymlinks(dir) // "" if there is none
 			real, _ = r.directories.LoadOrStore(dir, path)
 		}
 		if real == "" {
@@ -213,7 +213,7 @@ func (r *reader) source(link string) string {
 	return path
 }
 
-// relative returns where the link of a kernel leads, as V/K/A.
+// relative returns the target, to, of a kernel's link as V/K/A.
 func (t Tree) relative(name, to string) string {
 	if filepath.IsAbs(to) {
 		if rel, err := filepath.Rel(filepath.Join(t.Dir, name), to); err == nil {
@@ -223,7 +223,7 @@ func (t Tree) relative(name, to string) string {
 	return filepath.Clean(to)
 }
 
-// modules returns the module files among what is in a directory.
+// modules returns the names of the module files among entries.
 func modules(entries []files.Entry) (modules []string) {
 	for _, e := range entries {
 		if _, _, ok := kmod.SplitName(e.Name); ok && e.Kind == unix.DT_REG {
@@ -243,7 +243,7 @@ func (t Tree) Modules(id ID, k Target) ([]string, error) {
 }
 
 // InstalledVersion returns the version of the package called name that is
-// installed for k; "" where none is.
+// installed for k; "" if none is.
 func (t Tree) InstalledVersion(name string, k Target) string {
 	to, err := os.Readlink(t.installedLink(name, k))
 	if err != nil {
@@ -253,8 +253,8 @@ func (t Tree) InstalledVersion(name string, k Target) string {
 	return version
 }
 
-// Links returns the kernels for which some version of the package counts as
-// installed, whether or not the build is still there.
+// Links returns the kernels for which some version of the package called name
+// counts as installed, even if the build is gone.
 func (t Tree) Links(name string) []Target {
 	var targets []Target
 	entries, _ := os.ReadDir(filepath.Join(t.Dir, name))
@@ -266,7 +266,7 @@ func (t Tree) Links(name string) []Target {
 		if err != nil {
 			continue
 		}
-		// The link's own name does not tell where the release ends.
+		// The link's own name does not show where the release ends.
 		if parts := strings.Split(t.relative(name, to), "/"); len(parts) == 3 {
 			targets = append(targets, Target{parts[1], parts[2]})
 		}

@@ -13,8 +13,15 @@
 //	M/V/tarball/             archives that were made of the package
 //	M/original_module/K/A/   what an installed module displaced
 //
-// Every change is one rename, symlink or removal that is complete or has not
-// happened; names that begin with a dot are temporaries of this program.
+// M and V are the package's name and version, K and A a kernel's release and
+// architecture. Every change takes effect by one rename, symlink or removal, which
+// is complete or has not happened.
+//
+// No package, version, kernel or architecture has a name that begins with a dot.
+// The names that [files.TempName] makes are temporaries, which [Tree.Heal] removes.
+// Other names with a dot are records of this program, such as .lock, or of the
+// classic one, such as .dep_M: the file in K/A with the version of M that the build
+// was made against.
 package tree
 
 import (
@@ -29,8 +36,9 @@ import (
 // Tree is the DKMS tree in one directory.
 type Tree struct {
 	Dir string
-	// Sources is where sources are kept, usually /usr/src: a directory M/V is one of
-	// a broken package, and not of somebody else, where M-V is there.
+	// Sources is the directory that sources are kept in, usually /usr/src. A
+	// directory M/V without a source link and without builds is a broken package
+	// if Sources has an M-V, and else not a package. Empty means that it has none.
 	Sources string
 }
 
@@ -47,13 +55,13 @@ func (t Target) String() string { return t.Release + "/" + t.Arch }
 // Package is a snapshot of one M/V.
 type Package struct {
 	ID
-	// Source is the directory that the source link leads to; empty where it
-	// leads to no directory, and the package is broken.
+	// Source is the directory that the source link leads to. It is empty if the
+	// link leads to no directory: then the package is broken.
 	Source string
 	// Builds are sorted by kernel release, then architecture.
 	Builds []Build
-	// Originals says that modules which stood in the way of some version's are
-	// archived, for some kernel.
+	// Originals reports whether some version of the package displaced modules of
+	// some kernel, which are archived.
 	Originals bool
 }
 
@@ -73,9 +81,10 @@ func (p Package) Build(k Target) (Build, bool) {
 // Build is one K/A directory of a package.
 type Build struct {
 	Target
-	// Installed says that the kernel's link points here.
+	// Installed reports whether the kernel's link leads here.
 	Installed bool
-	// Originals says that modules which stood in the way are archived.
+	// Originals reports whether some version of the package displaced modules of
+	// this kernel, which are archived.
 	Originals bool
 	// Modules are the file names of the modules, such as foo.ko.xz, sorted.
 	Modules []string
@@ -84,14 +93,14 @@ type Build struct {
 // PackageDir returns the directory of a package.
 func (t Tree) PackageDir(id ID) string { return filepath.Join(t.Dir, id.Name, id.Version) }
 
-// SourceDir returns the link to the package's source.
+// SourceDir returns the path of the link to the package's source.
 func (t Tree) SourceDir(id ID) string { return filepath.Join(t.PackageDir(id), "source") }
 
 // BuildDir returns the directory in which a package is built.
 func (t Tree) BuildDir(id ID) string { return filepath.Join(t.PackageDir(id), "build") }
 
-// StagingDir returns the directory that holds what a build for k is made of until it
-// is one. It is a temporary.
+// StagingDir returns the temporary directory in which a build of id for k is put
+// together. A rename makes it the build.
 func (t Tree) StagingDir(id ID, k Target) string {
 	return filepath.Join(t.PackageDir(id), files.TempName("build-"+k.Release+"-"+k.Arch))
 }
@@ -109,8 +118,8 @@ func (t Tree) ModuleDir(id ID, k Target) string {
 	return filepath.Join(t.TargetDir(id, k), "module")
 }
 
-// OriginalDir returns the directory that keeps the modules which a module of the
-// package called name displaced.
+// OriginalDir returns the directory that archives the modules of k which modules
+// of the package called name displaced.
 func (t Tree) OriginalDir(name string, k Target) string {
 	return filepath.Join(t.Dir, name, originals, k.Release, k.Arch)
 }
@@ -119,7 +128,7 @@ func (t Tree) installedLink(name string, k Target) string {
 	return filepath.Join(t.Dir, name, "kernel-"+k.Release+"-"+k.Arch)
 }
 
-// CheckID reports whether id can be the name of a package in the tree.
+// CheckID returns an error unless id can name a package in the tree.
 func CheckID(id ID) error {
 	for _, s := range []string{id.Name, id.Version} {
 		if err := conf.CheckName(s); err != nil {
@@ -132,7 +141,7 @@ func CheckID(id ID) error {
 	return nil
 }
 
-// CheckTarget reports whether k can be the name of a kernel in the tree.
+// CheckTarget returns an error unless k can name a kernel in the tree.
 func CheckTarget(k Target) error {
 	for _, s := range []string{k.Release, k.Arch} {
 		if err := conf.CheckName(s); err != nil {
@@ -145,12 +154,11 @@ func CheckTarget(k Target) error {
 	return nil
 }
 
-// tarballs is the directory, beside the builds of a package, of archives of it.
+// tarballs is the directory of a package's archives, beside its builds.
 const tarballs = "tarball"
 
-// reserved are names in the directory of a package that are no kernel's.
+// reserved are the names in a package's directory that are not kernels.
 var reserved = []string{"source", "build", tarballs}
 
-// originals is the directory, beside the versions of a package, that keeps modules
-// which the package's displaced.
+// originals is the directory of displaced modules, beside a package's versions.
 const originals = "original_module"
