@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -34,7 +35,7 @@ func (nativeInit) Help() string {
 name in obj-m. make reads them, in a sandbox, for no kernel in particular: options
 of a kernel's configuration are not set. NAME=VALUE in --make-arg sets them. With
 --module, INSTALL-DIR is below /extra unless it begins with /kernel, /updates or
-/extra; the directorys are relative to DIR.
+/extra; the directories are relative to DIR.
 
   dkms-kernel-install init
   dkms-kernel-install init --module gamepad=/kernel/drivers/hid:gamepad:gamepad/obj \
@@ -137,36 +138,33 @@ func (c *nativeInit) conf(r *nativeRun, root *os.Root, top string) (*draft.Conf,
 
 // modules finds out what there is to build, and how.
 func (c *nativeInit) modules(root *os.Root, top string) (conf *draft.Conf, notes []string, err error) {
-	if len(c.Module) == 0 {
-		found, err := draft.Find(root, c.MakeArg)
-		if err != nil {
-			return nil, nil, &failure.Failure{What: "the modules of " + top + " cannot be found", Why: err.Error(), Status: 1, Err: err,
-				Hint: "install make, or run it as another user than root"}
-		}
-		if len(found.Modules) == 0 {
-			return nil, found.Notes, &failure.Failure{What: "no modules were found in " + top, Status: 1,
-				Why:  "no Kbuild file or Makefile in it names one in obj-m",
-				Hint: "name them with --module NAME, or give with --make-arg NAME=VALUE what is not known"}
-		}
-		conf = &draft.Conf{Modules: found.Modules, Args: c.MakeArg}
-		for _, dir := range found.Dirs {
-			conf.Steps = append(conf.Steps, draft.Step{Dir: dir, Target: "modules", Kbuild: true})
-		}
-		return conf, found.Notes, nil
+	fail := func(what string, err error, hint string) error {
+		return &failure.Failure{What: what, Why: err.Error(), Hint: hint, Status: 1, Err: err}
 	}
 	var specs []draft.Spec
 	for _, text := range c.Module {
 		spec, err := draft.ParseSpec(text, top)
 		if err != nil {
-			return nil, nil, &failure.Failure{What: fmt.Sprintf("--module %q will not do", text), Why: err.Error(), Status: 1, Err: err,
-				Hint: "write it as NAME=INSTALL-DIR:SOURCE-DIR:BUILD-DIR:TARGET"}
+			return nil, nil, fail(fmt.Sprintf("--module %q will not do", text), err, "write it as NAME=INSTALL-DIR:SOURCE-DIR:BUILD-DIR:TARGET")
 		}
 		specs = append(specs, spec)
 	}
-	plan, notes, err := draft.Plan(root, specs, c.MakeArg)
-	if err != nil {
-		return nil, notes, &failure.Failure{What: "--module will not do", Why: err.Error(), Status: 1, Err: err,
-			Hint: "correct the SPEC: NAME=INSTALL-DIR:SOURCE-DIR:BUILD-DIR:TARGET"}
+	tree, err := draft.Open(root, c.MakeArg)
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return nil, nil, fail("the Kbuild files of "+top+" cannot be read", err, "install make")
+	case err != nil:
+		return nil, nil, fail("the Kbuild files of "+top+" cannot be read", err, "run it as another user than root")
 	}
-	return &plan, notes, nil
+	if specs != nil {
+		if conf, err = tree.Plan(specs); err != nil {
+			err = fail("--module will not do", err, "correct the SPEC: NAME=INSTALL-DIR:SOURCE-DIR:BUILD-DIR:TARGET")
+		}
+		return conf, tree.Notes, err
+	}
+	if conf = tree.Find(); len(conf.Modules) == 0 {
+		err = fail("no modules were found in "+top, errors.New("no Kbuild file or Makefile in it names one in obj-m"),
+			"name them with --module NAME, or give with --make-arg NAME=VALUE what is not known")
+	}
+	return conf, tree.Notes, err
 }

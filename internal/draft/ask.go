@@ -5,93 +5,70 @@ package draft
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	_ "embed"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path"
-	"regexp"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 //go:embed ask.mk
 var askMakefile string
 
-// answer is what make says of the Kbuild file of one directory.
-type answer struct {
-	lists   map[string][]string // obj-m and the like
-	of      map[string][]string // the objects of those in obj-m, without suffix
-	exports []string            // NAME=VALUE, for the directories below
-	unset   []string            // options of a kernel that decide, and are not set
-}
+// answer is what make says of a Kbuild file: lists of words, at least one in each, by
+// what they are of.
+//
+//	lists   a variable that lists something for kbuild
+//	builds  an object, and those that it is made of; or a directory and a slash
+//	export  NAME=VALUE, for the directories below
+//	unset   options of a kernel that may decide, and have no value
+//	left    objects that nothing decides to build
+//	end     the answer is whole
+type answer map[string][][]string
 
-const (
-	askTime   = 10 * time.Second // for one file
-	askOutput = 1 << 20          // bytes of one answer
-)
-
-var (
-	exportLine = regexp.MustCompile(`(?m)^[ \t]*export[ \t]+([A-Za-z_]\w*)`)
-	// deciding is a line on which an option may decide what is built.
-	deciding = regexp.MustCompile(`(?m)^[ \t]*(?:obj-|subdir-|(?:else[ \t]+)?if).*`)
-	option   = regexp.MustCompile(`\bCONFIG_\w+`)
-)
-
-// ask has make read a Kbuild file of the tree, whose text is text, where nothing can be
-// written and there is no network: whatever a file has make run, it changes nothing.
+// ask has make read a Kbuild file of the tree in a world in which nothing can be
+// written and there is no network: whatever the file has make run, it changes nothing.
 // Env is what the directory above exports.
-func (t *tree) ask(file, text string, env []string) (answer, error) {
-	ctx, cancel := context.WithTimeoutCause(t.ctx, askTime, fmt.Errorf("make takes longer than %v to read it", askTime))
+func (t *Tree) ask(file string, env []string) (answer, error) {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), min(askTime, time.Until(t.end)), errors.New("it takes too long"))
 	defer cancel()
-	var exports []string
-	for _, m := range exportLine.FindAllStringSubmatch(text, -1) {
-		exports = append(exports, m[1])
+	// Make can open this at its beginning, and what make runs is at its end. Not
+	// --eval: makes below would inherit it.
+	fd, err := unix.MemfdCreate("ask.mk", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
 	}
-	options := option.FindAllString(strings.Join(deciding.FindAllString(text, -1), "\n"), -1)
-	word, dir, entry := rand.Text(), path.Join(t.top(), path.Dir(file)), path.Join(t.top(), t.entry)
-	cmd := exec.Command("make", append([]string{"-rR", "--no-print-directory", "-f", "/dev/stdin", "KERNELRELEASE=" + t.release, "M=" + entry,
-		"ask_word=" + word, "ask_file=./" + strings.TrimPrefix(file, t.entry+"/"),
-		"ask_exports=" + strings.Join(exports, " "), "ask_options=" + strings.Join(options, " ")}, t.given...)...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "src=" + dir, "obj=" + dir}, env...)
-	cmd.Dir, cmd.Stdin = entry, strings.NewReader(askMakefile)
+	stdin := os.NewFile(uintptr(fd), "ask.mk")
+	defer stdin.Close()
+	if _, err := stdin.WriteString(askMakefile); err != nil {
+		return nil, err
+	}
+	entry := path.Join(t.top, t.entry)
+	cmd := exec.Command("make", append([]string{"-rR", "--no-print-directory", "-f", "/proc/self/fd/0", "M=" + entry,
+		"ask_file=./" + strings.TrimPrefix(file, t.entry+"/"), "ask_dir=" + path.Join(t.top, path.Dir(file))}, t.given...)...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}, env...)
 	var out bytes.Buffer
-	cmd.Stdout = &out
-	err := t.world.Run(ctx, cmd)
-	a, whole := parseAnswer(out.String(), word)
-	var exit *exec.ExitError
-	if whole {
+	cmd.Dir, cmd.Stdin, cmd.Stdout = entry, stdin, &out
+	err = t.world.Run(ctx, cmd)
+	if a := parseAnswer(out.String()); a["end"] != nil {
 		return a, nil // the error is how ask.mk ends
 	}
-	if errors.As(err, &exit) {
-		said := strings.TrimSpace(out.String())
-		return a, fmt.Errorf("make cannot read it (%w): %s", err, said[strings.LastIndexByte(said, '\n')+1:])
-	}
-	return a, err
+	said := strings.TrimSpace(out.String())
+	return nil, fmt.Errorf("make cannot read it (%w): %s", err, said[strings.LastIndexByte(said, '\n')+1:])
 }
 
-// parseAnswer reads the lines that begin with word; all others are of what make read.
-// It reports whether the answer is whole.
-func parseAnswer(text, word string) (a answer, whole bool) {
-	a = answer{lists: map[string][]string{}, of: map[string][]string{}}
+// parseAnswer reads the lines of an answer; all others are of what make has read.
+func parseAnswer(text string) answer {
+	a := answer{}
 	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		switch {
-		case len(f) < 2 || f[0] != word:
-		case f[1] == "end":
-			return a, true
-		case len(f) < 3:
-		case f[1] == "list":
-			a.lists[f[2]] = f[3:]
-		case f[1] == "of":
-			a.of[f[2]] = f[3:]
-		case f[1] == "export":
-			a.exports = append(a.exports, f[2]+"="+strings.Join(f[3:], " "))
-		case f[1] == "unset":
-			a.unset = append(a.unset, f[2])
+		if f := strings.Fields(line); len(f) > 2 && f[0] == "ask:" {
+			a[f[1]] = append(a[f[1]], f[2:])
 		}
 	}
-	return a, false
+	return a
 }

@@ -1,10 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Says what the Kbuild file $(ask_file) builds, to whoever knows $(ask_word). It ends
-# before make would run a rule, or make again what it has read.
+# Says what kbuild would build by the Kbuild file $(ask_file), on lines that begin with
+# "ask:". It ends before make would run a rule, or make again what it has read.
+
+# What kbuild sets, beside M.
+override KERNELRELEASE := $(shell uname -r)
+ask_release := $(subst ., ,$(subst -, ,$(subst +, ,$(KERNELRELEASE))))
+VERSION := $(word 1,$(ask_release))
+PATCHLEVEL := $(word 2,$(ask_release))
+SUBLEVEL := $(word 3,$(ask_release))
+ARCH := $(shell uname -m | sed 's/i.86/x86/; s/x86_64/x86/; s/aarch64/arm64/; s/armv.*/arm/; s/ppc.*/powerpc/; s/s390x/s390/; s/riscv.*/riscv/; s/loongarch.*/loongarch/')
+SRCARCH := $(ARCH)
+KBUILD_MODULES := 1
+KBUILD_EXTMOD := $(M)
+srctree := /lib/modules/$(KERNELRELEASE)/build
+objtree := $(srctree)
+src := $(ask_dir)
+obj := $(ask_dir)
+
 include $(ask_file)
-$(foreach v,$(filter obj-% subdir-%,$(.VARIABLES)),$(info $(ask_word) list $v $($v)))
-$(foreach o,$(basename $(filter %.o,$(obj-m))),$(info $(ask_word) of $o $($o-objs) $($o-y) $($o-m)))
-$(foreach v,$(ask_exports),$(info $(ask_word) export $v $($v)))
-$(foreach v,$(ask_options),$(if $(filter undefined,$(origin $v)),$(info $(ask_word) unset $v)))
-$(info $(ask_word) end)
+
+# ask_sed searches the files of the tree that make has read.
+ask_sed = $(shell sed -nE '$1' $(filter-out /%,$(MAKEFILE_LIST:$(M)/%=%)))
+ask_exports := $(call ask_sed,s/^[[:blank:]]*export[[:blank:]]+([^:?+!=]*).*/\1/p)
+ask_options := $(call ask_sed,/^[[:blank:]]*(obj-|subdir-|(else[[:blank:]]+)?if)/s/[^A-Za-z0-9_]+/ /gp)
+ask_unset := $(foreach v,$(sort $(filter CONFIG_%,$(ask_options))),$(if $(filter undefined,$(origin $v)),$v))
+ask_dirs := $(filter %/,$(obj-y)) $(addsuffix /,$(subdir-m) $(subdir-y))
+
+$(info ask: lists $(filter obj-% subdir-%,$(.VARIABLES)))
+$(foreach w,$(obj-m) $(ask_dirs),$(info ask: builds $w $(foreach s,-objs -y -m,$($(w:.o=)$s))))
+$(foreach v,$(filter-out obj-% subdir-%,$(ask_exports)),$(info ask: export $v=$($v)))
+$(info ask: unset $(ask_unset))
+$(info ask: left $(obj-))
+$(info ask: end here)
 $(error end)

@@ -3,23 +3,22 @@
 package draft
 
 import (
-	"dkms-kernel-install/internal/conf"
 	"errors"
 	"fmt"
 	"path"
 	"regexp"
 	"strings"
+
+	"dkms-kernel-install/internal/conf"
 )
 
 // Conf is what goes into a dkms.conf.
 type Conf struct {
-	Name, Version string
-	Modules       []Module
-	Steps         []Step   // of MAKE[0], in order
-	Args          []string // of every make: see [CheckArg]
-	// NoKernelRelease keeps dkms from adding KERNELRELEASE (and its -j) to the
-	// command.
-	NoKernelRelease bool
+	Name, Version   string
+	Modules         []Module
+	Steps           []Step   // of MAKE[0], in order
+	Args            []string // of every make: see [CheckArg]
+	NoKernelRelease bool     // dkms is to add neither KERNELRELEASE nor -j to MAKE[0]
 	NoAutoinstall   bool
 }
 
@@ -28,18 +27,6 @@ type Step struct {
 	Dir    string // relative to the tree
 	Target string // may be empty
 	Kbuild bool   // the kernel's build system builds the directory, not a Makefile in it
-}
-
-// packageName is narrower than what dkms takes: a name or version of these characters
-// means the same everywhere that it is written.
-var packageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]*$`)
-
-// CheckName returns an error if s will not do as the name or the version of a package.
-func CheckName(s string) error {
-	if !packageName.MatchString(s) || len(s) > 200 {
-		return fmt.Errorf("%.40q has more than letters, digits and ._+~- in it, or does not begin with a letter or digit", s)
-	}
-	return nil
 }
 
 // CheckArg returns an error if s will not do as an argument of make: an option, or
@@ -74,88 +61,77 @@ var variables = map[string]string{
 	"PACKAGE_NAME": "${PACKAGE_NAME}", "PACKAGE_VERSION": "${PACKAGE_VERSION}",
 }
 
-var shellRef = regexp.MustCompile(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})`)
+// A $ before it is for make and its shell.
+var reference = regexp.MustCompile(`\$?\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})`)
 
-// tokens splits an argument into literal text and references, as a conf writes them.
-func tokens(s string, literal, ref func(string)) {
+// rewrite returns an argument of which ref has replaced each reference, as a conf writes
+// it, and literal the text between.
+func rewrite(s string, literal, ref func(string) string) string {
+	var b strings.Builder
 	from := 0
-	for _, i := range shellRef.FindAllStringSubmatchIndex(s, -1) {
-		to, ok := variables[strings.Trim(s[i[0]:i[1]], "${}")]
-		if !ok || i[0] > 0 && s[i[0]-1] == '$' { // $$PWD is for make and its shell
-			continue
+	for _, i := range reference.FindAllStringIndex(s, -1) {
+		if to, ok := variables[strings.Trim(s[i[0]+1:i[1]], "{}")]; ok {
+			b.WriteString(literal(s[from:i[0]]) + ref(to))
+			from = i[1]
 		}
-		literal(s[from:i[0]])
-		ref(to)
-		from = i[1]
 	}
-	literal(s[from:])
+	return b.String() + literal(s[from:])
 }
-
-// hasReference reports whether an argument depends on the kernel.
-func hasReference(arg string) (has bool) {
-	tokens(arg, func(string) {}, func(ref string) { has = has || strings.HasPrefix(ref, "${kernel") })
-	return has
-}
-
-var plainName = regexp.MustCompile(`^\w+$`)
 
 // word makes an argument one word of a command in a conf.
-func word(s string) (quoted string) {
-	tokens(s, func(s string) {
-		if name, value, ok := strings.Cut(s, "="); ok && quoted == "" && plainName.MatchString(name) {
-			s, quoted = value, name+"="
-		}
-		quoted += conf.Quote(s)
-	}, func(ref string) { quoted += "'" + ref + "'" })
-	return quoted
+func word(s string) string {
+	name := bareName.FindString(s)
+	return name + rewrite(s[len(name):], conf.Quote, func(ref string) string { return "'" + ref + "'" })
 }
+
+var bareName = regexp.MustCompile(`^\w+=`)
 
 // command returns what MAKE[0] does; empty for the generic command.
 func (c *Conf) command() string {
-	args := ""
+	program, args := "make", ""
+	if c.NoKernelRelease {
+		program = "'make'" // such quotes are what dkms knows it by
+	}
 	for _, a := range c.Args {
 		args += " " + word(a)
 	}
 	switch {
-	case len(c.Steps) == 0, len(c.Steps) == 1 && c.Steps[0] == Step{Dir: ".", Kbuild: true, Target: "modules"} && args == "" && !c.NoKernelRelease:
+	case len(c.Steps) == 1 && c.Steps[0] == Step{Dir: ".", Kbuild: true, Target: "modules"} && args == "" && !c.NoKernelRelease:
 		return ""
 	case len(c.Steps) == 1:
-		return c.Steps[0].call(args)
+		return program + c.Steps[0].arguments(args)
 	}
 	// One make calls the others: what dkms adds to the command (jobs, KERNELRELEASE,
 	// LLVM) reaches all of them that way. Not --eval: makes below would inherit it and
 	// call themselves for ever.
 	var calls []string
 	for _, s := range c.Steps {
-		calls = append(calls, s.call(""))
+		calls = append(calls, "make"+s.arguments(""))
 	}
-	return "make -f -" + args + " <<< 'modules: ; +" + strings.Join(calls, " && ") + "'"
+	return program + " -f -" + args + " <<< 'modules: ; +" + strings.Join(calls, " && ") + "'"
 }
 
-// call returns the command of a step with args in it. Directory and target need no
-// quotes: see checkPath. Nor do the references: kbuild takes neither blanks nor colons
-// in the path of a module, and quotes it itself nowhere.
-func (s Step) call(args string) string {
-	command := "make"
+// arguments returns those of a step's make, with args among them. Directory and target
+// need no quotes: see checkPath. Nor do the references: kbuild takes neither blanks nor
+// colons in the path of a module, and quotes it itself nowhere.
+func (s Step) arguments(args string) string {
 	if s.Kbuild {
-		command += " -C ${kernel_source_dir} M=" + path.Join(buildDir, s.Dir)
+		args = " -C ${kernel_source_dir} M=" + path.Join(buildDir, s.Dir) + args
 	} else if s.Dir != "." {
-		command += " -C " + s.Dir
+		args = " -C " + s.Dir + args
 	}
-	return strings.TrimSuffix(command+args+" "+s.Target, " ")
+	return strings.TrimSuffix(args+" "+s.Target, " ")
 }
 
 // String returns the text of the dkms.conf.
 func (c *Conf) String() string {
 	var b strings.Builder
-	set := func(name, value string) { fmt.Fprintf(&b, "%s=\"%s\"\n", name, value) }
 	b.WriteString("# Written by dkms-kernel-install init. What it can say: man 5 dkms.conf\n")
+	set := func(name, value string) { fmt.Fprintf(&b, "%s=\"%s\"\n", name, value) }
 	set("PACKAGE_NAME", c.Name)
 	set("PACKAGE_VERSION", c.Version)
-	if rest, ok := strings.CutPrefix(c.command(), "make"); ok && c.NoKernelRelease {
-		set("MAKE[0]", "'make'"+rest) // such quotes are what dkms knows it by
-	} else if ok {
-		set("MAKE[0]", "make"+rest)
+	if command := c.command(); command != "" {
+		set("MAKE[0]", command)
 	}
 	set("AUTOINSTALL", map[bool]string{false: "yes", true: "no"}[c.NoAutoinstall])
 	for i, m := range c.Modules {

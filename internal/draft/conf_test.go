@@ -15,8 +15,8 @@ import (
 	"dkms-kernel-install/internal/conf"
 )
 
-// read has bash read a dkms.conf, as every other part of the program does.
-func read(t testing.TB, sh *conf.Shell, c *Conf) conf.Conf {
+// readConf has bash read a dkms.conf, as every other part of the program does.
+func readConf(t testing.TB, sh *conf.Shell, c *Conf) conf.Conf {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "dkms.conf")
 	if err := os.WriteFile(file, []byte(c.String()), 0o644); err != nil {
@@ -45,7 +45,7 @@ func twice(t testing.TB, value string) string {
 	return string(out)
 }
 
-// run runs a command of a conf in a folder as dkms does, with a make that writes
+// run runs a command of a conf in a directory as dkms does, with a make that writes
 // down how it was called, and returns that: an argument a line.
 func run(t testing.TB, command, dir string) string {
 	t.Helper()
@@ -94,7 +94,7 @@ func TestConf(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			got := read(t, sh, c)
+			got := readConf(t, sh, c)
 			want := conf.Conf{Name: "m", Version: "1", Make: got.Make, Autoinstall: true, Modules: []conf.Module{
 				{BuiltName: "a", DestName: "a", BuiltLocation: ".", DestLocation: "/extra", Strip: true},
 				{BuiltName: "b-c", DestName: "b-c", BuiltLocation: "x/y", DestLocation: "/kernel/z", Strip: true},
@@ -118,8 +118,8 @@ func TestConf(t *testing.T) {
 			}
 		})
 	}
-	c := &Conf{Name: "m", Version: "1", NoAutoinstall: true, Modules: []Module{{Name: "a", Dir: ".", Dest: "/extra"}}}
-	if read(t, sh, c).Autoinstall {
+	c := &Conf{Name: "m", Version: "1", NoAutoinstall: true, Steps: []Step{kbuild(".")}, Modules: []Module{{Name: "a", Dir: ".", Dest: "/extra"}}}
+	if readConf(t, sh, c).Autoinstall {
 		t.Error("AUTOINSTALL is yes")
 	}
 }
@@ -134,7 +134,7 @@ func TestSteps(t *testing.T) {
 		c := &Conf{Name: "m", Version: "1", NoKernelRelease: plain, Modules: []Module{{Name: "a", Dir: ".", Dest: "/extra"}},
 			Steps: []Step{{Dir: "b"}, {Dir: "a", Target: "one two"}, {Dir: "c/d", Target: "modules", Kbuild: true}},
 			Args:  []string{`A='x'  "y"`, "K=${kernel_source_dir}"}}
-		command := twice(t, read(t, sh, c).Make)
+		command := twice(t, readConf(t, sh, c).Make)
 		dir := t.TempDir()
 		command = strings.NewReplacer("/k s", dir+"/kernel", "/tree/m/1/build", dir).Replace(command)
 		makefile := "export\nall one two modules:\n\t@echo \"$@ $(notdir $(CURDIR)) <$$A> <$$K> <$$M> <$(KERNELRELEASE)> <$(LLVM)> $(MAKELEVEL)\"; test ! -e fail\ntwo: one\n"
@@ -205,14 +205,13 @@ func FuzzArg(f *testing.F) {
 		if CheckArg(arg) != nil {
 			return
 		}
-		want := ""
-		tokens(arg, func(s string) { want += s }, func(string) { want += "REFERENCE" })
+		want := rewrite(arg, func(s string) string { return s }, func(string) string { return "REFERENCE" })
 		if strings.Contains(want, "REFERENCE") || strings.ContainsAny(arg, "\r") {
 			return
 		}
 		c := &Conf{Name: "m", Version: "1", NoKernelRelease: plain, Args: []string{arg}, Steps: []Step{{Dir: "."}},
 			Modules: []Module{{Name: "a", Dir: ".", Dest: "/extra"}}}
-		command := read(t, sh, c).Make
+		command := readConf(t, sh, c).Make
 		if got := twice(t, command); got != command {
 			t.Errorf("the classic script makes %q of %q", got, command)
 		}
@@ -256,9 +255,9 @@ obj-m := only.o $(shell x)
 		{"no rule", "none=:none", "K=$kernelver", `make -C none K='${kernelver}'`, "", ""},
 		{"Kbuild alone", "only=:only", "", "make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build/only modules", "", ""},
 		{"Kbuild alone, other module", "other=:only", "A=1", "make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build/only A=1 modules", "", ""},
-		{"once for a folder", "top more", "KDIR=${kernel_source_dir}", "make KDIR='${kernel_source_dir}' modules", "", ""},
+		{"once for a directory", "top more", "KDIR=${kernel_source_dir}", "make KDIR='${kernel_source_dir}' modules", "", ""},
 		{"no Makefile", "x=:empty", "", "", "", "module x: empty has no Makefile"},
-		{"no folder", "x=:gone", "", "", "", "module x: gone has no Makefile"},
+		{"no directory", "x=:gone", "", "", "", "module x: gone has no Makefile"},
 		{"twice", "top top=x", "", "", "", "module top is there twice"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -271,7 +270,8 @@ obj-m := only.o $(shell x)
 				}
 				specs = append(specs, s)
 			}
-			c, notes, err := Plan(root, specs, strings.Fields(test.args))
+			tree := openTree(t, root, test.args)
+			c, err := tree.Plan(specs)
 			if err != nil || test.err != "" {
 				if err == nil || err.Error() != test.err {
 					t.Errorf("error %v, want %q", err, test.err)
@@ -279,16 +279,13 @@ obj-m := only.o $(shell x)
 				return
 			}
 			got := c.command()
-			if c.NoKernelRelease {
-				got = "'make'" + strings.TrimPrefix(got, "make")
-			}
 			if test.name == "kbuild knows" && got == "" { // the generic command
-				got = c.Steps[0].call("")
+				got = "make" + c.Steps[0].arguments("")
 			}
 			if got != test.want {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
-			if all := strings.Join(notes, "\n"); test.notes == "" && all != "" || !strings.Contains(all, test.notes) {
+			if all := strings.Join(tree.Notes, "\n"); test.notes == "" && all != "" || !strings.Contains(all, test.notes) {
 				t.Errorf("notes: %s", all)
 			}
 		})

@@ -3,9 +3,10 @@
 package draft
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -23,138 +25,129 @@ import (
 // Bounds of what is looked at. No module package comes near any of them; a kernel's
 // whole source does.
 const (
-	maxFile  = 1 << 20 // bytes of one file
-	maxAsked = 500     // directories that make is asked about
-	maxNotes = 40
-	maxTime  = 2 * time.Minute
+	askTime    = 10 * time.Second // for one Kbuild file
+	allTime    = 2 * time.Minute
+	askOutput  = 1 << 20 // bytes that make says of one
+	maxFile    = 1 << 20 // bytes of a file
+	maxWords   = 1000    // that Kbuild files list
+	maxSources = 500
+	maxNotes   = 40
 )
 
-// Tree is what a source tree has to build.
+// Tree is a source tree of modules, about whose Kbuild files make is asked: by root in
+// a sandbox or not at all, by another user in as much of one as the machine allows,
+// since that user could run make without.
 type Tree struct {
-	Modules []Module
-	Dirs    []string // that kbuild must be pointed at, relative to the tree, in order
-	Notes   []string // what could not be found out and is left out, a line each
+	Notes []string // what could not be found out and is left out, a line each
+
+	root  *os.Root // through which files are opened, so that no link leads out
+	top   string   // its absolute path, free of symbolic links
+	world *sandbox.World
+	end   time.Time // of asking
+	args  []string  // of every make
+	given []string  // those that set variables, with values as they are here
+	entry string    // the directory that kbuild is pointed at
+	words int       // that were looked at
 }
 
-// tree is the tree while it is being looked at.
-type tree struct {
-	ctx     context.Context
-	root    *os.Root // through which files are opened, so that no link leads out
-	world   *sandbox.World
-	given   []string // assignments for make's command line
-	release string   // of a kernel, for make
-	entry   string   // the directory that kbuild is pointed at
-	asked   int
-	notes   []string
-}
-
-// open returns the tree in root, and what is to be called at the end. Of args, which
-// make gets, those of the form NAME=VALUE set variables.
-func open(root *os.Root, args []string) (*tree, func(), error) {
+// Open returns the tree in root, for args of make. The error is [exec.ErrNotFound] if
+// there is no make.
+func Open(root *os.Root, args []string) (*Tree, error) {
 	if _, err := exec.LookPath("make"); err != nil {
-		return nil, nil, errors.New("make is not installed, which reads Kbuild files")
+		return nil, fmt.Errorf("make, which reads Kbuild files: %w", err)
 	}
 	top, err := filepath.EvalSymlinks(root.Name())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	t := &tree{root: root, release: "0"}
-	if t.world, err = sandbox.ReadOnly(top); err != nil {
-		return nil, nil, err
+	world, err := sandbox.ReadOnly(top)
+	if err != nil {
+		return nil, err
 	}
-	t.world.Processes, t.world.Output = 512, askOutput
-	var u unix.Utsname
-	if unix.Uname(&u) == nil {
-		t.release = unix.ByteSliceToString(u.Release[:])
-	}
+	world.Processes, world.Output = 512, askOutput
+	t := &Tree{root: root, top: top, world: world, end: time.Now().Add(allTime), args: args}
 	for _, a := range args {
-		if name, value, ok := strings.Cut(a, "="); ok && !strings.HasPrefix(a, "-") {
-			t.given = append(t.given, name+"="+t.resolve(value))
+		if name, value, ok := strings.Cut(a, "="); ok && name[0] != '-' {
+			t.given = append(t.given, name+"="+rewrite(value, func(s string) string { return s }, t.resolve))
 		}
 	}
-	var end func()
-	t.ctx, end = context.WithTimeoutCause(context.Background(), maxTime, fmt.Errorf("all of it takes longer than %v", maxTime))
-	return t, end, nil
+	return t, nil
 }
 
-// top is the absolute path of the tree, free of symbolic links.
-func (t *tree) top() string { return t.world.Show[0] }
+// resolve returns what make gets here in place of what each kernel's build gives it:
+// something that is not empty.
+func (t *Tree) resolve(ref string) string {
+	if ref == buildDir {
+		return t.top
+	}
+	return "/nonexistent/" + strings.Trim(ref, "${}")
+}
 
-// resolve returns a value of an argument as make gets it here: in place of what each
-// kernel's build gives it stands something that is not empty.
-func (t *tree) resolve(value string) string {
-	var b strings.Builder
-	tokens(value, func(s string) { b.WriteString(s) }, func(ref string) {
-		if ref == buildDir {
-			b.WriteString(t.top())
-		} else {
-			b.WriteString("/nonexistent/" + strings.Trim(ref, "${}"))
+func (t *Tree) note(format string, args ...any) {
+	line := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
 		}
-	})
-	return b.String()
-}
-
-func (t *tree) note(format string, args ...any) {
-	line := strings.ToValidUTF8(fmt.Sprintf("%.300s", fmt.Sprintf(format, args...)), "?")
-	if len(t.notes) < maxNotes && !slices.Contains(t.notes, line) {
-		t.notes = append(t.notes, line)
+		return r
+	}, fmt.Sprintf("%.300s", fmt.Sprintf(format, args...)))
+	if len(t.Notes) < maxNotes && !slices.Contains(t.Notes, line) {
+		t.Notes = append(t.Notes, line)
 	}
 }
 
-// first returns the first of the files of a directory that there is, and its text. The
+// read returns the first of these files of a directory that there is, and its text. The
 // error is [fs.ErrNotExist] if there is none.
-func first(root *os.Root, dir string, names ...string) (name, text string, err error) {
+func read(root *os.Root, dir string, names ...string) (name, text string, err error) {
 	for _, n := range names {
 		name = path.Join(dir, n)
-		fi, err := root.Stat(name)
+		f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would wait for its writer
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err == nil && (!fi.Mode().IsRegular() || fi.Size() > maxFile) {
-			err = fmt.Errorf("it is not a file of at most %d MiB", maxFile>>20)
+		if err != nil {
+			return name, "", err
 		}
-		var b []byte
-		if err == nil {
-			b, err = root.ReadFile(name)
+		defer f.Close()
+		if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxFile {
+			return name, "", cmp.Or(err, errors.New("it is not a file, or too large"))
 		}
-		return name, string(b), err
+		text, err := io.ReadAll(io.LimitReader(f, maxFile))
+		return name, string(text), err
 	}
 	return "", "", fs.ErrNotExist
 }
 
-// Find looks for modules in a tree: if its top has a Kbuild file or a Makefile that
-// lists anything for kbuild, in that and in the directories that it leads into, and
-// else in all directories but hidden ones. Args are those of every make.
-func Find(root *os.Root, args []string) (out Tree, err error) {
-	t, end, err := open(root, args)
-	if err != nil {
-		return out, err
-	}
-	defer end()
+// Find looks for modules in the tree: if its top has a Kbuild file or a Makefile that
+// lists anything for kbuild, in that and in the directories that it leads into, and else
+// in all directories but hidden ones. Kbuild is to build them.
+func (t *Tree) Find() *Conf {
+	c := &Conf{Args: t.args}
 	where := map[string]string{} // by name: one alone can be installed
-	err = fs.WalkDir(root.FS(), ".", func(dir string, d fs.DirEntry, err error) error {
-		if err != nil {
+	err := fs.WalkDir(t.root.FS(), ".", func(dir string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
 			t.note("%v", err)
-		}
-		if d == nil || !d.IsDir() {
-			return t.ctx.Err()
-		}
-		if dir != "." && d.Name()[0] == '.' {
+			return nil
+		case time.Now().After(t.end):
+			return fmt.Errorf("it takes longer than %v", allTime)
+		case !d.IsDir():
+			return nil
+		case dir != "." && d.Name()[0] == '.':
 			return fs.SkipDir
 		}
 		t.entry = dir
 		modules, lists := t.dir(dir, nil)
-		before := len(out.Modules)
+		before := len(c.Modules)
 		for _, m := range modules {
 			if other, ok := where[m.Name]; !ok {
 				where[m.Name] = m.Dir
-				out.Modules = append(out.Modules, m)
+				c.Modules = append(c.Modules, m)
 			} else if other != m.Dir {
 				t.note("%s/%s.ko: left out, since %s/%[2]s.ko is installed by that name", m.Dir, m.Name, other)
 			}
 		}
-		if len(out.Modules) > before {
-			out.Dirs = append(out.Dirs, dir)
+		if len(c.Modules) > before {
+			c.Steps = append(c.Steps, Step{Dir: dir, Target: "modules", Kbuild: true})
 		}
 		if lists {
 			return fs.SkipDir
@@ -164,86 +157,89 @@ func Find(root *os.Root, args []string) (out Tree, err error) {
 	if err != nil {
 		t.note("only a part of the tree was searched: %v", err)
 	}
-	out.Notes = t.notes
-	return out, nil
+	return c
 }
 
 // dir returns the modules of a directory and of those below that its Kbuild file leads
 // into, and reports whether that file lists anything for kbuild. Env is what the
 // directory above exports.
-func (t *tree) dir(dir string, env []string) (modules []Module, lists bool) {
-	name, text, err := first(t.root, dir, "Kbuild", "Makefile")
+func (t *Tree) dir(dir string, env []string) (modules []Module, lists bool) {
+	name, _, err := read(t.root, dir, "Kbuild", "Makefile")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false
 	}
-	if t.asked++; err == nil && t.asked > maxAsked {
-		err = errors.New("the tree has too many directories")
-	}
 	var a answer
 	if err == nil {
-		a, err = t.ask(name, text, env)
+		a, err = t.ask(name, env)
 	}
 	if err != nil {
 		t.note("%s: %v", name, err)
 		return nil, false
 	}
-	for _, option := range a.unset {
-		t.note("%s: %s is not set here, and decides what is built; to have that built, give --make-arg %[2]s=m, or y", name, option)
+	if a["unset"] != nil {
+		t.note("%s: options that are not set here may decide what is built; to set one, give --make-arg %s=m, or y: %s",
+			name, a["unset"][0][0], strings.Join(a["unset"][0], " "))
+	} else if a["left"] != nil {
+		t.note("%s: nothing is set that decides to build %s", name, strings.Join(a["left"][0], " "))
 	}
-	for _, list := range []string{"obj-m", "obj-y", "subdir-m", "subdir-y"} {
-		for _, word := range a.lists[list] {
-			rel, err := t.member(dir, word)
-			isDir := strings.HasSuffix(word, "/") || strings.HasPrefix(list, "subdir")
-			switch {
-			case list == "obj-y" && !isDir: // part of the kernel itself
-			case err != nil:
-				t.note("%s: %s in %s: %v", name, word, list, err)
-			case isDir:
-				inner, _ := t.dir(rel, append(slices.Clip(env), a.exports...))
-				if len(inner) == 0 {
-					t.note("%s: no module was found in %s", name, rel)
-				}
-				modules = append(modules, inner...)
-			default:
-				m, err := t.module(dir, rel, a.of[strings.TrimSuffix(word, ".o")])
-				if err != nil {
-					t.note("%s: %s in %s: %v", name, word, list, err)
-					continue
-				}
-				modules = append(modules, m)
-			}
+	env = slices.Clip(env)
+	for _, words := range a["export"] {
+		env = append(env, strings.Join(words, " "))
+	}
+	for _, words := range a["builds"] {
+		if t.words++; t.words > maxWords {
+			t.note("%s: the tree has too many modules and directories", name)
+			break
 		}
+		found, err := t.builds(dir, words[0], words[1:], env)
+		if err != nil {
+			t.note("%s: %s: %v", name, words[0], err)
+		}
+		modules = append(modules, found...)
 	}
-	return modules, len(a.lists) > 0
+	return modules, a["lists"] != nil
 }
 
-// member returns a word of a list relative to the tree.
-func (t *tree) member(dir, word string) (string, error) {
+// builds returns the modules that a word of a list of dir stands for: those of a
+// directory, or one that is made of objects or, if there are none, of itself.
+func (t *Tree) builds(dir, word string, objects, env []string) ([]Module, error) {
+	rel, err := t.member(dir, word)
+	if err != nil {
+		return nil, err
+	}
+	if strings.HasSuffix(word, "/") {
+		modules, _ := t.dir(rel, env)
+		if len(modules) == 0 {
+			err = errors.New("no module was found there")
+		}
+		return modules, err
+	}
+	if !strings.HasSuffix(word, ".o") {
+		return nil, errors.New("it is not an object")
+	}
+	if len(objects) == 0 {
+		objects = []string{word}
+	}
+	m := Module{Name: strings.TrimSuffix(path.Base(rel), ".o"), Dir: path.Dir(rel), Dest: "/extra"}
+	for _, o := range objects {
+		if rel, err := t.member(dir, o); err == nil && len(m.sources) < maxSources {
+			m.sources = append(m.sources, strings.TrimSuffix(rel, ".o")+".c")
+		}
+	}
+	if err := checkModule(m.Name); err != nil {
+		return nil, err
+	}
+	return []Module{m}, nil
+}
+
+// member returns a word of a list of dir relative to the tree.
+func (t *Tree) member(dir, word string) (string, error) {
 	rel := path.Join(dir, word)
 	if path.IsAbs(word) {
-		rel, _ = filepath.Rel(t.top(), word)
+		rel, _ = filepath.Rel(t.top, word)
 	}
 	if !fs.ValidPath(rel) || dir != "." && rel != dir && !strings.HasPrefix(rel, dir+"/") {
 		return "", errors.New("it leads out of the directory")
 	}
 	return rel, checkPath(rel)
-}
-
-// module returns the module of an object, which is made of objects of dir, or of
-// itself.
-func (t *tree) module(dir, object string, objects []string) (Module, error) {
-	stem, ok := strings.CutSuffix(object, ".o")
-	if !ok {
-		return Module{}, errors.New("it is not an object")
-	}
-	m := Module{Name: path.Base(stem), Dir: path.Dir(stem), Dest: "/extra"}
-	if len(objects) == 0 {
-		m.sources = []string{stem + ".c"}
-	}
-	for _, o := range objects {
-		if rel, err := t.member(dir, o); err == nil {
-			m.sources = append(m.sources, strings.TrimSuffix(rel, ".o")+".c")
-		}
-	}
-	return m, checkModule(m.Name)
 }

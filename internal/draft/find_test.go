@@ -3,16 +3,18 @@
 package draft
 
 import (
-	"dkms-kernel-install/internal/sandbox"
-	"dkms-kernel-install/internal/testskip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/txtar"
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/sandbox"
+	"dkms-kernel-install/internal/testskip"
 )
 
 func TestMain(m *testing.M) {
@@ -33,10 +35,10 @@ func makeTree(t testing.TB, archive string) *os.Root {
 			t.Fatal(err)
 		}
 	}
-	return openTree(t, dir)
+	return openRoot(t, dir)
 }
 
-func openTree(t testing.TB, dir string) *os.Root {
+func openRoot(t testing.TB, dir string) *os.Root {
 	t.Helper()
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -46,31 +48,34 @@ func openTree(t testing.TB, dir string) *os.Root {
 	return root
 }
 
-// summary is the modules as DIR/NAME, and the directories.
-func summary(tree Tree) string {
-	var list []string
-	for _, m := range tree.Modules {
-		name := m.Name
-		if m.Dir != "." {
-			name = m.Dir + "/" + name
-		}
-		list = append(list, name)
-	}
-	return strings.Join(list, " ") + " | " + strings.Join(tree.Dirs, " ")
-}
-
-// find is Find, in a tree of these files.
-func find(t testing.TB, root *os.Root, args ...string) Tree {
+// openTree opens the tree in root, for args, with spaces between.
+func openTree(t testing.TB, root *os.Root, args string) *Tree {
 	t.Helper()
-	tree, err := Find(root, args)
+	testskip.Without(t, "make")
+	tree, err := Open(root, strings.Fields(args))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return tree
 }
 
+// summary is the modules as DIR/NAME, and the directories that kbuild is pointed at.
+func summary(c *Conf) string {
+	var list, dirs []string
+	for _, m := range c.Modules {
+		name := m.Name
+		if m.Dir != "." {
+			name = m.Dir + "/" + name
+		}
+		list = append(list, name)
+	}
+	for _, s := range c.Steps {
+		dirs = append(dirs, s.Dir)
+	}
+	return strings.Join(list, " ") + " | " + strings.Join(dirs, " ")
+}
+
 func TestFind(t *testing.T) {
-	testskip.Without(t, "make")
 	for _, test := range []struct {
 		name, files, args, want string
 		notes                   string // a text that the notes have; "" means that there are none
@@ -82,7 +87,7 @@ func TestFind(t *testing.T) {
 		{"continued", "-- Kbuild --\nobj-m := a.o \\\n\tb.o\\\n c.o # d.o \\\n e.o\nobj-m += f.o\n", "", "a b c f | .", ""},
 		{"empty", "-- Kbuild --\nobj-m :=\n", "", " | ", ""},
 		{"obj-y is no module", "-- Kbuild --\nobj-y += a.o\nobj-m += b.o\n", "", "b | .", ""},
-		{"obj- is not built", "-- Kbuild --\nobj-$(NOT_SET) += a.o\nobj-n += c.o\nobj-m += b.o\n", "", "b | .", ""},
+		{"obj- is not built", "-- Kbuild --\nobj-$(NOT_SET) += a.o\nobj-n += c.o\nobj-m += b.o\n", "", "b | .", "Kbuild: nothing is set that decides to build a.o"},
 		{"composed", "-- Kbuild --\nobj-m := a.o\na-objs := x.o y.o\na-y += z.o\n", "", "a | .", ""},
 		{"below", "-- Kbuild --\nobj-m := core/a.o\n", "", "core/a | .", ""},
 
@@ -90,8 +95,8 @@ func TestFind(t *testing.T) {
 		{"config m", "-- Kbuild --\nCONFIG_A := m\nobj-$(CONFIG_A) += a.o\n", "", "a | .", ""},
 		{"config m, by default", "-- Kbuild --\nCONFIG_A ?= m\nobj-${CONFIG_A} += a.o\n", "", "a | .", ""},
 		{"config of the kernel", "-- Kbuild --\nobj-$(CONFIG_A) += a.o\nobj-m += b.o\n", "", "b | .",
-			"Kbuild: CONFIG_A is not set here, and decides what is built; to have that built, give --make-arg CONFIG_A=m, or y"},
-		{"config in a condition", "-- Kbuild --\nobj-m := a.o\nifeq ($(CONFIG_NET),y)\nobj-m += b.o\nendif\n", "", "a | .", "CONFIG_NET is not set"},
+			"Kbuild: options that are not set here may decide what is built; to set one, give --make-arg CONFIG_A=m, or y: CONFIG_A"},
+		{"config in a condition", "-- Kbuild --\nobj-m := a.o\nifeq ($(CONFIG_NET),y)\nobj-m += b.o\nendif\n", "", "a | .", "or y: CONFIG_NET"},
 		{"config elsewhere", "-- Kbuild --\nobj-m := a.o\nccflags-$(CONFIG_X) := -DX\n", "", "a | .", ""},
 		{"config of an argument", "-- Kbuild --\nCONFIG_A := n\nobj-$(CONFIG_A) += a.o\n", "CONFIG_A=m", "a | .", ""},
 		{"exported config", "-- Kbuild --\nexport CONFIG_A := m\nCONFIG_B := m\nobj-y += sub/\n-- sub/Kbuild --\nobj-$(CONFIG_A) += a.o\nobj-$(CONFIG_B) += b.o\n", "", "sub/a | .", "CONFIG_B=m"},
@@ -110,6 +115,19 @@ func TestFind(t *testing.T) {
 		{"include of an argument", "-- sub/Kbuild --\ninclude $(TOP)/x.mk\nobj-$(build_a) := a.o\n-- x.mk --\nbuild_a := m\n", "TOP=$PWD", "sub/a | sub", ""},
 		{"says much", "-- Kbuild --\n$(info obj-m is x)\n$(warning here)\nobj-m := a.o\n", "", "a | .", ""},
 
+		{"last one counts", "-- Kbuild --\nobj-m := a.o\nobj-m := b.o\n", "", "b | .", ""},
+		{"CR LF", "-- Kbuild --\nobj-m := a.o\r\nX := y\r\n", "", "a | .", ""},
+		{"obj-m of an argument", "-- Kbuild --\nobj-m := a.o\n", "obj-m=b.o", "b | .", ""},
+		{"exported, several", "-- Kbuild --\nA := m\nB := m\n\texport A  B\nobj-y += sub/\n-- sub/Kbuild --\nobj-$(A) += a.o\nobj-$(B) += b.o\n", "", "sub/a sub/b | .", ""},
+		{"exported, a list", "-- Kbuild --\nexport obj-m := sub/\n-- sub/Kbuild --\nobj-m += a.o\n", "", "sub/a | .", ""},
+		{"included config", "-- Kbuild --\ninclude $(src)/x.mk\ninclude $(M)/y.mk\nobj-m := a.o\n-- x.mk --\nobj-$(CONFIG_A) += a.o\n-- y.mk --\nifdef CONFIG_B\nobj-m += b.o\nendif\n", "", "a | .", "CONFIG_A CONFIG_B"},
+		{"kbuild's own", "-- sub/Kbuild --\nobj-m := $(if $(and $(VERSION),$(PATCHLEVEL),$(ARCH),$(SRCARCH),$(srctree),$(objtree),$(KBUILD_MODULES)),a.o)\ninclude $(KBUILD_EXTMOD)/x.mk\n-- sub/x.mk --\nobj-m += b.o\n", "", "sub/a sub/b | sub", ""},
+		{"include of what is not there", "-- Kbuild --\ninclude $(srctree)/gone.mk $(src)/gone.mk\nobj-m := a.o\n", "", "a | .", ""},
+		{"shell that makes", "-- Kbuild --\nobj-m := $(shell $(MAKE) -s -f $(src)/x.mk)\n-- x.mk --\nall: ; @echo a.o\n", "", "a | .", ""},
+		{"references", "-- Kbuild --\nobj-m := $(if $(filter-out $$%,$(K)),a.o) $(if $(findstring $$,$(S)),,b.o)\n", "K=${kernelver} S=$kernel_source_dir/x", "a b | .", ""},
+		{"forged answer", "-- Kbuild --\n$(info ask: builds)$(info ask: builds ../../x.o y)$(info ask: unset)$(info ask: builds b.o)\nobj-m := a.o\n", "", "b a | .", "../../x.o: it leads out"},
+		{"colors", "-- Kbuild --\nobj-m := \x1b[31m\n", "", " | ", "Kbuild: ?[31m: "},
+
 		// What make cannot read.
 		{"syntax", "-- Kbuild --\nobj-m := a.o\nno rule\n", "", " | ", "missing separator"},
 		{"error", "-- Kbuild --\nobj-m := a.o\n$(error it will not do)\n", "", " | ", "it will not do"},
@@ -122,10 +140,10 @@ func TestFind(t *testing.T) {
 		{"directory", "-- Kbuild --\nobj-m += sub/ b.o\n-- sub/Makefile --\nobj-m := a.o\n", "", "sub/a b | .", ""},
 		{"directory by obj-y", "-- Kbuild --\nobj-y += sub/\n-- sub/Makefile --\nobj-m := a.o deep/\n-- sub/deep/Kbuild --\nobj-m := c.o\n", "", "sub/a sub/deep/c | .", ""},
 		{"directory by subdir-m", "-- Kbuild --\nsubdir-m := sub\n-- sub/Makefile --\nobj-m := a.o\n", "", "sub/a | .", ""},
-		{"directory without modules", "-- Kbuild --\nobj-m := sub/ a.o\n", "", "a | .", "no module was found in sub"},
+		{"directory without modules", "-- Kbuild --\nobj-m := sub/ a.o\n", "", "a | .", "sub/: no module was found there"},
 		{"same name twice", "-- Kbuild --\nobj-m := x/ y/\n-- x/Kbuild --\nobj-m := a.o\n-- y/Kbuild --\nobj-m := a.o\n", "", "x/a | .", "y/a.ko: left out"},
-		{"out of the directory", "-- Kbuild --\nobj-m := a.o ../b.o /c.o x/../../d.o ../\n", "", "a | .", "../b.o in obj-m: it leads out of the directory"},
-		{"odd names", "-- Kbuild --\nobj-m := a.o b.c d@e.o 'f'.o -g.o h.ko.o\n", "", "a | .", "b.c in obj-m: it is not an object"},
+		{"out of the directory", "-- Kbuild --\nobj-m := a.o ../b.o /c.o x/../../d.o ../\n", "", "a | .", "../b.o: it leads out of the directory"},
+		{"odd names", "-- Kbuild --\nobj-m := a.o b.c d@e.o 'f'.o -g.o h.ko.o\n", "", "a | .", "b.c: it is not an object"},
 
 		// Trees without a Kbuild file at their top.
 		{"deep", "-- src/mod/common/Kbuild --\nobj-m += c.o\n-- src/mod/a/Makefile --\nobj-m += a.o\n-- src/mod/Makefile --\nall:\n\tmake -C common\n", "", "src/mod/a/a src/mod/common/c | src/mod/a src/mod/common", ""},
@@ -137,8 +155,8 @@ func TestFind(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			root := makeTree(t, test.files)
-			tree := find(t, root, strings.Fields(test.args)...)
-			if got := summary(tree); got != test.want {
+			tree := openTree(t, root, test.args)
+			if got := summary(tree.Find()); got != test.want {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 			notes := strings.Join(tree.Notes, "\n")
@@ -155,7 +173,6 @@ func TestFind(t *testing.T) {
 // Neither a symbolic link nor a FIFO leads anywhere, as far as Find follows them; make
 // may read what is outside, and has nothing to write to.
 func TestFindStaysInside(t *testing.T) {
-	testskip.Without(t, "make")
 	outside := t.TempDir()
 	if err := os.WriteFile(filepath.Join(outside, "Kbuild"), []byte("obj-m := evil.o\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -176,8 +193,8 @@ func TestFindStaysInside(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "Kbuild"), []byte(kbuild), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	tree := find(t, openTree(t, dir))
-	if got, want := summary(tree), "a loop/loop/b | ."; got != want {
+	tree := openTree(t, openRoot(t, dir), "")
+	if got, want := summary(tree.Find()), "a loop/loop/b | ."; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := strings.Join(tree.Notes, "\n"); !strings.Contains(got, "escapes") || !strings.Contains(got, "it is not a file") {
@@ -192,13 +209,12 @@ func TestFindStaysInside(t *testing.T) {
 
 // What does not end is ended.
 func TestFindEnds(t *testing.T) {
-	testskip.Without(t, "make")
 	for name, test := range map[string]struct{ file, note string }{
-		"sleeps":    {"X := $(shell sleep 1000)\nobj-m := a.o\n", "takes longer"},
+		"sleeps":    {"X := $(shell sleep 1000)\nobj-m := a.o\n", "takes too long"},
 		"waits":     {"X := $(shell cat)\nobj-m := a.o\n", ""},
 		"doubles":   {"L := xxxxxxxxxxxxxxxx\n" + strings.Repeat("L := $(L) $(L)\n", 100) + "obj-m := $(L)\n", "Kbuild: "},
 		"prints":    {"$(info $(shell yes | head -c 100000000))\nobj-m := a.o\n", "Kbuild: "},
-		"itself":    {"obj-m := a.o ./\n", "too many directories"},
+		"itself":    {"obj-m := a.o ./\n", "too many modules and directories"},
 		"processes": {"X := $(shell :(){ :|:& };:)\nobj-m := a.o\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -207,8 +223,9 @@ func TestFindEnds(t *testing.T) {
 			}
 			t.Parallel()
 			start := time.Now()
-			tree := find(t, makeTree(t, "-- Kbuild --\n"+test.file))
-			if took := time.Since(start); took > maxTime+time.Minute {
+			tree := openTree(t, makeTree(t, "-- Kbuild --\n"+test.file), "")
+			tree.Find()
+			if took := time.Since(start); took > allTime+time.Minute {
 				t.Errorf("it took %v", took)
 			}
 			if got := strings.Join(tree.Notes, "\n"); !strings.Contains(got, test.note) {
@@ -219,25 +236,32 @@ func TestFindEnds(t *testing.T) {
 }
 
 func FuzzParseAnswer(f *testing.F) {
-	f.Add("W list obj-m a.o b.o\nW of a x.o\nnoise\nW end\n")
-	f.Add("W export A x\nW unset CONFIG_A\nW\nW list\n\xff")
+	root := makeTree(f, "") // with no directory to look at
+	f.Add("ask: builds a.o x.o\nask: builds /top/sub/b/\nnoise\nask: end here\n")
+	f.Add("ask: export A=x\nask: unset CONFIG_A\nask:\nask: builds\n\xff")
 	f.Fuzz(func(t *testing.T, text string) {
-		a, whole := parseAnswer(text, "W")
-		if whole && !strings.Contains(text, "end") {
+		a := parseAnswer(text)
+		if a["end"] != nil && !strings.Contains(text, "end") {
 			t.Error("whole without its end")
 		}
-		dir := &tree{world: &sandbox.World{Show: []string{"/top"}}}
-		for list, words := range a.lists {
-			for _, word := range words {
-				rel, err := dir.member("sub", word)
-				if err != nil {
-					continue
-				}
-				if !filepath.IsLocal(rel) || rel != "sub" && !strings.HasPrefix(rel, "sub/") {
-					t.Errorf("%s in %s is %q", word, list, rel)
-				}
-				if m, err := dir.module("sub", rel, a.of[word]); err == nil && (checkModule(m.Name) != nil || checkPath(m.Dir) != nil) {
-					t.Errorf("module %+v", m)
+		for _, list := range a {
+			if slices.ContainsFunc(list, func(words []string) bool { return len(words) == 0 }) {
+				t.Errorf("an empty list: %v", a)
+			}
+		}
+		tree := &Tree{root: root, top: "/top"}
+		for _, words := range a["builds"] {
+			rel, err := tree.member("sub", words[0])
+			if err == nil && (!filepath.IsLocal(rel) || rel != "sub" && !strings.HasPrefix(rel, "sub/")) {
+				t.Errorf("%s is %q", words[0], rel)
+			}
+			modules, err := tree.builds("sub", words[0], words[1:], nil)
+			if err == nil && len(modules) != 1 {
+				t.Errorf("%v are the modules %v", words, modules)
+			}
+			for _, m := range modules {
+				if checkModule(m.Name) != nil || checkPath(m.Dir) != nil || err != nil {
+					t.Errorf("module %+v, %v", m, err)
 				}
 			}
 		}

@@ -31,7 +31,7 @@ func TestIdentity(t *testing.T) {
 			name, err := Name(test.dir)
 			version := ""
 			if err == nil {
-				version, err = Version(root, test.dir, name, find(t, root).Modules)
+				version, err = Version(root, test.dir, name, openTree(t, root, "").Find().Modules)
 			}
 			if test.err != "" {
 				if err == nil || !strings.Contains(err.Error(), test.err) {

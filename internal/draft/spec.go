@@ -6,6 +6,7 @@
 package draft
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -38,35 +39,26 @@ type Spec struct {
 // the build directory is the source directory. An install directory that does not begin
 // with /kernel, /updates or /extra, which is what dkms asks for, goes below /extra.
 func ParseSpec(text, top string) (s Spec, err error) {
-	s = Spec{Module: Module{Dest: "/extra"}, Source: "."}
-	var rest string
-	s.Name, rest, _ = strings.Cut(text, "=")
-	if err := checkModule(s.Name); err != nil {
+	name, rest, _ := strings.Cut(text, "=")
+	if err := checkModule(name); err != nil {
 		return s, err
 	}
 	parts := strings.Split(rest, ":")
-	if len(parts) == 5 && parts[4] == "" {
-		parts = parts[:4] // the shell's read drops an empty last one
-	}
-	if len(parts) > 4 {
-		return s, fmt.Errorf("it has %d parts after the name, and there are four: install-dir:source-dir:build-dir:target", len(parts))
+	if n := len(parts); n > 5 || n == 5 && parts[4] != "" { // the shell's read drops an empty last one
+		return s, fmt.Errorf("it has %d parts after the name, and there are four: install-dir:source-dir:build-dir:target", n)
 	}
 	parts = append(parts, "", "", "")
-	if parts[0] != "" {
-		if s.Dest, err = destination(parts[0]); err != nil {
-			return s, fmt.Errorf("install-dir: %w", err)
-		}
+	s.Name = name
+	if s.Dest, err = destination(parts[0]); err != nil {
+		return s, fmt.Errorf("install-dir: %w", err)
 	}
 	if s.Source, err = inside(parts[1], top); err != nil {
 		return s, fmt.Errorf("source-dir: %w", err)
 	}
-	if s.Dir = s.Source; parts[2] != "" {
-		if s.Dir, err = inside(parts[2], top); err != nil {
-			return s, fmt.Errorf("build-dir: %w", err)
-		}
+	if s.Dir, err = inside(cmp.Or(parts[2], s.Source), top); err != nil {
+		return s, fmt.Errorf("build-dir: %w", err)
 	}
-	s.Target = strings.Join(strings.Fields(parts[3]), " ")
-	if !targets.MatchString(s.Target) {
+	if s.Target = strings.Join(strings.Fields(parts[3]), " "); !targets.MatchString(s.Target) {
 		return s, fmt.Errorf("target: %q is no target of make", s.Target)
 	}
 	s.sources = []string{path.Join(s.Source, s.Name+".c")}
@@ -91,26 +83,23 @@ func checkModule(name string) error {
 	return nil
 }
 
-// inside makes a directory below top relative to it.
-func inside(dir, top string) (string, error) {
-	if filepath.IsAbs(dir) {
-		rel, err := filepath.Rel(top, dir)
-		if err != nil || !filepath.IsLocal(rel) {
-			return "", fmt.Errorf("%q is not inside %s", dir, top)
-		}
-		dir = rel
-	}
-	if dir = path.Clean(dir); !filepath.IsLocal(dir) {
-		return "", fmt.Errorf("%q leads out of the source", dir)
-	}
-	return dir, checkPath(dir)
-}
-
 func checkPath(dir string) error {
 	if !dirName.MatchString(dir) {
 		return fmt.Errorf("%q has characters that make cannot cope with", dir)
 	}
 	return nil
+}
+
+// inside makes a directory below top relative to it.
+func inside(dir, top string) (string, error) {
+	rel := path.Clean(dir)
+	if path.IsAbs(dir) {
+		rel, _ = filepath.Rel(top, dir)
+	}
+	if !filepath.IsLocal(rel) {
+		return "", fmt.Errorf("%q leads out of the source", dir)
+	}
+	return rel, checkPath(rel)
 }
 
 // destination returns the directory below /lib/modules/K for an install-dir.
@@ -120,8 +109,79 @@ func destination(dir string) (string, error) {
 	}
 	clean := path.Join("/", dir)
 	top, _, _ := strings.Cut(clean[1:], "/")
-	if top != "extra" && (dir[0] != '/' || top != "kernel" && top != "updates") {
+	if top != "extra" && (!path.IsAbs(dir) || top != "kernel" && top != "updates") {
 		clean = path.Join("/extra", clean)
 	}
 	return clean, checkPath(clean[1:])
+}
+
+// Plan finds out how the modules of specs are built.
+//
+// The directory's Makefile builds a module, with the target of the spec or else the
+// first of modules, module, NAME.ko, default and all that it has a rule for, which is
+// the eclass's order. If nothing is said of how, neither target nor args, and the
+// directory's Kbuild file has the module in obj-m, kbuild builds it: Makefiles tend to
+// build for the kernel that runs, and kbuild for the one it is called for.
+func (t *Tree) Plan(specs []Spec) (*Conf, error) {
+	c := &Conf{Args: t.args}
+	for _, s := range specs {
+		if slices.ContainsFunc(c.Modules, func(m Module) bool { return m.Name == s.Name }) {
+			return nil, fmt.Errorf("module %s is there twice", s.Name)
+		}
+		step, asks, err := t.step(s)
+		if err != nil {
+			return nil, err
+		}
+		makefile := path.Join(s.Source, "Makefile")
+		if asks && !c.NoKernelRelease {
+			c.NoKernelRelease = true
+			t.note("%s: what it does depends on KERNELRELEASE, which make is therefore not given", makefile)
+		}
+		if !step.Kbuild && !slices.ContainsFunc(t.args, ofKernel) {
+			t.note("%s: no argument of make says which kernel to build for, so that is up to it; compare: --make-arg KDIR='${kernel_source_dir}'", makefile)
+		}
+		if !slices.Contains(c.Steps, step) {
+			c.Steps = append(c.Steps, step)
+		}
+		c.Modules = append(c.Modules, s.Module)
+	}
+	return c, nil
+}
+
+// ofKernel reports whether the value of an argument depends on the kernel.
+func ofKernel(arg string) bool {
+	refs := rewrite(arg, func(string) string { return "" }, func(ref string) string { return ref })
+	return strings.Contains(refs, "${kernel")
+}
+
+var (
+	asksRelease = regexp.MustCompile(`(?m)^[ \t]*(?:else[ \t]+)?if(?:n?eq|n?def)\b.*\bKERNELRELEASE\b`)
+	ruleLine    = regexp.MustCompile(`(?m)^([A-Za-z0-9_.][^:=#\n]*?)[ \t]*::?(?:[^:=]|$)`)
+)
+
+// step finds out how a module is built, and whether the Makefile asks for KERNELRELEASE.
+func (t *Tree) step(s Spec) (step Step, asks bool, err error) {
+	t.entry = s.Source
+	said := t.Notes
+	modules, lists := t.dir(s.Source, nil)
+	t.Notes = said // the spec has told of what is in the directory
+	known := slices.ContainsFunc(modules, func(m Module) bool { return m.Name == s.Name && m.Dir == s.Dir })
+	_, text, err := read(t.root, s.Source, "GNUmakefile", "makefile", "Makefile")
+	if known && len(t.args) == 0 && s.Target == "" || lists && err != nil {
+		return Step{Dir: s.Source, Kbuild: true, Target: cmp.Or(s.Target, "modules")}, false, nil
+	}
+	if err != nil {
+		return step, false, fmt.Errorf("module %s: %s has no Makefile", s.Name, s.Source)
+	}
+	var rules []string
+	for _, m := range ruleLine.FindAllStringSubmatch(text, -1) {
+		rules = append(rules, strings.Fields(m[1])...)
+	}
+	step = Step{Dir: s.Source, Target: s.Target}
+	for _, target := range []string{"modules", "module", s.Name + ".ko", "default", "all"} {
+		if step.Target == "" && slices.Contains(rules, target) {
+			step.Target = target
+		}
+	}
+	return step, asksRelease.MatchString(text), nil
 }
