@@ -43,7 +43,7 @@ func TestEffectiveConf(t *testing.T) {
 		"PreInstall": false, "PostInstall": false, "PostAdd": false, "PostRemove": false,
 		"BuildDepends":        false, // the packages do, as they are installed
 		"BuildDependsRebuild": false, "Autoinstall": false, "NoWeakModules": false,
-		"Excluded": false, "Skipped": false, "Warnings": false,
+		"Excluded": false, "Warnings": false,
 		"BuiltName": true, "BuiltLocation": true, "DestName": true, "DestLocation": false, "Strip": true,
 	}
 	was := effective(t, describe(t))

@@ -15,10 +15,10 @@ import (
 	"dkms-kernel-install/internal/rules"
 )
 
-// Cache remembers what confs said, so that a run which finds nothing to do need
-// not start bash to find out. What a conf reads besides its own files and the
-// kernel's configuration is not watched: so the cache may say that there is
-// nothing to do, and whatever is done goes by a fresh reading.
+// Cache remembers Confs, so that a run need not start bash to find that there is
+// nothing to do. It does not notice changes of what a conf reads besides its own
+// files and the kernel's configuration. So it is good to decide whether there is
+// anything to do, and to do it the conf is read again.
 type Cache struct {
 	file    string
 	entries map[string]cached
@@ -29,15 +29,15 @@ type cached struct {
 	Conf  Conf
 }
 
-// OpenCache reads the cache in file. A file that is missing or damaged is an
-// empty cache; an empty name is a cache that remembers nothing.
+// OpenCache reads the cache in file, which is JSON. If the file is missing or
+// damaged, the cache is empty. If file is "", the cache never remembers anything.
 func OpenCache(file string) *Cache {
 	entries, _ := files.ReadState[map[string]cached](file)
 	return &Cache{file: file, entries: entries}
 }
 
-// Get returns what the conf of src said, if everything it was read from is as it
-// was then.
+// Get returns the Conf of src. It reports false if the cache does not have it, or
+// if something that it was read from changed since.
 func (c *Cache) Get(src Source, set Settings) (Conf, bool) {
 	e, ok := c.entries[src.key()]
 	if !ok || e.Stamp != src.stamp(set) {
@@ -46,7 +46,8 @@ func (c *Cache) Get(src Source, set Settings) (Conf, bool) {
 	return e.Conf, true
 }
 
-// Replace makes the cache remember confs, by their sources, and nothing else.
+// Replace makes the cache remember confs, by their sources, and nothing else. It
+// writes the file if that changes anything.
 func (c *Cache) Replace(confs map[*Source]Conf, set Settings) error {
 	if c.file == "" {
 		return nil
@@ -69,8 +70,8 @@ func (s Source) key() string { return s.Module + "/" + s.Version }
 
 // stamp changes with everything that a conf is read from.
 func (s Source) stamp(set Settings) string {
-	// Without fmt, of which there would be more than of anything else in a run that
-	// finds nothing to do.
+	// Without fmt, which would take most of the time of a run that finds nothing to
+	// do.
 	b := append(make([]byte, 0, 1<<10), rules.Conf)
 	for _, list := range [][]string{{set.AddonModulesDir}, s.Vars(set), s.Directives} {
 		b = binary.NativeEndian.AppendUint32(b, uint32(len(list)))

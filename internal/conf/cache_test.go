@@ -27,14 +27,14 @@ func TestCache(t *testing.T) {
 
 	c := OpenCache(file)
 	if _, ok := c.Get(src, set); ok {
-		t.Error("an empty cache knows something")
+		t.Error("an empty cache has something")
 	}
 	if err := c.Replace(map[*Source]Conf{&src: want}, set); err != nil {
 		t.Fatal(err)
 	}
 	got, ok := OpenCache(file).Get(src, set)
 	if !ok {
-		t.Fatal("what was written is not known")
+		t.Fatal("the cache lost what was written")
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -56,13 +56,13 @@ func TestCache(t *testing.T) {
 		src, set := src, set
 		change(&src, &set)
 		if _, ok := OpenCache(file).Get(src, set); ok {
-			t.Errorf("after a change of %s the cache still believes what it knew", name)
+			t.Errorf("after a change of %s the cache still has the old Conf", name)
 		}
 		os.Remove(filepath.Join(dir, "toy.conf"))
 	}
 
 	write("cache/conf.json", "{")
 	if _, ok := OpenCache(file).Get(src, set); ok {
-		t.Error("a damaged cache knows something")
+		t.Error("a damaged cache has something")
 	}
 }

@@ -49,7 +49,7 @@ DEST_MODULE_LOCATION=/extra
 
 var toy = Module{BuiltName: "toy", BuiltLocation: ".", DestName: "toy", DestLocation: "/extra", Strip: true}
 
-// Directives of the environment are no directives: STRIP or MAKE may have other
+// Variables of the environment are not directives: STRIP or MAKE may have other
 // meanings there, and NO_WEAK_MODULES other values.
 func TestEnvironment(t *testing.T) {
 	for _, name := range confNames {
@@ -102,7 +102,7 @@ func TestRead(t *testing.T) {
 		{"local", "local MAKE=x", func(c *Conf) { c.Make = "x" }},
 		{"readonly", "readonly MAKE=x", func(c *Conf) { c.Make = "x" }},
 		{"an associative array", "declare -A MAKE=([a]=b)", func(c *Conf) {}},
-		{"a megabyte of output", `head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; yes x | head -c 3000000 >&2; MAKE=x`, func(c *Conf) { c.Make = "x" }},
+		{"megabytes of output", `head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; yes x | head -c 10000000 >&2; MAKE=x`, func(c *Conf) { c.Make = "x" }},
 		{"reading standard input", "read -r MAKE; cat", func(c *Conf) {}},
 		{"NULs", "MA\x00KE=x\x00", func(c *Conf) { c.Make = "x" }},
 		{"no final line break", "MAKE=x", func(c *Conf) { c.Make = "x" }},
@@ -274,7 +274,7 @@ func TestOverrides(t *testing.T) {
 func TestAddonModulesDir(t *testing.T) {
 	sh := &Shell{}
 	defer sh.Close()
-	// Some packages get away with the wildest places where they are not heeded.
+	// Some packages name impossible places, and get away with it on such distributions.
 	c, err := read(t, sh, minimal+"DEST_MODULE_LOCATION=/kernel/../misc/", func(_ *Source, set *Settings) { set.AddonModulesDir = "/updates/dkms" })
 	if err != nil || c.Modules[0].DestLocation != "/updates/dkms" {
 		t.Errorf("got %+v, %v", c, err)

@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Sources shell files for package conf and says what they set.
 #
-# A request is read from standard input: four lists, each a count and that many
-# NUL-terminated strings: assignments made before sourcing, the files,
-# assignments made after, and the names to tell. What is told goes to
-# descriptor 3 as NUL-terminated fields; the nonce $1 starts each message, so
-# that whatever a file prints there itself can be told from it.
+# Standard input has requests. Each is four lists: assignments to make before the
+# files are sourced, the files, assignments to make after, and the names of the
+# variables that are wanted. A list is a count and that many strings, all
+# NUL-terminated.
+#
+# Descriptor 3 gets the answers, as NUL-terminated fields. Each message begins with
+# the nonce $1, which tells it from what a file prints there:
+#
+#	nonce "set" STATUS (NAME INDEX VALUE)... ""
+#	nonce "end" STATUS
+#
+# STATUS is 126 in the first if a file is not text, else 0, and the exit status of
+# the evaluation in the second. The first is missing if a file ended bash. Beside
+# each pattern NAME, "matches NAME" says whether it matches: 0, 1, or 2 for an
+# invalid one.
 
 __list() {
 	local -n __into=$1
@@ -23,8 +33,8 @@ __evaluate() {
 		printf -v "${__item%%=*}" %s "${__item#*=}"
 	done
 	for __item in "${__files[@]}"; do
-		# A failing last command of a file is none of our business, but
-		# 126 is bash's word for a file that is not text.
+		# It does not matter whether the last command of a file failed. But
+		# 126 means that a file is not text.
 		source "$__item"
 		(($? == 126)) && __status=126
 		set +eu
@@ -44,8 +54,8 @@ __evaluate() {
 			for __index in "${!__value[@]}"; do
 				printf '%s\0%s\0%s\0' "$__item" "$__index" "${__value[$__index]}"
 				[[ $__item == *_MATCH || $__item == BUILD_EXCLUSIVE_KERNEL || $__item == BUILD_EXCLUSIVE_ARCH ]] || continue
-				# The patterns are the C library's extended regular
-				# expressions; only the C library matches them exactly.
+				# The patterns are extended regular expressions of the C
+				# library, and only that matches them exactly.
 				if [[ $__item == *_ARCH ]]; then
 					[[ $arch =~ ${__value[$__index]} ]]
 				else

@@ -22,76 +22,236 @@ import (
 )
 
 // Settings is what framework.conf says, with the defaults filled in.
+// framework.conf(5) describes the settings.
 type Settings struct {
 	// EtcDir holds framework.conf and the overrides of packages.
 	EtcDir string
-	// Overrides are the names of what is in EtcDir, and may be overrides; nil
-	// where that is not known.
+	// Overrides are the names in EtcDir, which may be overrides. It is nil if
+	// they are not known.
 	Overrides map[string]bool
 
-	SourceTree   string // where packages put their sources
-	DkmsTree     string // the tree of what is registered and built
-	InstallTree  string // the modules of all kernels
+	SourceTree   string // directory where packages put their sources
+	DkmsTree     string // directory of what is registered and built
+	InstallTree  string // directory of the modules of all kernels
 	ParallelJobs int    // how many jobs all builds together may run at a time, or NoLimit
-	Verbose      bool
-	TmpLocation  string // for files that are soon gone; "" is the system's usual place
+	Verbose      bool   // Verbose reports whether to say more.
+	TmpLocation  string // directory for temporary files; "" means the system's
 
-	// SymlinkModules links to modules in the tree in place of copying them.
+	// SymlinkModules reports whether to link to modules in the tree instead of
+	// copying them.
 	SymlinkModules bool
-	// ModprobeOnInstall loads modules once they are installed for the running
-	// kernel.
+	// ModprobeOnInstall reports whether to load modules once they are installed
+	// for the running kernel.
 	ModprobeOnInstall bool
-	// AutoinstallAllKernels takes all kernels, where a package that is
-	// installed otherwise takes the running and the newest one.
+	// AutoinstallAllKernels reports whether a package that is installed is built
+	// for all kernels, and not only for the running and the newest one.
 	AutoinstallAllKernels bool
-	// PostTransaction is a shell command for after changes to a kernel's
-	// modules; it may contain $kernelver.
+	// PostTransaction is a shell command to run after the modules of a kernel
+	// changed. It may contain $kernelver.
 	PostTransaction string
-	// CompressOptions are those meant for the programs gzip, xz and zstd.
+	// CompressOptions are options for the programs gzip, xz and zstd.
 	CompressOptions map[codec.Compression]string
 
-	// SignFile, MOKSigningKey and MOKCertificate may contain $kernelver;
-	// see [ForKernel].
+	// SignFile, MOKSigningKey and MOKCertificate are files. They may contain
+	// $kernelver; see [ForKernel].
 	SignFile, MOKSigningKey, MOKCertificate string
-	TrySignModules                          string // "true", "false" or ""
+	// TrySignModules is "true" to sign modules in a chroot, too, and "false" to
+	// sign none.
+	TrySignModules string
 
-	// BuildUser is who builds run as; "" is the usual one. BuildTimeout is how
-	// long the commands of one build may take.
-	BuildUser    string
+	// BuildUser is the user that builds run as; "" means the usual one.
+	BuildUser string
+	// BuildTimeout is how long the commands of one build may take; 0 means any
+	// time.
 	BuildTimeout time.Duration
-	// BuildSandbox says by glob patterns of package names, the last that
-	// matches wins, what builds may have that they have not otherwise; see
-	// [Settings.Allowed].
+	// BuildSandbox is what the builds of some packages may have beyond what all
+	// may. The last entry that matches holds; see [Settings.Allowed].
 	BuildSandbox []Allowance
-	// BuildCacheSize is how many bytes the cache of builds may hold, 0 for no
-	// cache; BuildCacheAge is for how long one may be in it without use, 0
-	// for any time.
+	// BuildCacheSize is how many bytes the cache of builds may hold; 0 means no
+	// cache.
 	BuildCacheSize int64
-	BuildCacheAge  time.Duration
+	// BuildCacheAge is how long a build may stay in the cache without use; 0
+	// means any time.
+	BuildCacheAge time.Duration
 
 	// BuildEnvironment is added to the environment of builds, NAME=VALUE.
 	BuildEnvironment []string
-	// RequiredPackages are glob patterns of package names without which the
-	// machine cannot boot.
+	// RequiredPackages are glob patterns of the names of packages without which
+	// the machine cannot boot.
 	RequiredPackages []string
 
-	// AddonModulesDir, where not empty, is the directory below /lib/modules/K
-	// that every module goes to, whatever its conf says.
+	// AddonModulesDir is the directory below /lib/modules/K that every module
+	// goes to, whatever its conf says. If it is empty, the conf decides. It
+	// comes from the distribution, not from framework.conf.
 	AddonModulesDir string
 }
 
-// Allowance is what the builds of the packages that match a glob pattern may have.
+// rows returns the settings, each with the field that it fills in. A setting that
+// is not set, or is empty, leaves the default. continue_on_error of the classic dkms
+// is not among them: here it is always on.
+func (set *Settings) rows() []row {
+	return []row{
+		text("sign_file", &set.SignFile),
+		text("mok_signing_key", &set.MOKSigningKey),
+		text("mok_certificate", &set.MOKCertificate),
+		text("try_sign_modules", &set.TrySignModules),
+		text("tmp_location", &set.TmpLocation),
+		text("post_transaction", &set.PostTransaction),
+		text("build_user", &set.BuildUser),
+		notEmpty("verbose", &set.Verbose),
+		notEmpty("symlink_modules", &set.SymlinkModules),
+		notEmpty("modprobe_on_install", &set.ModprobeOnInstall),
+		notEmpty("autoinstall_all_kernels", &set.AutoinstallAllKernels),
+		set.compress("compress_gzip_opts", codec.Gzip),
+		set.compress("compress_xz_opts", codec.XZ),
+		set.compress("compress_zstd_opts", codec.Zstd),
+		path("source_tree", &set.SourceTree),
+		path("dkms_tree", &set.DkmsTree),
+		path("install_tree", &set.InstallTree),
+		number("parallel_jobs", "jobs", math.MaxInt, func(n int) {
+			set.ParallelJobs = n
+			if n == 0 {
+				set.ParallelJobs = NoLimit
+			}
+		}),
+		number("build_cache_size", "MiB", 1<<30, func(n int) { set.BuildCacheSize = int64(n) << 20 }),
+		number("build_cache_days", "days", 1<<15, func(n int) { set.BuildCacheAge = time.Duration(n) * 24 * time.Hour }),
+		words("required_packages", func(glob string) error {
+			set.RequiredPackages = append(set.RequiredPackages, glob)
+			if _, err := filepath.Match(glob, ""); err != nil {
+				return fmt.Errorf("%q is not a glob pattern", glob)
+			}
+			return nil
+		}),
+		number("build_timeout", "seconds", math.MaxInt32, func(n int) { set.BuildTimeout = time.Duration(n) * time.Second }),
+		words("build_sandbox", func(text string) error {
+			a, err := allowance(text)
+			set.BuildSandbox = append(set.BuildSandbox, a)
+			return err
+		}),
+		entries("build_environment", func(entry string) error {
+			if name, _, ok := strings.Cut(entry, "="); !ok || !variable.MatchString(name) {
+				return fmt.Errorf("%q is not NAME=VALUE", entry)
+			}
+			set.BuildEnvironment = append(set.BuildEnvironment, entry)
+			return nil
+		}),
+	}
+}
+
+// NoLimit is the number of jobs that means any number of them.
+const NoLimit = math.MaxInt32
+
+var frameworkNames = rowNames(new(Settings).rows())
+
+// defaults returns the settings of a framework.conf that sets nothing.
+func defaults(etc string) Settings {
+	return Settings{
+		EtcDir:          etc,
+		SourceTree:      "/usr/src",
+		DkmsTree:        "/var/lib/dkms",
+		InstallTree:     "/lib/modules",
+		ParallelJobs:    resources.Processors(),
+		BuildTimeout:    2 * time.Hour,
+		BuildCacheSize:  1024 << 20,
+		BuildCacheAge:   90 * 24 * time.Hour,
+		CompressOptions: map[codec.Compression]string{},
+	}
+}
+
+// settings returns what the variables v of a framework.conf say.
+func settings(v values, etc string) (Settings, error) {
+	set := defaults(etc)
+	for _, r := range set.rows() {
+		if err := r.read(v[r.name]); err != nil {
+			return set, fmt.Errorf("framework.conf: %w", err)
+		}
+	}
+	return set, nil
+}
+
+// notEmpty is a row for a variable that is on whatever its value is, even "no".
+func notEmpty(name string, to *bool) row {
+	return row{name, func(v map[int]string) error {
+		*to = v[0] != ""
+		return nil
+	}}
+}
+
+func (set *Settings) compress(name string, by codec.Compression) row {
+	return row{name, func(v map[int]string) error {
+		set.CompressOptions[by] = v[0]
+		return nil
+	}}
+}
+
+func path(name string, to *string) row {
+	return row{name, func(v map[int]string) error {
+		if v[0] == "" {
+			return nil
+		}
+		if !filepath.IsAbs(v[0]) {
+			return fmt.Errorf("%s: %q is not an absolute path", name, v[0])
+		}
+		*to = filepath.Clean(v[0])
+		return nil
+	}}
+}
+
+// number is a row for a number from 0 to most of the unit what.
+func number(name, what string, most int, take func(int)) row {
+	return row{name, func(v map[int]string) error {
+		if v[0] == "" {
+			return nil
+		}
+		n, err := strconv.Atoi(v[0])
+		if err != nil || n < 0 || n > most {
+			return fmt.Errorf("%s: %q is not a number of %s", name, v[0], what)
+		}
+		take(n)
+		return nil
+	}}
+}
+
+// entries is a row for an array, of which take gets each entry that is not empty.
+func entries(name string, take func(string) error) row {
+	return row{name, func(v map[int]string) error {
+		for _, i := range indices(v) {
+			if v[i] == "" {
+				continue
+			}
+			if err := take(v[i]); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		return nil
+	}}
+}
+
+// words is a row for words, in one string or in an array.
+func words(name string, take func(string) error) row {
+	return entries(name, func(entry string) error {
+		for word := range strings.FieldsSeq(entry) {
+			if err := take(word); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Allowance is what the builds of some packages may have.
 type Allowance struct {
-	Packages string
+	Packages string // glob pattern of their names
 	Allowed
 }
 
-// Allowed is what a build may have of the machine, beyond what all may.
+// Allowed is what a build may have of the machine beyond what all builds may.
 type Allowed struct {
-	Network bool // the machine's network
-	Home    bool // people's files
-	Root    bool // to be root, though without its power over others
-	All     bool // everything: no sandbox
+	Network bool // Network reports whether it may use the machine's network.
+	Home    bool // Home reports whether it may see people's files.
+	Root    bool // Root reports whether it runs as root, though without capabilities.
+	All     bool // All reports whether it may have everything: it runs without a sandbox.
 	// Write are directories that it may write to, as far as its user may.
 	Write []string
 }
@@ -106,12 +266,12 @@ func (s Settings) Allowed(name string) (a Allowed) {
 	return a
 }
 
-// allowance reads GLOB=WORD,WORD…
+// allowance reads GLOB=WORD,WORD…, an entry of build_sandbox.
 func allowance(text string) (a Allowance, err error) {
 	glob, words, ok := strings.Cut(text, "=")
 	a.Packages = glob
 	if _, err := filepath.Match(glob, ""); err != nil || !ok || glob == "" {
-		return a, fmt.Errorf("framework.conf: build_sandbox: %q is not PACKAGE=WORD", text)
+		return a, fmt.Errorf("%q is not PACKAGE=WORD", text)
 	}
 	for word := range strings.SplitSeq(words, ",") {
 		switch word {
@@ -127,7 +287,7 @@ func allowance(text string) (a Allowance, err error) {
 		default:
 			dir, ok := strings.CutPrefix(word, "write:")
 			if !ok || !filepath.IsAbs(dir) {
-				return a, fmt.Errorf("framework.conf: build_sandbox: %q is none of on, off, network, home, root, write:/DIR", word)
+				return a, fmt.Errorf("%q is none of on, off, network, home, root, write:/DIR", word)
 			}
 			a.Write = append(a.Write, filepath.Clean(dir))
 		}
@@ -135,16 +295,9 @@ func allowance(text string) (a Allowance, err error) {
 	return a, nil
 }
 
-// NoLimit is the number of jobs that means as many as there are.
-const NoLimit = math.MaxInt32
-
-var frameworkNames = strings.Fields(`source_tree dkms_tree install_tree verbose
-	parallel_jobs build_environment sign_file mok_signing_key mok_certificate try_sign_modules
-	build_cache_size build_cache_days
-	required_packages tmp_location symlink_modules autoinstall_all_kernels modprobe_on_install
-	post_transaction continue_on_error build_user build_timeout build_sandbox compress_gzip_opts compress_xz_opts compress_zstd_opts`)
-
-// ReadSettings evaluates framework.conf and framework.conf.d/*.conf below etc.
+// ReadSettings evaluates framework.conf, and then framework.conf.d/*.conf by name,
+// in the directory etc. Files that are not there set nothing. Bash starts only if a
+// file has more than plain assignments.
 func (s *Shell) ReadSettings(etc string) (Settings, error) {
 	files, err := filepath.Glob(filepath.Join(etc, "framework.conf.d", "*.conf"))
 	if err != nil {
@@ -161,9 +314,9 @@ func (s *Shell) ReadSettings(etc string) (Settings, error) {
 			return Settings{}, err
 		}
 		if literal == nil {
-			// One file that needs bash may build on those before it.
+			// A file that needs bash may use what those before it set.
 			v, err = s.eval(request{
-				// The kernel is not known yet: values keep the name.
+				// The kernel is not known yet: values keep $kernelver.
 				before: []string{"kernelver=$kernelver"},
 				files:  files,
 				names:  frameworkNames,
@@ -182,7 +335,7 @@ func (s *Shell) ReadSettings(etc string) (Settings, error) {
 	return set, err
 }
 
-// names returns the names in a directory; nil where it cannot be read.
+// names returns the names in a directory, or nil if it cannot be read.
 func names(dir string) map[string]bool {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -195,119 +348,12 @@ func names(dir string) map[string]bool {
 	return names
 }
 
-func settings(v values, etc string) (Settings, error) {
-	set := Settings{
-		EtcDir:         etc,
-		SourceTree:     "/usr/src",
-		DkmsTree:       "/var/lib/dkms",
-		InstallTree:    "/lib/modules",
-		ParallelJobs:   resources.Processors(),
-		BuildCacheSize: 1024 << 20,
-		BuildCacheAge:  90 * 24 * time.Hour,
-		Verbose:        v.get("verbose") != "",
-		SignFile:       v.get("sign_file"),
-		MOKSigningKey:  v.get("mok_signing_key"),
-		MOKCertificate: v.get("mok_certificate"),
-		TrySignModules: v.get("try_sign_modules"),
-		TmpLocation:    v.get("tmp_location"),
-		// These are on whatever their value is.
-		SymlinkModules:        v.get("symlink_modules") != "",
-		ModprobeOnInstall:     v.get("modprobe_on_install") != "",
-		AutoinstallAllKernels: v.get("autoinstall_all_kernels") != "",
-		PostTransaction:       v.get("post_transaction"),
-		BuildUser:             v.get("build_user"),
-		BuildTimeout:          2 * time.Hour,
-		CompressOptions: map[codec.Compression]string{
-			codec.Gzip: v.get("compress_gzip_opts"), codec.XZ: v.get("compress_xz_opts"), codec.Zstd: v.get("compress_zstd_opts"),
-		},
-	}
-	for _, p := range []struct {
-		name string
-		to   *string
-	}{
-		{"source_tree", &set.SourceTree}, {"dkms_tree", &set.DkmsTree}, {"install_tree", &set.InstallTree},
-	} {
-		path := v.get(p.name)
-		if path == "" {
-			continue
-		}
-		if !filepath.IsAbs(path) {
-			return set, fmt.Errorf("framework.conf: %s: %q is not an absolute path", p.name, path)
-		}
-		*p.to = filepath.Clean(path)
-	}
-	if jobs := v.get("parallel_jobs"); jobs != "" {
-		n, err := strconv.Atoi(jobs)
-		if err != nil || n < 0 {
-			return set, fmt.Errorf("framework.conf: parallel_jobs: %q is not a number of jobs", jobs)
-		}
-		if n == 0 {
-			n = NoLimit
-		}
-		set.ParallelJobs = n
-	}
-	for _, n := range []struct {
-		name, what string
-		most       int
-		take       func(int)
-	}{
-		{"build_cache_size", "MiB", 1 << 30, func(n int) { set.BuildCacheSize = int64(n) << 20 }},
-		{"build_cache_days", "days", 1 << 15, func(n int) { set.BuildCacheAge = time.Duration(n) * 24 * time.Hour }},
-	} {
-		if value := v.get(n.name); value != "" {
-			number, err := strconv.Atoi(value)
-			if err != nil || number < 0 || number > n.most {
-				return set, fmt.Errorf("framework.conf: %s: %q is not a number of %s", n.name, value, n.what)
-			}
-			n.take(number)
-		}
-	}
-	for _, i := range indices(v["required_packages"]) {
-		set.RequiredPackages = append(set.RequiredPackages, strings.Fields(v["required_packages"][i])...)
-	}
-	for _, glob := range set.RequiredPackages {
-		if _, err := filepath.Match(glob, ""); err != nil {
-			return set, fmt.Errorf("framework.conf: required_packages: %q is not a glob pattern", glob)
-		}
-	}
-	if text := v.get("build_timeout"); text != "" {
-		seconds, err := strconv.Atoi(text)
-		if set.BuildTimeout = time.Duration(seconds) * time.Second; err == nil && (seconds < 0 || set.BuildTimeout/time.Second != time.Duration(seconds)) {
-			err = errors.New("out of range")
-		}
-		if err != nil {
-			return set, fmt.Errorf("framework.conf: build_timeout: %q is not a number of seconds", text)
-		}
-	}
-	for _, i := range indices(v["build_sandbox"]) {
-		for _, text := range strings.Fields(v["build_sandbox"][i]) {
-			a, err := allowance(text)
-			if err != nil {
-				return set, err
-			}
-			set.BuildSandbox = append(set.BuildSandbox, a)
-		}
-	}
-	for _, i := range indices(v["build_environment"]) {
-		entry := v["build_environment"][i]
-		if entry == "" {
-			continue
-		}
-		if name, _, ok := strings.Cut(entry, "="); !ok || !variable.MatchString(name) {
-			return set, fmt.Errorf("framework.conf: build_environment: %q is not NAME=VALUE", entry)
-		}
-		set.BuildEnvironment = append(set.BuildEnvironment, entry)
-	}
-	return set, nil
-}
-
-// ForKernel returns value with $kernelver replaced by release.
+// ForKernel returns value with $kernelver and ${kernelver} replaced by release.
 func ForKernel(value, release string) string {
 	return strings.NewReplacer("$kernelver", release, "${kernelver}", release).Replace(value)
 }
 
-// Required reports whether the package name is one that the machine cannot boot
-// without.
+// Required reports whether the machine cannot boot without the package called name.
 func (s Settings) Required(name string) bool {
 	return slices.ContainsFunc(s.RequiredPackages, func(glob string) bool {
 		ok, _ := filepath.Match(glob, name)
@@ -321,9 +367,9 @@ var (
 	plain = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"$` + "`" + `\\]*)"|'([^']*)'|([\w./:,@%+-]*))(?:[ \t]+#.*)?$`)
 )
 
-// readLiteral reads a shell file that holds nothing but comments and plain
-// assignments, which most settings files are: no bash need start for it. It
-// returns nil for any other file.
+// readLiteral reads a shell file that has only comments and plain assignments,
+// as most settings files do: bash need not start for it. It returns nil for any
+// other file.
 func readLiteral(file string) (map[string]string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -343,13 +389,13 @@ func readLiteral(file string) (map[string]string, error) {
 		set[m[1]] = m[2] + m[3] + m[4]
 	}
 	if lines.Err() != nil {
-		return nil, nil // a line too long for the scanner, not for bash
+		return nil, nil // a line is too long for the scanner, but not for bash
 	}
 	return set, nil
 }
 
-// ReadVariables returns what a shell file sets the variables called names to. A
-// file that is not there sets none.
+// ReadVariables returns what a shell file sets variables to, by name: those called
+// names, and others if that is as easy. A file that does not exist sets none.
 func (s *Shell) ReadVariables(file string, names ...string) (map[string]string, error) {
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// FuzzReadLiteral compares what is read without bash with what bash reads: where
-// a file is plain enough to be read without, both must agree.
+// FuzzReadLiteral compares readLiteral with bash. If a file is plain enough for
+// readLiteral, both must agree.
 func FuzzReadLiteral(f *testing.F) {
 	for _, s := range []string{
 		"a=b\n", "# a\n\n a=\"b c\" # d\n", "a='$x'\nb=/x/y:z,1@2%3+4-5\n", "a=b c=d\n", "a=b\\\n", "a=\"b\\$c\"\n",
@@ -31,7 +31,7 @@ func FuzzReadLiteral(f *testing.F) {
 		}
 		var names []string
 		for name := range literal {
-			// bash has its own ideas about some variables.
+			// Some variables are special in bash.
 			if len(name) <= 2 && name != "_" {
 				names = append(names, name)
 			}
@@ -41,7 +41,7 @@ func FuzzReadLiteral(f *testing.F) {
 		}
 		v, err := sh.eval(request{files: []string{file}, names: names})
 		if err != nil {
-			t.Fatalf("read without bash, and bash says %v", err)
+			t.Fatalf("readLiteral takes it, but bash says %v", err)
 		}
 		for _, name := range names {
 			if got := strings.TrimRight(literal[name], "\r"); got != v.get(name) {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestManPages checks that the manual pages tell of everything that can be set.
+// TestManPages checks that the manual pages describe everything that can be set.
 func TestManPages(t *testing.T) {
 	for page, names := range map[string][]string{"dkms.conf.5": confNames, "framework.conf.5": frameworkNames} {
 		text, err := os.ReadFile("../../install.d/man/" + page)
@@ -16,7 +16,7 @@ func TestManPages(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range names {
-			// At the head of a paragraph of its own.
+			// It begins a paragraph of its own.
 			head := regexp.MustCompile(`(?m)^\.TP\n\.BR? (?:.*" )?` + name + `(?:\[[01]\])?(?: .*)?$`)
 			if !head.Match(text) {
 				t.Errorf("%s does not describe %s", page, name)
@@ -25,8 +25,8 @@ func TestManPages(t *testing.T) {
 	}
 }
 
-// TestFrameworkConf checks that the file that is installed tells of every
-// setting, and sets none.
+// TestFrameworkConf checks that the file that is installed shows every setting,
+// and sets none.
 func TestFrameworkConf(t *testing.T) {
 	const file = "../../install.d/framework.conf"
 	text, err := os.ReadFile(file)

@@ -4,6 +4,7 @@ package conf
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/rand"
 	_ "embed"
 	"errors"
@@ -25,46 +26,46 @@ import (
 var driver string
 
 const (
-	// maxNoise bounds what is kept of the text that a file prints; the rest
-	// is read and dropped.
+	// maxNoise bounds what is kept of what a file prints to standard error, in
+	// bytes. The rest is read and dropped.
 	maxNoise = 16 << 10
-	// maxResult bounds what a file may set, in bytes.
+	// maxResult bounds what files may set in one evaluation, in bytes.
 	maxResult = 8 << 20
 )
 
-// DefaultTimeout is how long one evaluation may take.
+// DefaultTimeout is how long one evaluation may take if Timeout is 0.
 const DefaultTimeout = 30 * time.Second
 
 // A Shell evaluates shell files in one bash process, which starts with the
-// first evaluation and is replaced when a file has killed it. It must be
-// closed, and is safe for use by several goroutines: they take turns.
+// first evaluation. The next evaluation starts another one if a file killed it.
+// Close it. Several goroutines may use it: they take turns.
 type Shell struct {
-	// Timeout bounds one evaluation; zero means DefaultTimeout.
+	// Timeout bounds one evaluation; 0 means DefaultTimeout.
 	Timeout time.Duration
 
-	mu    sync.Mutex
-	cmd   *exec.Cmd
+	mu    sync.Mutex // held for a whole evaluation; guards the fields below
+	cmd   *exec.Cmd  // nil if bash does not run
 	stdin io.WriteCloser
 	out   *os.File
 	read  *bufio.Reader
-	nonce string
+	nonce string // begins each message of driver.bash
 }
 
-// request is one evaluation: assignments in NAME=VALUE form made before the
-// files are sourced and after, and the names whose values are wanted.
+// request is one evaluation: assignments of the form NAME=VALUE to make before and
+// after the files are sourced, and the names of the variables that are wanted.
 type request struct {
 	before, files, after, names []string
 }
 
-// values holds what was set: by name, then by array index. A scalar stands at
-// index 0.
+// values are the values of variables by name, then by array index. A scalar has
+// index 0. What driver.bash says of a pattern is under "matches NAME".
 type values map[string]map[int]string
 
 // get returns the value of name at index 0.
 func (v values) get(name string) string { return v[name][0] }
 
-// eval sources the files of r in order. The error says what is wrong with them,
-// in the words of bash where it has any.
+// eval sources the files of r in order. The error says what is wrong with them, in
+// the words of bash if it has any.
 func (s *Shell) eval(r request) (values, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,9 +82,10 @@ func (s *Shell) eval(r request) (values, error) {
 	return v, err
 }
 
-// deadShell reports that bash cannot be asked again.
+// deadShell is the error if bash cannot be asked again.
 type deadShell struct{ error }
 
+// start starts bash with driver.bash. The caller holds the lock.
 func (s *Shell) start() error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -91,7 +93,7 @@ func (s *Shell) start() error {
 	}
 	defer w.Close()
 	s.nonce = rand.Text()
-	// -p: functions and BASH_ENV of the caller's environment stay outside.
+	// -p: ignore functions and BASH_ENV in the environment.
 	cmd := exec.Command("bash", "--norc", "--noprofile", "-p", "-s", s.nonce)
 	// What a conf does not set is not set, whatever the environment has.
 	cmd.Env = slices.DeleteFunc(Environ(os.Environ(), "LC_MESSAGES=C"), func(e string) bool {
@@ -114,13 +116,15 @@ func (s *Shell) start() error {
 	return err
 }
 
-// Close ends the bash process, if there is one.
+// Close ends the bash process, if there is one. It waits for an evaluation that
+// runs.
 func (s *Shell) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stop()
 }
 
+// stop kills bash, if it runs. The caller holds the lock.
 func (s *Shell) stop() {
 	if s.cmd == nil {
 		return
@@ -132,97 +136,104 @@ func (s *Shell) stop() {
 	s.cmd = nil
 }
 
+// ask sends r to bash and returns its answer.
 func (s *Shell) ask(r request) (values, error) {
+	text, err := r.encode()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.WriteString(s.stdin, text); err != nil {
+		return nil, deadShell{fmt.Errorf("bash went away: %w", err)}
+	}
+	timeout := cmp.Or(s.Timeout, DefaultTimeout)
+	s.out.SetReadDeadline(time.Now().Add(timeout))
+	defer s.out.SetReadDeadline(time.Time{})
+	return s.answer(timeout)
+}
+
+// encode returns r as driver.bash reads it.
+func (r request) encode() (string, error) {
 	var b strings.Builder
 	for _, list := range [][]string{r.before, r.files, r.after, r.names} {
 		fmt.Fprintf(&b, "%d\x00", len(list))
 		for _, item := range list {
 			if strings.ContainsRune(item, 0) {
-				return nil, fmt.Errorf("%q contains a NUL byte", item)
+				return "", fmt.Errorf("%q contains a NUL byte", item)
 			}
 			b.WriteString(item + "\x00")
 		}
 	}
-	if _, err := io.WriteString(s.stdin, b.String()); err != nil {
-		return nil, deadShell{fmt.Errorf("bash went away: %w", err)}
-	}
+	return b.String(), nil
+}
 
-	timeout := s.Timeout
-	if timeout == 0 {
-		timeout = DefaultTimeout
-	}
-	// The reader blocks in the kernel; the deadline on the pipe wakes it.
-	s.out.SetReadDeadline(time.Now().Add(timeout))
-	defer s.out.SetReadDeadline(time.Time{})
-
-	var (
-		noise  []byte
-		result values
-		status string
-	)
+// answer reads what driver.bash says about a request: a "set" message, unless the
+// files ended bash, and an "end" message. Between them is what the files print.
+// Reads fail timeout after the request.
+func (s *Shell) answer(timeout time.Duration) (values, error) {
+	var noise []byte
+	var result values
+	var wrong error
 	for {
-		field, err := s.field(maxResult)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		m, err := s.message(&noise)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, deadShell{fmt.Errorf("it did not end within %v", timeout)}
-		}
-		if err != nil {
-			return nil, deadShell{fmt.Errorf("bash went away while reading it (%w)%s", err, lastLine(noise))}
-		}
-		if field != s.nonce {
-			noise = append(noise, field...)
-			noise = noise[:min(len(noise), maxNoise)]
-			continue
-		}
-		kind, err := s.field(maxResult)
-		if err == nil {
-			status, err = s.field(maxResult)
-		}
-		if err == nil && kind == "set" {
-			result, err = s.result()
-		}
-		if errors.Is(err, errTooMuch) {
+		case errors.Is(err, errTooMuch):
 			return nil, deadShell{err}
-		}
-		if err != nil {
-			return nil, deadShell{fmt.Errorf("bash gave no full answer: %w", err)}
-		}
-		switch kind {
-		case "set":
-			if status != "0" {
-				return nil, s.drain(fmt.Errorf("it is not a text file%s", lastLine(noise)))
+		case err != nil:
+			return nil, deadShell{fmt.Errorf("bash went away while reading it (%w)%s", err, lastLine(noise))}
+		case m.kind == "set":
+			result = m.values
+			if m.status != "0" {
+				wrong = fmt.Errorf("it is not a text file%s", lastLine(noise))
 			}
-		case "end":
-			switch {
-			case syntaxError.Match(noise):
-				return nil, errors.New(string(syntaxError.Find(noise)))
-			case result == nil:
-				return nil, fmt.Errorf("it ended bash itself (exit status %s)%s", status, lastLine(noise))
+		case m.kind == "end":
+			if wrong == nil && syntaxError.Match(noise) {
+				wrong = errors.New(string(syntaxError.Find(noise)))
+			} else if wrong == nil && result == nil {
+				wrong = fmt.Errorf("it ended bash itself (exit status %s)%s", m.status, lastLine(noise))
+			}
+			if wrong != nil {
+				return nil, wrong
 			}
 			return result, nil
 		}
 	}
 }
 
-// drain reads to the end of the current answer and returns err.
-func (s *Shell) drain(err error) error {
-	for {
-		field, e := s.field(maxResult)
-		if e != nil {
-			return deadShell{err}
-		}
-		if field != s.nonce {
-			continue
-		}
-		if kind, e := s.field(maxResult); e != nil {
-			return deadShell{err}
-		} else if kind == "end" {
-			s.field(maxResult)
-			return err
-		}
-	}
+// message is one message of driver.bash.
+type message struct {
+	kind, status string
+	values       values // of a "set" message
 }
 
-// result reads the fields of a "set" message, up to the empty name.
+// message reads up to the end of the next message. It adds what comes before it to
+// noise, as far as there is room.
+func (s *Shell) message(noise *[]byte) (m message, err error) {
+	for {
+		field, err := s.field(maxNoise)
+		if field == s.nonce {
+			break
+		}
+		*noise = append(*noise, field...)
+		*noise = (*noise)[:min(len(*noise), maxNoise)]
+		if err != nil && err != errTooMuch {
+			return m, err
+		}
+	}
+	if m.kind, err = s.field(maxResult); err != nil {
+		return m, err
+	}
+	if m.status, err = s.field(maxResult); err != nil {
+		return m, err
+	}
+	if m.kind == "set" {
+		m.values, err = s.result()
+	}
+	return m, err
+}
+
+// result reads the values of a "set" message, up to the empty name.
 func (s *Shell) result() (values, error) {
 	v := values{}
 	room := maxResult
@@ -244,41 +255,43 @@ func (s *Shell) result() (values, error) {
 		}
 		i, err := strconv.Atoi(index)
 		if err != nil {
-			continue // an associative array's key
+			continue // the key of an associative array
 		}
 		if v[name] == nil {
 			v[name] = map[int]string{}
 		}
-		// Files written with CR LF line ends leave the CR in the value.
+		// Files with CR LF line ends leave the CR in the value.
 		v[name][i] = strings.TrimRight(value, "\r")
 	}
 }
 
 var errTooMuch = fmt.Errorf("it sets more than %d MiB", maxResult>>20)
 
-// field reads up to the next NUL byte, limit bytes at most.
+// field reads up to the next NUL byte and returns what is before that. If it is
+// more than limit bytes, field returns the first of them and errTooMuch.
 func (s *Shell) field(limit int) (string, error) {
 	var b []byte
 	for {
 		part, err := s.read.ReadSlice(0)
-		if len(b) < limit {
+		if len(b) <= limit+1 {
 			b = append(b, part...)
 		}
 		switch {
-		case err == nil && len(b) > limit:
-			return "", errTooMuch
-		case err == nil:
-			return string(b[:len(b)-1]), nil
-		case !errors.Is(err, bufio.ErrBufferFull):
-			return "", err
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case err != nil:
+			return string(b[:min(len(b), limit)]), err
+		case len(b) > limit+1:
+			return string(b[:limit]), errTooMuch
 		}
+		return string(b[:len(b)-1]), nil
 	}
 }
 
-// syntaxError finds what bash says of a file that it cannot parse.
+// syntaxError matches what bash prints about a file that it cannot parse.
 var syntaxError = regexp.MustCompile(`(?m)^.*: line \d+: (?:syntax error|unexpected EOF).*$`)
 
-// lastLine returns the last line of noise as a parenthesis to a message.
+// lastLine returns the last line of noise, to be appended to a message.
 func lastLine(noise []byte) string {
 	lines := strings.Split(strings.TrimSpace(string(noise)), "\n")
 	last := strings.ToValidUTF8(lines[len(lines)-1], "?")
@@ -288,12 +301,12 @@ func lastLine(noise []byte) string {
 	return ": " + last[:min(len(last), 300)]
 }
 
-// Environ returns env without the variables that steer a compiler or a make
-// that called us, which must not reach configuration files and builds, and with
-// extra added.
+// Environ returns env with extra, and without variables that must not reach
+// configuration files and builds: those that control a compiler, and those of a
+// make that called this program.
 func Environ(env []string, extra ...string) []string {
 	var out []string
-	_, inKbuild := lookup(env, "sub_make_done")
+	inKbuild := slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "sub_make_done=") })
 	for _, e := range env {
 		name, _, _ := strings.Cut(e, "=")
 		if dropped[name] || strings.HasPrefix(name, "BASH_FUNC_") {
@@ -307,20 +320,11 @@ func Environ(env []string, extra ...string) []string {
 	return append(out, extra...)
 }
 
-func lookup(env []string, name string) (string, bool) {
-	for _, e := range env {
-		if v, ok := strings.CutPrefix(e, name+"="); ok {
-			return v, true
-		}
-	}
-	return "", false
-}
-
 var dropped = set("CC CXX CFLAGS CXXFLAGS LDFLAGS MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES GNUMAKEFLAGS " +
 	"sub_make_done BASH_ENV ENV CDPATH GREP_OPTIONS LC_ALL LANGUAGE " +
 	"kernelver arch module module_version kernel_source_dir kernel_config dkms_tree source_tree install_tree parallel_jobs")
 
-// kbuild lists what the kernel's top Makefile exports besides KBUILD_*.
+// kbuild are the variables that the kernel's top Makefile exports besides KBUILD_*.
 var kbuild = set("ARCH SRCARCH CROSS_COMPILE KERNELRELEASE KERNELVERSION VERSION PATCHLEVEL SUBLEVEL EXTRAVERSION " +
 	"srctree objtree abs_srctree abs_objtree srcroot abs_output VPATH building_out_of_srctree need-config " +
 	"LD AR NM STRIP OBJCOPY OBJDUMP READELF AS CPP HOSTCC HOSTCXX HOSTLD HOSTAR CHECK CHECKFLAGS MAKE Q quiet " +
