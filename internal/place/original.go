@@ -15,11 +15,12 @@ import (
 )
 
 // The archive of a package for a kernel, original_module/K/A, holds displaced
-// modules: FILE and FILE.origin, which holds the path that it had, for the one
-// that was in use; and collisions/PATH, by path below the kernel's directory, for
-// others of the same name.
+// modules. The one that was in use is FILE, and FILE.origin holds the path that it
+// had. Others of the same name are collisions/PATH, where PATH is relative to the
+// kernel's directory.
 
-// archive copies the modules that make way for m into the archive.
+// archive copies the modules in foreign, which make way for m, into the archive. The
+// first is the one that was in use.
 func (k *Kernel) archive(p Placement, m Module, foreign []string) error {
 	dir := k.Tree.OriginalDir(p.Name, k.Target)
 	for i, path := range foreign {
@@ -34,7 +35,8 @@ func (k *Kernel) archive(p Placement, m Module, foreign []string) error {
 			continue
 		}
 		file := filepath.Join(dir, filepath.Base(path))
-		// A module without its origin would be lost; the reverse is not.
+		// The origin goes first: a module without one is never put back, and an
+		// origin without a module does no harm.
 		if err := files.Write(file+originSuffix, strings.NewReader(path+"\n"), 0o644, files.Options{Durable: true}); err != nil {
 			return err
 		}
@@ -50,11 +52,12 @@ const originSuffix = ".origin"
 // archived is one module in the archive.
 type archived struct {
 	file   string // in the archive
-	origin string // where it was
+	origin string // the path that it had
 }
 
-// archived lists the package's archive. An entry whose origin does not lie in
-// the kernel's directory is an error: putting it back would write elsewhere.
+// archived lists the archive of the package called name. It returns an error if an
+// origin is not below the kernel's directory: putting that one back would write
+// elsewhere.
 func (k *Kernel) archived(name string) ([]archived, error) {
 	dir := k.Tree.OriginalDir(name, k.Target)
 	var found []archived
@@ -78,7 +81,7 @@ func (k *Kernel) archived(name string) ([]archived, error) {
 		}
 		b, err := os.ReadFile(path + originSuffix)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // a file of somebody else
+			return nil // not put here by this program
 		}
 		if err != nil {
 			return err
@@ -93,8 +96,8 @@ func (k *Kernel) archived(name string) ([]archived, error) {
 	return found, err
 }
 
-// inside returns path as one below the kernel's directory, by whichever of its
-// names (/lib/modules, /usr/lib/modules) path spells it.
+// inside returns path with the kernel's directory spelled as in k.Dir: path may
+// have its resolved name, such as /usr/lib/modules for /lib/modules.
 func (k *Kernel) inside(path string) (string, error) {
 	path = filepath.Clean(path)
 	dirs := []string{k.Dir}
@@ -109,8 +112,9 @@ func (k *Kernel) inside(path string) (string, error) {
 	return "", fmt.Errorf("%q is not below %s", path, k.Dir)
 }
 
-// restore puts the archive's modules back where they were, unless the kernel is
-// gone, and returns their paths. The archive stays until [Kernel.forgetOriginals].
+// restore copies the archived modules back to where they were and returns their
+// paths. If the kernel is gone, it does nothing. The archive stays until
+// [Kernel.forgetOriginals].
 func (k *Kernel) restore(name string) (map[string]bool, error) {
 	paths := map[string]bool{}
 	if fi, err := os.Stat(filepath.Join(k.Dir, "kernel")); err != nil || !fi.IsDir() {
@@ -130,11 +134,10 @@ func (k *Kernel) restore(name string) (map[string]bool, error) {
 	return paths, nil
 }
 
-// forgetOriginals removes the archive.
+// forgetOriginals removes the archive of the package called name.
 func (k *Kernel) forgetOriginals(name string) error {
 	dir := k.Tree.OriginalDir(name, k.Target)
-	// The rename is the moment: half an archive would pass for files of
-	// somebody else.
+	// The archive is gone once it is renamed: half an archive would lack origins.
 	gone := filepath.Join(k.Tree.Dir, name, files.TempName("original-"+k.Target.Release+"-"+k.Target.Arch))
 	if err := os.RemoveAll(gone); err != nil {
 		return err
@@ -146,8 +149,8 @@ func (k *Kernel) forgetOriginals(name string) error {
 	return os.RemoveAll(gone)
 }
 
-// Heal finishes what a killed Uninstall of the package left: it had marked the
-// package as not installed, so whatever is still archived has been put back.
+// Heal removes the archive of the package called name if an Uninstall was killed
+// before it did: the package is not installed, and all archived modules are back.
 func (k *Kernel) Heal(name string, installed bool) error {
 	if installed {
 		return nil
@@ -158,7 +161,7 @@ func (k *Kernel) Heal(name string, installed bool) error {
 	}
 	for _, a := range list {
 		if !same(a.file, a.origin) {
-			// It was not an Uninstall: the modules are still displaced.
+			// Not an Uninstall: the modules are still displaced.
 			return nil
 		}
 	}

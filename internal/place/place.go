@@ -4,11 +4,11 @@
 // takes them out again. What stood in the way is archived in the DKMS tree and
 // put back later.
 //
-// The order of its steps makes every moment a good one to lose power: files
-// appear by rename; a module that is to go elsewhere is copied before it is
-// removed; and the link in the tree, which says that a package is installed, is
-// made last and removed last. So a link may promise more than is there, which
-// the next run repairs, but never less.
+// A run may be killed at any moment. Files appear by rename. A module that moves is
+// copied before it is removed. The link in the tree, which records that a package is
+// installed, is made after the modules are placed and removed after they are gone.
+// So modules may be there without a link, or a link without its modules. The next
+// run repairs both: it knows a package's modules by their content.
 package place
 
 import (
@@ -31,16 +31,18 @@ import (
 	"dkms-kernel-install/internal/version"
 )
 
-// Kernel places modules of packages for one kernel. It caches what it finds in
-// the kernel's directory and is not safe for concurrent use.
+// Kernel places modules of packages for one kernel. It reads the kernel's directory
+// once and keeps the list up to date by its own changes. Except for
+// [Kernel.Current], its methods must not be called concurrently.
 type Kernel struct {
 	Tree   tree.Tree
 	Target tree.Target
 	Dir    string // /lib/modules/K
-	// Symlink places links to the modules in the tree, not copies.
+	// Symlink reports whether links to the modules in the tree are placed, and not
+	// copies.
 	Symlink bool
 
-	mu    sync.Mutex          // of Current
+	mu    sync.Mutex          // held by Current while it uses the fields below
 	index map[string][]string // paths below Dir by module name; nil: not read
 	temps []string            // paths of temporaries below Dir, as of that reading
 }
@@ -48,37 +50,41 @@ type Kernel struct {
 // Module is one built module and where it goes.
 type Module struct {
 	File     string // its name in the tree, such as foo.ko.xz
-	Location string // directory below the kernel's, such as /updates/dkms; "" where it is not known
+	Location string // directory below the kernel's, such as /updates/dkms; "" if unknown
 }
 
-// Placement is a package's modules, and where they go.
+// Placement is a package's modules for a kernel, and where they go.
 type Placement struct {
 	tree.ID
-	// Versions are all registered versions of the package: what any of them
-	// placed is the package's own.
+	// Versions are all registered versions of the package. Modules that any of
+	// them placed belong to the package.
 	Versions []string
-	// Installed says that a version of the package counts as installed.
+	// Installed reports whether a version of the package counts as installed.
 	Installed bool
 	Modules   []Module
-	Force     bool // install modules that are not newer than the kernel's
+	// Force reports whether modules are placed even if the kernel's are as new or
+	// newer.
+	Force bool
 }
 
-// Result says what became of a package's modules.
+// Result is what Install did with a package's modules.
 type Result struct {
-	Placed []string // paths
-	// Kept says of each module that was not placed why the kernel's own one
-	// was kept.
+	Placed []string // paths of modules in the kernel's directory
+	// Kept has a line for each module that was not placed: its file, and why the
+	// kernel's module was kept.
 	Kept []string
-	// Removed are paths of modules of the package that the kernel's directory no
-	// longer has: they stood elsewhere, or only another version had them.
+	// Removed are the paths of the package's modules that were removed: they had
+	// another path, or only another version has such modules.
 	Removed []string
 }
 
+// dest returns the path at which m is placed.
 func (k *Kernel) dest(m Module) string { return filepath.Join(k.Dir, m.Location, m.File) }
 
 // Current reports whether the kernel's directory holds the modules of p as they were
-// built, except for those that the kernel has newer ones of. Unlike the other
-// methods it may be called by several goroutines at once.
+// built, except for those that Install would not place, as the kernel's are as new or
+// newer. It may be called by several goroutines at once, but not together with other
+// methods.
 func (k *Kernel) Current(p Placement) bool {
 	for _, m := range p.Modules {
 		if m.Location == "" {
@@ -100,9 +106,10 @@ func (k *Kernel) Current(p Placement) bool {
 	return true
 }
 
-// Install places the modules of p and marks p as installed, in place of any
-// other version. Where the kernel's own module is as new or newer, that one is
-// kept; when that is so for all modules, p is not marked.
+// Install places the modules of p and records p as installed, in place of any other
+// version. If the kernel's own module is as new or newer, it is kept instead, unless
+// p.Force is set. If all are kept, p is not recorded. The caller holds the tree's
+// lock. If there is an error, Result has what was done before.
 func (k *Kernel) Install(p Placement) (Result, error) {
 	var r Result
 	if err := k.Tidy(); err != nil {
@@ -151,7 +158,7 @@ func (k *Kernel) Install(p Placement) (Result, error) {
 	return r, k.Tree.SetInstalled(p.ID, k.Target)
 }
 
-// put makes dest what is at from.
+// put makes dest a copy of the file at from, or a link to it.
 func (k *Kernel) put(from, dest string) error {
 	if !k.Symlink {
 		return copyTo(from, dest)
@@ -162,8 +169,8 @@ func (k *Kernel) put(from, dest string) error {
 	return files.ReplaceLink(from, dest)
 }
 
-// removeOthers removes modules that another version of p placed and p no longer
-// has. It returns the paths that went.
+// removeOthers removes the modules that other versions of the package placed and p
+// does not have. It returns the paths that it removed.
 func (k *Kernel) removeOthers(p Placement) (removed []string, err error) {
 	mine := map[string]bool{}
 	for _, m := range p.Modules {
@@ -200,8 +207,8 @@ func (k *Kernel) Files(p Placement) ([]string, error) {
 	var paths []string
 	for _, m := range p.Modules {
 		for _, path := range k.index[moduleName(m.File)] {
-			// What stands at the destination of an installed package is
-			// the package's, even if somebody has changed it since.
+			// A module at the destination of an installed package is the
+			// package's, even if it was changed since.
 			if k.own(p, path) || p.Installed && k.atDest(m, path) {
 				paths = append(paths, path)
 			}
@@ -210,13 +217,15 @@ func (k *Kernel) Files(p Placement) ([]string, error) {
 	return paths, nil
 }
 
-// Holds reports whether the file at path is a module as the build of id made it.
+// Holds reports whether the file at path is the module of that file name in the
+// build of id: a copy of it, or a link to it.
 func (k *Kernel) Holds(id tree.ID, path string) bool {
 	return same(path, filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path)))
 }
 
-// Uninstall takes the modules of p out of the kernel's directory, puts back what
-// they displaced, and marks p as not installed. It returns the paths that went.
+// Uninstall puts back what the modules of p displaced, removes the modules of p from
+// the kernel's directory, and records that no version of the package is installed.
+// It returns the paths that it removed. The caller holds the tree's lock.
 func (k *Kernel) Uninstall(p Placement) (removed []string, err error) {
 	if err := k.Tidy(); err != nil {
 		return nil, err
@@ -240,7 +249,7 @@ func (k *Kernel) Uninstall(p Placement) (removed []string, err error) {
 	}
 	for _, m := range p.Modules {
 		if m.Location != "" {
-			// A killed run may have got no further than the file.
+			// A killed run may have removed the file and not the directory.
 			files.RemoveEmpty(filepath.Dir(k.dest(m)), k.Dir)
 		}
 	}
@@ -250,10 +259,10 @@ func (k *Kernel) Uninstall(p Placement) (removed []string, err error) {
 	return removed, k.forgetOriginals(p.Name)
 }
 
-// survey looks at everything in the kernel's directory that has the name of m.
-// kept says why the kernel's module is kept instead of m; foreign are the
-// modules that are not p's, the one to be put back first in front; stale are
-// p's own in other places.
+// survey looks at the modules in the kernel's directory that have the name of m. If
+// one is kept instead of m, kept is the reason, and foreign and stale are nil. Else
+// foreign are the modules that are not the package's, the one in use first, and stale
+// are the package's own.
 func (k *Kernel) survey(p Placement, m Module) (kept string, foreign, stale []string, err error) {
 	if err := k.read(); err != nil {
 		return "", nil, nil, err
@@ -262,8 +271,8 @@ func (k *Kernel) survey(p Placement, m Module) (kept string, foreign, stale []st
 	for _, path := range k.index[moduleName(m.File)] {
 		switch {
 		case k.own(p, path), p.Installed && k.atDest(m, path):
-			// It may be of a build that is gone: what is in the
-			// archive must not make way for it.
+			// It may be from a build that is gone. As a foreign module it
+			// would take the place of the one in the archive.
 			stale = append(stale, path)
 		default:
 			foreign = append(foreign, path)
@@ -285,7 +294,7 @@ func (k *Kernel) survey(p Placement, m Module) (kept string, foreign, stale []st
 	for _, path := range foreign {
 		theirs, err := kmod.ReadInfo(path)
 		if err != nil {
-			continue // a file that is not a module cannot be newer
+			continue // it is not a module, and so not newer
 		}
 		if why := compare(ours, theirs); why != "" {
 			return fmt.Sprintf("%s: %s has %s", m.File, path, why), nil, nil, nil
@@ -294,8 +303,8 @@ func (k *Kernel) survey(p Placement, m Module) (kept string, foreign, stale []st
 	return "", foreign, stale, nil
 }
 
-// rank orders modules of one name as modprobe would prefer them: the one at our
-// destination, then updates, then the rest.
+// rank orders modules of one name by which is likely in use: the one in the directory
+// of dest, then those in updates, in extra, and elsewhere.
 func (k *Kernel) rank(path, dest string) int {
 	switch {
 	case filepath.Dir(path) == filepath.Dir(dest):
@@ -308,7 +317,7 @@ func (k *Kernel) rank(path, dest string) int {
 	return 3
 }
 
-// compare says why theirs stays in place of ours; "" if ours goes in.
+// compare returns why theirs is kept instead of ours; "" if ours is placed.
 func compare(ours, theirs kmod.Info) string {
 	if ours.Version != "" && theirs.Version != "" {
 		switch version.Compare(theirs.Version, ours.Version) {
@@ -327,8 +336,9 @@ func compare(ours, theirs kmod.Info) string {
 	return ""
 }
 
-// own reports whether the file at path is what some version of p built: then it is
-// ours, even when no link says so because a run was killed before making it.
+// own reports whether the file at path is a link into the package's directory in the
+// tree, or what some version of it built. Such a file is the package's even if it
+// does not count as installed: a run may have been killed in between.
 func (k *Kernel) own(p Placement, path string) bool {
 	if to, err := os.Readlink(path); err == nil {
 		return strings.HasPrefix(to, filepath.Join(k.Tree.Dir, p.Name)+"/")
@@ -342,14 +352,14 @@ func (k *Kernel) own(p Placement, path string) bool {
 	return false
 }
 
-// atDest reports whether path, which has the name of m, is where m goes; it may be
-// compressed in another way.
+// atDest reports whether path, a module of the same name as m, is in the directory in
+// which m goes. It may be compressed in another way.
 func (k *Kernel) atDest(m Module, path string) bool {
 	return m.Location != "" && filepath.Dir(path) == filepath.Dir(k.dest(m))
 }
 
-// read lists the modules and the temporaries in the kernel's directory, once. It
-// leaves the temporaries: they may be another process's that holds the tree's lock.
+// read lists the modules and the temporaries in the kernel's directory, unless it
+// has done so. The temporaries stay: the caller may not hold the tree's lock.
 func (k *Kernel) read() error {
 	if k.index != nil {
 		return nil
@@ -383,8 +393,8 @@ func (k *Kernel) read() error {
 	return nil
 }
 
-// linked reports whether the file at path is a link into the tree, by which modules
-// are placed where symlink_modules is set. Other links are none of ours.
+// linked reports whether the file at path is a link into the tree: [Kernel.Symlink]
+// places modules as such. Other links are not this program's.
 func (k *Kernel) linked(path string, d fs.DirEntry) bool {
 	if d.Type() != fs.ModeSymlink {
 		return false
@@ -393,6 +403,7 @@ func (k *Kernel) linked(path string, d fs.DirEntry) bool {
 	return err == nil && strings.HasPrefix(to, k.Tree.Dir+"/")
 }
 
+// note adds the module at path to the index.
 func (k *Kernel) note(path string) {
 	name := moduleName(path)
 	if k.index != nil && !slices.Contains(k.index[name], path) {
@@ -411,19 +422,19 @@ func (k *Kernel) remove(path string) error {
 	return nil
 }
 
-// moduleName returns the name by which the kernel knows the module in file.
+// moduleName returns the name that the kernel has for the module in file.
 func moduleName(file string) string {
 	name, _, _ := kmod.SplitName(filepath.Base(file))
 	return normal(name)
 }
 
-// normal maps the two spellings of a module's name to one: dashes and
-// underscores are the same to the kernel.
+// normal returns name with underscores for dashes: the kernel does not tell them
+// apart.
 func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
 // same reports whether a is a link to b, or both are regular files with the same
-// content. A copy that [copyTo] made has the age of what it was made from: where
-// that was not touched again since there is the copy, nobody need read them.
+// content. It does not read them if a is newer than the last change of b but has the
+// same modification time: then [copyTo] made a from b.
 func same(a, b string) bool {
 	var fa, fb unix.Stat_t
 	if unix.Lstat(a, &fa) != nil {
@@ -441,7 +452,8 @@ func same(a, b string) bool {
 
 func before(a, b unix.Timespec) bool { return a.Sec < b.Sec || a.Sec == b.Sec && a.Nsec < b.Nsec }
 
-// sameContent compares files of that size.
+// sameContent reports whether the files a and b, both of that size in bytes, hold
+// the same.
 func sameContent(a, b string, size int64) bool {
 	ra, err := os.Open(a)
 	if err != nil {
@@ -468,8 +480,8 @@ func sameContent(a, b string, size int64) bool {
 	}
 }
 
-// copyTo makes to a durable copy of from, with mode 0644, in one step. Directories
-// on the way are made.
+// copyTo makes to a durable copy of from, with mode 0644 and from's modification
+// time, in one step. It makes the directories above to that are missing.
 func copyTo(from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
@@ -480,7 +492,7 @@ func copyTo(from, to string) error {
 	if err != nil {
 		return err
 	}
-	// The archive keeps a module's age, as what is put back has it.
+	// See same; and a module that was archived gets its time back.
 	return files.Write(to, in, 0o644, files.Options{Durable: true, Modified: fi.ModTime()})
 }
 
