@@ -15,31 +15,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// prefix begins the names of all temporaries, so that a later run recognizes
-// them as this program's.
+// prefix begins the names of all temporaries. By it a later run recognizes them as
+// this program's.
 const prefix = ".dkms-kernel-install-"
 
 // TempName returns the name of the temporary that becomes name by rename. It is
-// the same every time: a killed run leaves one at most, and the next run writes
-// over it.
+// the same every time, so that a killed run leaves at most one, which the next run
+// replaces.
 func TempName(name string) string { return prefix + name }
 
-// IsTemp reports whether name is one that [TempName] made.
+// IsTemp reports whether name is one that [TempName] returns.
 func IsTemp(name string) bool { return strings.HasPrefix(name, prefix) }
 
-// Options are how a file is written. The zero value is for caches: the file is
+// Options says how a file is written. The zero value is for caches: the file is
 // replaced in one step, but after a power failure it may be empty or damaged.
 type Options struct {
-	Durable  bool      // the file and its name are on the disk once it is committed
-	New      bool      // a file that exists is not replaced: the error is [fs.ErrExist]
+	Durable  bool      // the file and its name are on the disk when Commit returns
+	New      bool      // if the file exists, it stays, and the error is [fs.ErrExist]
 	Modified time.Time // the file's modification time; zero for that of the last write
 }
 
-// File is a temporary that takes another file's place with [File.Commit]. While
-// one process has it, no other can have one for the same file.
+// File is a temporary that takes another file's place with [File.Commit]. Until it
+// is committed or closed, [Create] makes no other for the same file, in any process.
 type File struct {
 	*os.File
-	path    string // what it becomes
+	path    string // of the file that it becomes
 	options Options
 }
 
@@ -47,8 +47,9 @@ type File struct {
 const patience = 2 * time.Second
 
 // Create makes a temporary for the file called path, in the same directory, with
-// mode perm. The lock of the temporary is flock(2): a temporary that a killed
-// run left is nobody's.
+// mode perm. If there is another File for path, Create waits for it a while, then
+// returns an error. The temporary is locked with flock(2), so that one which a killed
+// run left does not count.
 func Create(path string, perm os.FileMode, o Options) (*File, error) {
 	dir, name := filepath.Split(path)
 	tmp := filepath.Join(dir, TempName(name))
@@ -75,8 +76,8 @@ func Create(path string, perm os.FileMode, o Options) (*File, error) {
 	}
 }
 
-// lock locks the temporary f, if no other process has it and it still has its
-// name, and reports whether it did.
+// lock locks the temporary f and reports whether it did. It does not if the lock is
+// taken, or if f no longer has its name.
 func lock(f *os.File) (bool, error) {
 	fi, err := f.Stat()
 	if err != nil {
@@ -90,7 +91,7 @@ func lock(f *os.File) (bool, error) {
 	} else if err != nil {
 		return false, &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
 	}
-	// The process that had it may have renamed or removed it meanwhile.
+	// The last holder of the lock may have renamed or removed it.
 	now, err := os.Lstat(f.Name())
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -99,7 +100,8 @@ func lock(f *os.File) (bool, error) {
 }
 
 // Commit makes f the file that it was created for, and closes it. If that fails,
-// the temporary is gone, and a file that was there is as it was.
+// it removes the temporary, and an earlier file stays as it was; but if only the
+// directory cannot be synced, the new file is in place.
 func (f *File) Commit() error {
 	if err := f.commit(); err != nil {
 		return errors.Join(err, f.Close())
@@ -126,7 +128,7 @@ func (f *File) commit() error {
 		return os.Rename(f.Name(), f.path)
 	}
 	err := unix.Renameat2(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, f.path, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) { // the file system does not support that
+	if errors.Is(err, unix.EINVAL) { // the file system does not support it
 		if _, err := os.Lstat(f.path); err == nil {
 			return fs.ErrExist
 		}
@@ -135,7 +137,7 @@ func (f *File) commit() error {
 	return err
 }
 
-// Close removes the temporary, unless it was committed.
+// Close removes the temporary, unless it was committed, and closes it.
 func (f *File) Close() error {
 	if fi, err := f.Stat(); err == nil {
 		if now, err := os.Lstat(f.Name()); err == nil && os.SameFile(fi, now) {
@@ -145,8 +147,8 @@ func (f *File) Close() error {
 	return f.File.Close()
 }
 
-// Write makes the file called path hold what r reads, with mode perm, in one
-// step. Directories above it are made if they are missing.
+// Write replaces the file called path, in one step, with one that has mode perm and
+// the content of r. It makes the directories above it that are missing.
 func Write(path string, r io.Reader, perm os.FileMode, o Options) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -161,8 +163,8 @@ func Write(path string, r io.Reader, perm os.FileMode, o Options) error {
 	return f.Commit()
 }
 
-// Clean removes the temporary files that killed processes left in dir, as far as
-// it can.
+// Clean removes the temporary files in dir that no process has locked, as far as it
+// can: killed processes left them.
 func Clean(dir string) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package files is what this program does with files and directories that
-// package os does not: it replaces them in one step, lists and walks them
-// relative to open directories, and keeps state in them.
+// Package files does with files and directories what package os does not: it
+// replaces them in one step, lists and walks them relative to open directories, and
+// keeps state in them.
 package files

@@ -18,7 +18,8 @@ type Entry struct {
 	Kind uint8 // one of unix.DT_*
 }
 
-// Open opens a directory below the directory at, which may be [unix.AT_FDCWD].
+// Open opens the directory called name relative to the open directory at, which may
+// be [unix.AT_FDCWD]. The caller closes fd.
 func Open(at int, name string) (fd int, err error) {
 	fd, err = ignoringEINTR(func() (int, error) {
 		return unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -29,7 +30,8 @@ func Open(at int, name string) (fd int, err error) {
 	return fd, nil
 }
 
-// List returns what is in the open directory, sorted by name.
+// List returns the entries of the open directory fd, from where it is read next,
+// sorted by name.
 func List(fd int) (entries []Entry, err error) {
 	var buf [4096]byte
 	for {
@@ -52,7 +54,7 @@ func List(fd int) (entries []Entry, err error) {
 		}
 	}
 	for i, e := range entries {
-		if e.Kind != unix.DT_UNKNOWN { // some file systems do not say
+		if e.Kind != unix.DT_UNKNOWN { // some file systems leave it out
 			continue
 		}
 		var st unix.Stat_t
@@ -64,7 +66,7 @@ func List(fd int) (entries []Entry, err error) {
 	return entries, nil
 }
 
-// ListAt is List of the directory called name below the directory at.
+// ListAt is [List] for the directory called name relative to the open directory at.
 func ListAt(at int, name string) ([]Entry, error) {
 	fd, err := Open(at, name)
 	if err != nil {
@@ -74,7 +76,8 @@ func ListAt(at int, name string) ([]Entry, error) {
 	return List(fd)
 }
 
-// AppendStamp appends to b what changes with the file called name, of which st tells.
+// AppendStamp appends name to b, and the fields of st that show whether the file was
+// changed or replaced: device, inode, mode, size, and the times of the last changes.
 func AppendStamp(b []byte, name string, st *unix.Stat_t) []byte {
 	b = append(append(b, name...), 0)
 	for _, n := range [...]uint64{
@@ -85,7 +88,7 @@ func AppendStamp(b []byte, name string, st *unix.Stat_t) []byte {
 	return b
 }
 
-// ReadFile is [os.ReadFile] for a small file.
+// ReadFile is [os.ReadFile] with fewer system calls. It is meant for small files.
 func ReadFile(path string) ([]byte, error) {
 	fd, err := ignoringEINTR(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {

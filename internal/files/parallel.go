@@ -8,9 +8,9 @@ import (
 	"sync/atomic"
 )
 
-// Each calls do for 0 to n-1, as many at a time as there are processors for this
-// process, and returns when all calls have. Unlike a goroutine for each, a few do not
-// get each a stack of their own to grow.
+// Each calls do for 0 to n-1, up to GOMAXPROCS calls at a time, and returns when all
+// calls have returned. The calls share a few goroutines, as each new one has to grow
+// its stack first.
 func Each(n int, do func(i int)) {
 	var next atomic.Int64
 	var group sync.WaitGroup

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ReplaceLink makes link a symbolic link to target, in one step.
+// ReplaceLink makes link a durable symbolic link to target, in one step.
 func ReplaceLink(target, link string) error {
 	dir, name := filepath.Split(link)
 	tmp := filepath.Join(dir, TempName(name))
@@ -30,17 +30,17 @@ func ReplaceLink(target, link string) error {
 	return SyncDir(dir)
 }
 
-// ReplaceDir makes the directory tmp the one called dir, in one step if the file
-// system can, and removes what was there.
+// ReplaceDir renames the directory tmp to dir and removes what was there: in one step
+// if the file system can exchange two names.
 func ReplaceDir(tmp, dir string) error {
 	err := os.Rename(tmp, dir)
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTDIR) {
-		// The old one takes the temporary's name.
+		// The old directory gets the temporary's name.
 		switch err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err {
 		case nil:
 			err = RemoveAll(tmp)
 		case unix.EINVAL, unix.ENOSYS:
-			// A file system that cannot. After any other error the old one stays.
+			// The file system cannot. After any other error the old directory stays.
 			if err = RemoveAll(dir); err == nil {
 				err = os.Rename(tmp, dir)
 			}
@@ -60,7 +60,7 @@ func RemoveEmpty(dir, top string) {
 	}
 }
 
-// SyncDir makes the names in dir durable.
+// SyncDir makes the entries of the directory dir durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -73,7 +73,7 @@ func SyncDir(dir string) error {
 	return nil
 }
 
-// Remove removes file, if it is there.
+// Remove removes the file or empty directory called file, if there is one.
 func Remove(file string) error {
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -81,7 +81,8 @@ func Remove(file string) error {
 	return nil
 }
 
-// Exists reports whether there is something called path.
+// Exists reports whether path exists, even as a symbolic link that leads nowhere. An
+// error counts as no.
 func Exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil

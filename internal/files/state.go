@@ -8,19 +8,19 @@ import (
 	"errors"
 )
 
-// ReadState returns the value that [WriteState] wrote to the file called path. It
-// reports false, with the zero value, if the file is missing or damaged: state
-// is what a run can do without.
+// ReadState returns the value that [WriteState] wrote to the file called path. If the
+// file is missing or damaged, it returns the zero value and false: a run can do
+// without any state.
 func ReadState[T any](path string) (v T, ok bool) {
 	text, err := ReadFile(path)
 	if err != nil || json.Unmarshal(text, &v) != nil {
-		var none T // a part of it may have been read
+		var none T // v may have been read in part
 		return none, false
 	}
 	return v, true
 }
 
-// WriteState keeps v, as JSON, in the file called path, which everybody may read.
+// WriteState writes v, as JSON, to the file called path, which all users may read.
 func WriteState(path string, v any, o Options) error {
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -29,9 +29,9 @@ func WriteState(path string, v any, o Options) error {
 	return Write(path, bytes.NewReader(append(text, '\n')), 0o644, o)
 }
 
-// Update replaces the state in the file called path with what change makes of it;
-// of its zero value, if the file is missing or damaged. No other Update of the file
-// comes between.
+// Update replaces the state in the file called path with what change returns for it.
+// If the file is missing or damaged, change gets the zero value. Updates of one file
+// exclude each other, in all processes.
 func Update[T any](path string, change func(T) T) error {
 	f, err := Create(path, 0o644, Options{})
 	if err != nil {

@@ -14,17 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Depth is how many directories in directories [Walk] visits.
+// Depth is how many levels of directories below the first [Walk] enters.
 const Depth = 256
 
-// ErrDeep is the error of a directory that holds more.
+// ErrDeep is the error of [Walk] if there are more levels than [Depth].
 var ErrDeep = fmt.Errorf("it holds directories in directories, more than %d deep", Depth)
 
 // Walk calls visit for everything below the directory dir, without following symbolic
-// links: with the open directory that it is in, its name there, and what it is. What is
-// in a directory comes after it. What is gone meanwhile, or no directory any more, is
-// passed over. An error of visit, the cause of a ctx that is done, and [ErrDeep] end
-// it.
+// links. Visit gets the open directory, the name in it, and its status. A directory
+// comes before its content. What has gone meanwhile, or is no longer a directory, is
+// passed over, also if it is visit that returns such an error. Walk ends with any other
+// error of visit, with the cause of ctx if that is done, and with [ErrDeep].
 func Walk(ctx context.Context, dir string, visit func(at int, name string, st *unix.Stat_t) error) error {
 	return walk(ctx, unix.AT_FDCWD, dir, Depth, visit)
 }
@@ -66,14 +66,15 @@ func walk(ctx context.Context, at int, dir string, depth int, visit func(int, st
 	}
 }
 
-// RemoveAll is [os.RemoveAll] for directories of any depth.
+// RemoveAll is [os.RemoveAll], but also removes directories that are nested too deep
+// for it.
 func RemoveAll(path string) error {
-	// First, because the error of os.RemoveAll grows with the square of the depth.
+	// Before os.RemoveAll, as its error grows with the square of the depth.
 	err := Walk(context.Background(), path, func(int, string, *unix.Stat_t) error { return nil })
 	if !errors.Is(err, ErrDeep) && !errors.Is(err, unix.EMFILE) {
 		return os.RemoveAll(path)
 	}
-	// That has a directory open for each that it is in; rm has not.
+	// os.RemoveAll keeps a directory open for each level; rm does not.
 	if out, err := exec.Command("rm", "-rf", "--", path).CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot remove %s: rm: %w\n%.200s", path, err, out)
 	}

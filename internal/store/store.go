@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package store keeps what builds made, so that nothing is built twice: directories
-// of files, each under a key that names all that they were made from.
+// Package store keeps the results of builds, so that nothing is built twice: sets of
+// files, each under a key that names everything that they were made from.
 //
-// An entry is one file, so that it comes and goes in one step. It begins with
-// three lines: the name of the format, the SHA-256 of the third line in hex, and
-// the manifest in JSON, which has the key and each file's name, size and SHA-256.
-// The contents of the files follow in the order of the manifest, as one zstd
-// stream. The modification time of an entry is when it was last used.
+// A [Dir] keeps each entry in one file, named by the key, so that it appears and
+// disappears in one step. The file begins with three lines: the name of the format,
+// the SHA-256 of the third line in hex, and the manifest in JSON, which has the key and
+// each file's name, size, SHA-256 and whether it may be executed. The contents of the
+// files follow in the order of the manifest, as one zstd stream. The modification time
+// of the entry is when it was last used.
 //
-// What is in the cache goes into /lib/modules, signed. So a directory or an entry
-// that anybody but this user may write to is none. The hashes are against damage,
+// The modules in a store are signed and placed in /lib/modules. So a directory or an
+// entry that other users may write to is not used. The hashes guard against damage,
 // not against people.
 package store
 
@@ -44,42 +45,45 @@ import (
 // A Store keeps builds under keys, each of which names everything that a build is
 // made from. It may be used by several goroutines and processes at once.
 type Store interface {
-	// Get puts what is kept under key into dir, a directory that it makes. It
-	// reports false, and leaves no dir, if there is nothing.
+	// Get makes the directory dir and puts the entry of key into it. It reports
+	// whether there is one. If it reports false, it leaves no directory behind.
 	Get(key, dir string) (bool, error)
-	// Put keeps parts, files and directories by the names that Get gives them,
-	// under key, in place of what was there.
+	// Put makes parts the entry of key, in place of an earlier one. It maps the
+	// names that Get uses, relative to its directory, to the paths of files and
+	// directories.
 	Put(key string, parts map[string]string) error
-	// Tidy removes what is not worth keeping any longer.
+	// Tidy removes entries that are not worth keeping any longer.
 	Tidy()
-	// String says where the store is, for people.
+	// String returns where the store is, for people.
 	String() string
 }
 
-// Dir is a Store in a directory of this machine. A user who may not write to it
-// does without.
+// Dir is a Store in a local directory. It is for the user who owns the directory; others
+// find nothing in it.
 type Dir struct {
 	Path string // empty for a store that is off
-	// MaxSize is how many bytes all entries together may take after [Dir.Tidy];
-	// 0 switches the store off: it has nothing, and takes nothing.
+	// MaxSize is how many bytes all entries together may take after [Dir.Tidy].
+	// 0 switches the store off: Get finds nothing, and Put keeps nothing.
 	MaxSize int64
-	// MaxAge is for how long an entry may be without use; 0 is without limit.
+	// MaxAge is how long an entry may remain unused until [Dir.Tidy] removes it;
+	// 0 means without limit.
 	MaxAge time.Duration
 
-	added atomic.Bool
+	added atomic.Bool // by Put, since the last Tidy
 }
 
 const (
 	format = "dkms-kernel-install build 1\n"
-	// maxManifest bounds the third line, maxContent the sum of the contents, in
-	// bytes; an entry with more is damaged.
+	// maxManifest bounds the third line, and maxContent the files' sizes together,
+	// in bytes. An entry with more is damaged.
 	maxManifest = 8 << 20
 	maxContent  = 8 << 30
-	// window bounds the memory that a stream may ask for.
+	// window bounds, in bytes, how far back a stream may refer, and so the memory
+	// that reading it takes.
 	window = 8 << 20
 )
 
-// manifest says what an entry holds.
+// manifest is the table of contents of an entry.
 type manifest struct {
 	Key   string
 	Files []file
@@ -91,88 +95,87 @@ type file struct {
 	Name   string
 	Size   int64
 	SHA256 string
-	Exec   bool `json:",omitempty"` // it may be executed
+	Exec   bool `json:",omitempty"` // somebody may execute it
 }
 
-// errDamaged is what is wrong with an entry, as against with its surroundings.
+// errDamaged marks errors in an entry itself: [Dir.Get] removes such an entry.
 var errDamaged = errors.New("the entry is damaged")
 
 func damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errDamaged, fmt.Sprintf(format, args...))
 }
 
-// validKey reports whether key is one: a hash in hex, of which an entry is called.
+// validKey reports whether key is a hash in hex. It is the name of a file.
 func validKey(key string) bool {
 	return len(key) >= 32 && len(key) <= 128 && strings.Trim(key, "0123456789abcdef") == ""
 }
 
-func (c *Dir) path(key string) string { return filepath.Join(c.Path, key) }
+func (d *Dir) path(key string) string { return filepath.Join(d.Path, key) }
 
-func (c *Dir) String() string { return c.Path }
+func (d *Dir) String() string { return d.Path }
 
 // off reports whether the store keeps nothing.
-func (c *Dir) off() bool { return c.MaxSize <= 0 || c.Path == "" }
+func (d *Dir) off() bool { return d.MaxSize <= 0 || d.Path == "" }
 
-// usable reports whether the cache is on, and its directory nobody else's. make makes a
-// directory that is not there.
-func (c *Dir) usable(make bool) error {
-	if c.off() {
+// usable returns an error unless the store is on and only this user may write to its
+// directory. If make is set, it makes the directory if that is missing.
+func (d *Dir) usable(make bool) error {
+	if d.off() {
 		return fs.ErrNotExist
 	}
 	if make {
-		if err := os.MkdirAll(filepath.Dir(c.Path), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Dir(d.Path), 0o755); err != nil {
 			return err
 		}
-		if err := os.Mkdir(c.Path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(d.Path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
-	fi, err := os.Lstat(c.Path)
+	fi, err := os.Lstat(d.Path)
 	if err != nil {
 		return err
 	}
 	if !fi.IsDir() || !ours(fi) {
-		return fmt.Errorf("%s is not a directory that only this user may write to: remove it", c.Path)
+		return fmt.Errorf("%s is not a directory that only this user may write to: remove it", d.Path)
 	}
 	return nil
 }
 
-// ours reports whether a file is this user's, and nobody else may write to it.
+// ours reports whether a file belongs to this user, and no other may write to it.
 func ours(fi fs.FileInfo) bool {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	return ok && int(st.Uid) == os.Geteuid() && fi.Mode()&0o022 == 0
 }
 
-// Put keeps files under key, in place of what was there. The files are named by
-// what they are called in the entry; a directory stands for all regular files below
-// it. It is an error that something else is among them. A cache that is off keeps
-// nothing, which is none.
-func (c *Dir) Put(key string, parts map[string]string) error {
-	if c.off() {
+// Put implements [Store]. A directory in parts stands for all files below it. If one
+// of them is not a regular file, or the entry is larger than MaxSize, Put returns an
+// error. If the store is off, it keeps nothing and returns nil.
+func (d *Dir) Put(key string, parts map[string]string) error {
+	if d.off() {
 		return nil
 	}
 	if !validKey(key) {
-		return fmt.Errorf("%q is no key", key)
+		return fmt.Errorf("%q is not a key", key)
 	}
-	if err := c.usable(true); err != nil {
+	if err := d.usable(true); err != nil {
 		return err
 	}
 	m, paths, err := list(key, parts)
 	if err != nil {
 		return err
 	}
-	f, err := files.Create(c.path(key), 0o600, files.Options{})
+	f, err := files.Create(d.path(key), 0o600, files.Options{})
 	if err != nil {
 		return err
 	}
-	if err := c.write(f, m, paths); err != nil {
+	if err := d.write(f, m, paths); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	c.added.Store(true)
+	d.added.Store(true)
 	return f.Commit()
 }
 
-// list returns the manifest of files, and where each of them is.
+// list returns the manifest of the entry of key, and the path of each of its files.
 func list(key string, parts map[string]string) (m manifest, paths []string, err error) {
 	m.Key = key
 	for _, top := range slices.Sorted(maps.Keys(parts)) {
@@ -186,7 +189,7 @@ func list(key string, parts map[string]string) (m manifest, paths []string, err 
 			}
 			name := path.Join(top, rel)
 			if !d.Type().IsRegular() {
-				return fmt.Errorf("%s is no regular file", name)
+				return fmt.Errorf("%s is not a regular file", name)
 			}
 			f, err := digest(p)
 			f.Name = name
@@ -200,7 +203,7 @@ func list(key string, parts map[string]string) (m manifest, paths []string, err 
 	return m, paths, m.check(key)
 }
 
-// digest describes the file called path.
+// digest returns the size, hash and mode of the file called path, without its name.
 func digest(path string) (file, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -216,8 +219,9 @@ func digest(path string) (file, error) {
 	return file{Size: n, SHA256: hex.EncodeToString(h.Sum(nil)), Exec: fi.Mode()&0o111 != 0}, err
 }
 
-func (c *Dir) write(f io.Writer, m manifest, paths []string) error {
-	out := &limited{w: f, left: c.MaxSize}
+// write writes an entry to f: the manifest m and the files at paths.
+func (d *Dir) write(f io.Writer, m manifest, paths []string) error {
+	out := &limited{w: f, left: d.MaxSize}
 	text, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -241,7 +245,7 @@ func (c *Dir) write(f io.Writer, m manifest, paths []string) error {
 	return z.Close()
 }
 
-// pour copies the content of the file called path.
+// pour copies the content of the file called path to w.
 func pour(w io.Writer, path string) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -252,7 +256,7 @@ func pour(w io.Writer, path string) error {
 	return err
 }
 
-// limited fails once too much is written.
+// limited is a writer that fails once more than left bytes are written.
 type limited struct {
 	w    io.Writer
 	left int64
@@ -260,20 +264,19 @@ type limited struct {
 
 func (l *limited) Write(b []byte) (int, error) {
 	if l.left -= int64(len(b)); l.left < 0 {
-		return 0, errors.New("it is larger than all that the cache may hold")
+		return 0, errors.New("it is larger than the whole cache may be")
 	}
 	return l.w.Write(b)
 }
 
-// Get unpacks what is kept under key to dir, a directory that it makes. It reports
-// false where there is nothing, and also where the entry turns out to be damaged:
-// then it goes. Every file has been compared with its hash when Get returns. With
-// an error, or false, dir is not there.
-func (c *Dir) Get(key, dir string) (bool, error) {
-	if !validKey(key) || c.usable(false) != nil {
+// Get implements [Store]. It compares every file with its hash. If the entry is
+// damaged, Get removes it and reports false. If dir is there already, Get returns an
+// error and leaves it as it is.
+func (d *Dir) Get(key, dir string) (bool, error) {
+	if !validKey(key) || d.usable(false) != nil {
 		return false, nil
 	}
-	f, err := os.OpenFile(c.path(key), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(d.path(key), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return false, nil
 	}
@@ -287,11 +290,11 @@ func (c *Dir) Get(key, dir string) (bool, error) {
 	}
 	if err = unpack(f, key, dir); err == nil {
 		now := time.Now()
-		_ = os.Chtimes(c.path(key), now, now)
+		_ = os.Chtimes(d.path(key), now, now)
 		return true, nil
 	}
 	if errors.Is(err, errDamaged) {
-		os.Remove(c.path(key))
+		os.Remove(d.path(key))
 		err = nil
 	}
 	return false, errors.Join(err, os.RemoveAll(dir))
@@ -327,7 +330,7 @@ func unpack(f *os.File, key, dir string) error {
 			return err
 		}
 	}
-	// The stream ends here, and so does the entry.
+	// The stream must end here, and the entry with it.
 	if n, err := z.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		return damaged("there is more in it than its manifest says")
 	}
@@ -359,7 +362,7 @@ func extract(root *os.Root, f file, z io.Reader) error {
 	return errors.Join(err, out.Chmod(mode), out.Close())
 }
 
-// reading tells errors in reading from those in writing.
+// reading is a reader that keeps its error, to tell it from an error in writing.
 type reading struct {
 	r   io.Reader
 	err error
@@ -373,7 +376,7 @@ func (r *reading) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// readManifest reads the three lines of an entry that is kept under key.
+// readManifest reads the three lines of the entry of key, and checks them.
 func readManifest(r *bufio.Reader, key string) (m manifest, err error) {
 	head := make([]byte, len(format)+2*sha256.Size+1)
 	if _, err := io.ReadFull(r, head); err != nil || !bytes.HasPrefix(head, []byte(format)) || head[len(head)-1] != '\n' {
@@ -400,8 +403,9 @@ func readManifest(r *bufio.Reader, key string) (m manifest, err error) {
 	return m, m.check(key)
 }
 
-// check reports whether m can be the manifest of what is kept under key: no name
-// leads out of a directory, and no file is where another has its directory.
+// check returns an error unless m can be the manifest of the entry of key: no name
+// leads out of the directory, no file stands where another has its directory, and the
+// files are not too large.
 func (m manifest) check(key string) error {
 	if m.Key != key {
 		return damaged("it is of another key")
@@ -430,26 +434,26 @@ func (m manifest) check(key string) error {
 	return nil
 }
 
-// tidied is the file in a store whose modification time is when it was last
-// tidied.
+// tidied is the file in a store whose modification time is that of the last Tidy.
 const tidied = ".tidied"
 
-// Tidy removes what is too old, and then what was not used for the longest time
-// until the rest is no more than the store may hold; everything if the store is
-// off. It looks if something was added, and else once a day.
-func (c *Dir) Tidy() {
-	if c.Path == "" {
+// Tidy removes the entries that are older than MaxAge, and those that were not used
+// for the longest time until the rest takes no more than MaxSize. If the store is off,
+// it removes all. It does nothing if Put has added nothing since the last Tidy, which
+// is less than a day ago.
+func (d *Dir) Tidy() {
+	if d.Path == "" {
 		return
 	}
-	last, err := os.Lstat(filepath.Join(c.Path, tidied))
-	if !c.added.Swap(false) && c.MaxSize > 0 && err == nil && time.Since(last.ModTime()).Abs() < 24*time.Hour {
+	last, err := os.Lstat(filepath.Join(d.Path, tidied))
+	if !d.added.Swap(false) && d.MaxSize > 0 && err == nil && time.Since(last.ModTime()).Abs() < 24*time.Hour {
 		return
 	}
-	if fi, err := os.Lstat(c.Path); err != nil || !fi.IsDir() || !ours(fi) {
+	if fi, err := os.Lstat(d.Path); err != nil || !fi.IsDir() || !ours(fi) {
 		return
 	}
-	files.Clean(c.Path)
-	entries, err := os.ReadDir(c.Path)
+	files.Clean(d.Path)
+	entries, err := os.ReadDir(d.Path)
 	if err != nil {
 		return
 	}
@@ -461,24 +465,24 @@ func (c *Dir) Tidy() {
 	var all []used
 	for _, e := range entries {
 		if fi, err := e.Info(); err == nil && validKey(e.Name()) {
-			all = append(all, used{c.path(e.Name()), fi.Size(), fi.ModTime()})
+			all = append(all, used{d.path(e.Name()), fi.Size(), fi.ModTime()})
 		}
 	}
 	slices.SortFunc(all, func(a, b used) int { return cmp.Or(b.last.Compare(a.last), strings.Compare(a.path, b.path)) })
-	left := c.MaxSize
+	left := d.MaxSize
 	for _, u := range all {
 		left -= u.size
-		// Another process may be at it too: what is gone is gone.
-		if left < 0 || c.MaxAge > 0 && time.Since(u.last) > c.MaxAge {
+		// Another process may have removed it already, which is as good.
+		if left < 0 || d.MaxAge > 0 && time.Since(u.last) > d.MaxAge {
 			os.Remove(u.path)
 		}
 	}
-	stamp := filepath.Join(c.Path, tidied)
-	if c.MaxSize > 0 {
-		// If it cannot be kept, the next run tidies again.
+	stamp := filepath.Join(d.Path, tidied)
+	if d.MaxSize > 0 {
+		// If it cannot be written, the next run tidies again.
 		_ = files.Write(stamp, strings.NewReader(""), 0o600, files.Options{})
 		return
 	}
 	os.Remove(stamp)
-	os.Remove(c.Path)
+	os.Remove(d.Path)
 }
