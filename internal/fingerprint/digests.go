@@ -18,22 +18,22 @@ import (
 	"dkms-kernel-install/internal/files"
 )
 
-// digests are the hashes of the single files of one directory, so that when one file
-// of it changes the others are not read again. They are in a file of their own,
-// which is read when something in the directory did change, and not otherwise.
+// digests are the hashes of the single files in one directory: if one file changes, the
+// others are not read again. Each directory has its own file of digests, which is read
+// only if something in the directory has changed.
 type digests struct {
-	file    string // "" where they are not kept
-	lock    *sync.Mutex
-	was     map[string]digest
-	now     map[string]digest
-	changed bool
+	file    string            // "" if they are not kept
+	lock    *sync.Mutex       // held until close
+	was     map[string]digest // as they were kept
+	now     map[string]digest // of the files seen this time
+	changed bool              // some of now are not in was
 }
 
-// digest is of one file: what it looked like, and its hash.
+// digest is the hash of one file, and the stamp that the file had then.
 type digest struct{ Stamp, Sum string }
 
-// digests returns those of the directory dir, which nobody else has until they are
-// closed.
+// digests returns the digests of the directory dir. If they are kept, other goroutines
+// wait for them until they are closed.
 func (c *store) digests(dir string) *digests {
 	d := &digests{now: map[string]digest{}, lock: &sync.Mutex{}}
 	name := url.PathEscape(dir) + ".json"
@@ -53,7 +53,8 @@ func (c *store) digests(dir string) *digests {
 
 func (c *store) digestsDir() string { return filepath.Join(filepath.Dir(c.file), "files") }
 
-// close keeps the digests. That they cannot be kept is no loss but of time.
+// close writes the digests to their file if they changed. If that fails, the next run
+// reads the files again.
 func (d *digests) close() {
 	defer d.lock.Unlock()
 	if d.file == "" || len(d.now) < 2 || !d.changed && len(d.now) == len(d.was) {
@@ -62,8 +63,8 @@ func (d *digests) close() {
 	_ = files.WriteState(d.file, d.now, files.Options{})
 }
 
-// tidyDigests removes the digests of directories that are gone, and what killed
-// processes left.
+// tidyDigests removes the digests of directories that are gone, and the temporaries
+// that killed processes left.
 func (c *store) tidyDigests() {
 	dir := c.digestsDir()
 	files.Clean(dir)
@@ -80,9 +81,9 @@ func (c *store) tidyDigests() {
 	}
 }
 
-// content writes a file's name and content: whether it may be executed counts,
-// the rest of its mode and its times do not. The file is called key in the
-// digests.
+// content writes to w a line for the file or symbolic link at path: its name, whether
+// it may be executed, and the hash of its content; or the target of the link. Other
+// bits of the mode, and times, do not count. In the digests the file is called key.
 func (d *digests) content(w io.Writer, name, key, path string, st *unix.Stat_t) error {
 	if isLink(st) {
 		target, err := os.Readlink(path)

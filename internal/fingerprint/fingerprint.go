@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package fingerprint reports whether a build is still what would be built now: it
-// names what goes into a build by content, and keeps that name beside the build.
-// A fingerprint holds no times, inodes, paths or host names: two machines with
-// the same source, headers and compiler come to the same one.
+// Package fingerprint names what goes into a build by its content, and keeps that
+// name beside the build, to find out whether the same would be built now. A
+// fingerprint holds no times, inodes or host names, and paths only if they are
+// settings: machines with the same source, settings, headers and compiler get the
+// same one.
 package fingerprint
 
 import (
@@ -27,20 +28,27 @@ import (
 
 // Fingerprint names what went into one build.
 type Fingerprint struct {
-	// Rules counts the changes to what this program itself does to a module.
+	// Rules is the number of changes so far to what this program does to a module,
+	// [rules.Build].
 	Rules int
-	// Source is of the package's source, patches and scripts, Settings of what
-	// overrides its dkms.conf, Headers of the kernel's headers; each a hash.
-	Source, Settings, Headers string
-	// Compiler is what the kernel's compiler calls itself.
+	// Source is the hash of the package's source, and of its directory in
+	// /etc/dkms, which has patches.
+	Source string
+	// Settings begins with the hash of the files that override the package's
+	// dkms.conf. The other settings that shape its build follow.
+	Settings string
+	// Headers is the hash of the kernel's headers; "" if there are none.
+	Headers string
+	// Compiler is what the compiler, and the programs that MAKE and the build's
+	// environment name, print as their versions.
 	Compiler string
-	// Depends are, by the names in BUILD_DEPENDS, the versions of those
-	// packages and what they in turn were built from.
+	// Depends has, for each name in BUILD_DEPENDS, the version of the package that
+	// is installed. After a space follows the short form of that build's
+	// fingerprint, if there is one.
 	Depends map[string]string
 }
 
-// Differs says which parts of was are otherwise in now, for a person to read; ""
-// where none is.
+// Differs returns, for people, which parts of was differ from now; "" if none do.
 func (was Fingerprint) Differs(now Fingerprint) string {
 	var parts []string
 	for _, p := range []struct {
@@ -58,7 +66,7 @@ func (was Fingerprint) Differs(now Fingerprint) string {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(now.Depends)) {
-		// A version alone is of a build that nobody recorded.
+		// A version alone comes from a build without a fingerprint.
 		if before, after := was.Depends[name], now.Depends[name]; before != after && !strings.HasPrefix(before, after+" ") {
 			parts = append(parts, name)
 		}
@@ -69,7 +77,7 @@ func (was Fingerprint) Differs(now Fingerprint) string {
 	return strings.Join(parts, " and ") + " changed since it was built"
 }
 
-// String is one short word for all of b.
+// String returns a short hash of b, of 16 hex digits.
 func (b Fingerprint) String() string {
 	text, err := json.Marshal(b)
 	if err != nil {
@@ -79,10 +87,11 @@ func (b Fingerprint) String() string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// Key names a build completely: b, and what this machine makes of it, as effective
-// tells, which is written as JSON. Two builds with the same key have the same
-// result. It is of no use for [Fingerprint.Differs]: what a conf evaluates to may change
-// with each boot.
+// Key returns the key under which the result of a build is stored, a SHA-256 in hex.
+// It covers b and effective, values that become JSON: what dkms.conf and the settings
+// come to on this machine. Builds with the same key have the same result. Effective is
+// not part of a Fingerprint because it may change with each boot, and a build must not
+// become stale by that.
 func Key(b Fingerprint, effective ...any) (string, error) {
 	text, err := json.Marshal(struct {
 		Rules     int
@@ -96,11 +105,11 @@ func Key(b Fingerprint, effective ...any) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// Outside returns the files that symbolic links below the directories paths lead to
-// outside of them, which [Hashes.Source] does not read. It reports false where
-// there is more that builds may read and Source does not: directories outside, files
-// that may come to be there, or the records of version control, which some take
-// their version from.
+// Outside returns the files outside each of the directories paths that symbolic links
+// in it lead to by absolute paths: [Hashes.Source] does not read them. Whole reports
+// whether those are all that a build may read and Source does not. It is false if there
+// are other links to the outside, such as to directories or to files that do not exist
+// yet, or records of version control, which some builds take their version from.
 func Outside(paths ...string) (files []string, whole bool) {
 	whole = true
 	for _, top := range paths {
@@ -129,7 +138,7 @@ func Outside(paths ...string) (files []string, whole bool) {
 			if to == top || strings.HasPrefix(to, top+"/") {
 				return nil
 			}
-			// A relative one leads elsewhere from where the source is built.
+			// A relative link leads elsewhere from the copy that is built.
 			fi, err := os.Stat(to)
 			if err != nil || !abs || !fi.Mode().IsRegular() {
 				whole = false
@@ -146,20 +155,20 @@ func Outside(paths ...string) (files []string, whole bool) {
 
 var versionControl = []string{".git", ".hg", ".svn"}
 
-// file is the record's name in the directory of a build. The classic command does
-// not look at it, and removes it with the build.
+// file is the name of the record in a build's directory. The classic dkms does not
+// read it, and removes it with the build.
 const file = ".fingerprint.json"
 
-// record is how a Fingerprint is kept. Modules says which files it is about: somebody
-// else may have built again and left the record.
+// record is the JSON form in which a Fingerprint is kept. Modules has the stamps of the
+// modules that it is for: another program may have replaced them, and left the record.
 type record struct {
 	Build   Fingerprint
 	Modules map[string]string
 }
 
-// Read returns what the build in dir, a directory K/A of the tree, was made from,
-// whose modules are in the files called modules. It reports false if that is not
-// recorded, or the record is of other modules.
+// Read returns the fingerprint that [Write] recorded for the build in dir, a directory
+// K/A of the tree, whose modules are in the files called modules. It reports false if
+// there is no record, or if the record is for other modules.
 func Read(dir string, modules []string) (Fingerprint, bool) {
 	r, ok := files.ReadState[record](filepath.Join(dir, file))
 	if !ok {
@@ -178,8 +187,8 @@ func Read(dir string, modules []string) (Fingerprint, bool) {
 	return r.Build, true
 }
 
-// Write records that the build in dir, a directory K/A of the tree, was made from
-// f. Its modules are in the files called modules.
+// Write records f as the fingerprint of the build in dir, a directory K/A of the tree,
+// whose modules are in the files called modules.
 func Write(dir string, f Fingerprint, modules []string) error {
 	r := record{Build: f, Modules: map[string]string{}}
 	for _, name := range modules {
@@ -191,9 +200,9 @@ func Write(dir string, f Fingerprint, modules []string) error {
 	return files.WriteState(filepath.Join(dir, file), r, files.Options{})
 }
 
-// stampOfModule returns what changes with a module in the build in dir. It is not
-// a hash: to read all modules would take longer than everything else that a run
-// does which finds nothing to do.
+// stampOfModule returns the size and the modification time of the module called name in
+// the build in dir. A hash would be safer, but reading all modules would take longer
+// than the rest of a run that finds nothing to do.
 func stampOfModule(dir, name string) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(filepath.Join(dir, "module", name), &st); err != nil {
@@ -202,19 +211,19 @@ func stampOfModule(dir, name string) (string, error) {
 	return strconv.FormatInt(st.Size, 10) + " bytes of " + strconv.FormatInt(st.Mtim.Nano(), 10), nil
 }
 
-// visitor is told of a file or symbolic link: its path below the top of a walk, its
-// whole path, and what it is.
+// visitor is called with a file or symbolic link: its path relative to the top of the
+// walk, its whole path, and its status.
 type visitor func(rel, path string, st *unix.Stat_t) error
 
-// walk calls visit for every file and symbolic link below dir, in order of their
-// names, or for dir itself, called ".", where it is, or leads to, a file. What is
-// neither, and the directories of version control, which change when somebody looks at
-// them, are passed over; so is a dir that does not exist.
+// walk calls visit for every regular file and symbolic link below dir, each directory
+// in order of the names. If dir is a file, or a link to one, walk calls visit for that
+// alone, with the name ".". Directories of version control, which may change when they
+// are only looked at, are passed over. A dir that does not exist is empty.
 func walk(dir string, visit visitor) error {
 	fd, err := files.Open(unix.AT_FDCWD, dir)
 	switch {
 	case err == nil:
-		return walkFolder(fd, dir, "", visit)
+		return walkDir(fd, dir, "", visit)
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case !errors.Is(err, unix.ENOTDIR):
@@ -233,9 +242,9 @@ func walk(dir string, visit visitor) error {
 func isFile(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFREG }
 func isLink(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFLNK }
 
-// walkFolder is walk for the open directory fd, which it closes, whose path is dir and
-// whose path below the top ends in a slash, where it is not empty.
-func walkFolder(fd int, dir, rel string, visit visitor) error {
+// walkDir is walk for the open directory fd, which it closes. Its path is dir. Its path
+// relative to the top is rel, which is empty or ends in a slash.
+func walkDir(fd int, dir, rel string, visit visitor) error {
 	defer unix.Close(fd)
 	entries, err := files.List(fd)
 	if err != nil {
@@ -248,14 +257,14 @@ func walkFolder(fd int, dir, rel string, visit visitor) error {
 			if !slices.Contains(versionControl, e.Name) {
 				var sub int
 				if sub, err = files.Open(fd, e.Name); err == nil {
-					err = walkFolder(sub, path, rel+"/", visit)
+					err = walkDir(sub, path, rel+"/", visit)
 				}
 			}
 		case unix.DT_REG, unix.DT_LNK:
 			var st unix.Stat_t
 			err = unix.Fstatat(fd, e.Name, &st, unix.AT_SYMLINK_NOFOLLOW)
 			if errors.Is(err, fs.ErrNotExist) {
-				continue // it went just now
+				continue // it was removed just now
 			}
 			if err != nil {
 				return &fs.PathError{Op: "lstat", Path: path, Err: err}

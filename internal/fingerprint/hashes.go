@@ -25,58 +25,59 @@ import (
 	"dkms-kernel-install/internal/files"
 )
 
-// Cache remembers hashes, so that nothing is read again that looks as it did:
-// same size, times and inode. It may be lost at any time. What a Cache has
-// answered once it answers again, without another look: one is for one run. It
-// may be used by several goroutines at once.
+// Hashes computes hashes and keeps them in a file, so that what looks as it did, with
+// the same size, times and inode, is not read again. The file is a cache and may be
+// removed at any time. Within one run, the same question gets the same answer without
+// another look, until [Hashes.Again]. Hashes may be used by several goroutines at once.
 type Hashes struct {
 	*store
-	mu  sync.Mutex
-	run map[string]*answer // of this run
-	// asked are answers of this run, by [Hashes.once]'s questions.
-	asked sync.Map
+	mu    sync.Mutex         // guards run
+	run   map[string]*answer // the answers of this run, by key
+	asked sync.Map           // the functions of [Hashes.once], by question
 }
 
-// store is what is kept in files.
+// store is the part of Hashes that is kept in files.
 type store struct {
-	file        string
-	load        sync.Once // most runs that only look ask for no hash
-	mu          sync.Mutex
+	file        string     // "" if nothing is kept
+	load        sync.Once  // for read: many runs need no hash
+	mu          sync.Mutex // guards the fields below
 	entries     map[string]entry
-	changed     bool
-	directories map[string]*sync.Mutex // of those whose digests somebody works on
+	changed     bool                   // entries are not as in the file
+	directories map[string]*sync.Mutex // the locks of digests, by directory
 }
 
+// entry is a value, and the stamp of what it was made from.
 type entry struct{ Stamp, Value string }
 
-// answer is one of a run. Who comes second waits for it.
+// answer is a value in this run. Its lock is held while the value is made.
 type answer struct {
 	mu    sync.Mutex
 	known bool
 	value string
 }
 
-// OpenHashes returns the cache in file; one that is missing or damaged is empty.
-// An empty name is a cache that lasts as long as the process.
+// OpenHashes returns the Hashes kept in file, which is read when it is first needed. If
+// it is missing or damaged, there are none. An empty name means that they are kept only
+// as long as the process runs.
 func OpenHashes(file string) *Hashes {
 	return (&Hashes{store: &store{file: file, directories: map[string]*sync.Mutex{}}}).Again()
 }
 
-// Anew returns the same cache without the answers of this run: it looks again
-// whether things are as they were.
+// Again returns Hashes with the same file that have answered nothing in this run yet,
+// and so look again whether things are as they were.
 func (c *Hashes) Again() *Hashes {
 	return &Hashes{store: c.store, run: map[string]*answer{}}
 }
 
-// read reads the cache from its file.
+// read reads the entries from their file.
 func (c *store) read() {
 	if c.entries, _ = files.ReadState[map[string]entry](c.file); c.entries == nil {
 		c.entries = map[string]entry{}
 	}
 }
 
-// Save writes the cache if it changed. What is about things that are gone is
-// left out.
+// Save writes the file if there are new hashes. It drops those of paths that no longer
+// exist.
 func (c *store) Save() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,8 +94,9 @@ func (c *store) Save() error {
 	return files.WriteState(c.file, c.entries, files.Options{})
 }
 
-// value returns what make makes for the things that key names, the first of them
-// a path; from memory while stamp, which stamps writes, is what it was.
+// value returns the value that make returns for key, whose first element is a path. It
+// calls make only if what stamps writes differs from what it wrote when the kept value
+// was made.
 func (c *Hashes) value(key []string, stamps func(io.Writer) error, make func() (string, error)) (string, error) {
 	c.load.Do(c.read)
 	k := strings.Join(key, "\x00")
@@ -133,8 +135,9 @@ func (c *Hashes) value(key []string, stamps func(io.Writer) error, make func() (
 	return e.Value, nil
 }
 
-// Source returns the hash of everything in the directories and files that paths name or,
-// as symbolic links, lead to, of which those count that exist.
+// Source returns the hash of the files and of all files in the directories that paths
+// name or, as symbolic links, lead to. A path that does not exist counts as empty. The
+// hash of no paths is "".
 func (c *Hashes) Source(paths ...string) (string, error) {
 	if len(paths) == 0 {
 		return "", nil
@@ -165,14 +168,14 @@ func (c *Hashes) Source(paths ...string) (string, error) {
 	})
 }
 
-// Headers returns the hash of a kernel's headers: of what builds of modules read
-// in the directories dirs, usually /lib/modules/K/build and source. It is "" where
-// none of them is there.
+// Headers returns the hash of a kernel's headers: the files that builds of modules read
+// in the directories dirs, usually /lib/modules/K/build and source. It is "" if none of
+// the directories exists.
 func (c *Hashes) Headers(dirs ...string) (string, error) {
 	return c.once(append(slices.Clone(dirs), "headers"), func() (string, error) { return c.headers(dirs) })
 }
 
-// once returns what answer returned when it was first asked for the question.
+// once returns what answer returns, and calls it only for the first of equal questions.
 func (c *Hashes) once(question []string, answer func() (string, error)) (string, error) {
 	known, _ := c.asked.LoadOrStore(strings.Join(question, "\x00"), sync.OnceValues(answer))
 	return known.(func() (string, error))()
@@ -188,8 +191,8 @@ func (c *Hashes) headers(dirs []string) (string, error) {
 	if len(real) == 0 {
 		return "", nil
 	}
-	// A package manager replaces all files when it replaces any: these few
-	// tell whether it did, which all of them would take too long for.
+	// A package manager that replaces any of the files replaces all. Looking at
+	// a few shows whether it did; looking at all would take too long.
 	stamps := func(w io.Writer) error {
 		for _, dir := range real {
 			for _, name := range telling {
@@ -213,12 +216,14 @@ func (c *Hashes) headers(dirs []string) (string, error) {
 	})
 }
 
+// telling are the files and directories of headers that show whether the headers were
+// replaced.
 var telling = strings.Fields(`. Makefile Module.symvers .config include include/config include/config/auto.conf
 	include/generated include/generated/autoconf.h include/generated/utsrelease.h include/generated/compile.h
 	include/linux include/linux/module.h include/linux/kernel.h arch scripts scripts/Makefile.build scripts/mod/modpost`)
 
-// writeHeaders writes to h what a module's build reads in a tree of headers. The tree
-// may be a whole kernel's source, whose C files and objects do not count.
+// writeHeaders writes to h what builds of modules read in dir, a directory of headers.
+// It may be the whole source of a kernel: C files, objects and the like do not count.
 func (c *store) writeHeaders(h hash.Hash, dir string) error {
 	for _, name := range []string{"Makefile", "Kbuild", ".config", ".kernelvariables", "Module.symvers", "include", "arch", "scripts"} {
 		path, err := filepath.EvalSymlinks(filepath.Join(dir, name))
@@ -240,8 +245,8 @@ func (c *store) writeHeaders(h hash.Hash, dir string) error {
 	return nil
 }
 
-// Compiler returns what the program calls itself when asked for its version: the
-// first line. It is "" where there is no such program.
+// Compiler returns the first line that the program prints with --version. It is "" if
+// there is no such program.
 func (c *Hashes) Compiler(ctx context.Context, program string) (string, error) {
 	return c.once([]string{program, "compiler"}, func() (string, error) { return c.compiler(ctx, program) })
 }
@@ -273,9 +278,9 @@ func (c *Hashes) compiler(ctx context.Context, program string) (string, error) {
 	})
 }
 
-// stampOf writes what changes with the file called name.
+// stampOf writes the stamp of the file called name; see [files.AppendStamp].
 func stampOf(w io.Writer, name string, st *unix.Stat_t) {
-	_, _ = w.Write(files.AppendStamp(nil, name, st)) // a hash's never fails
+	_, _ = w.Write(files.AppendStamp(nil, name, st)) // a hash's Write never fails
 }
 
 func sum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package report shows the course and the results of the work: as plain lines
-// that read well inside a package manager's output, and as JSON.
+// Package report shows the progress and the results of a run: as plain lines, which
+// read well in a package manager's output, and as JSON.
 package report
 
 import (
@@ -21,17 +21,18 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// Text tells of the work in lines, one for each package. It implements
-// [engine.Events].
+// Text writes lines about a run, one for each package. It implements engine.Events, and
+// may be used by several goroutines at once.
 type Text struct {
-	mu     sync.Mutex // keeps the lines of one result together
+	mu     sync.Mutex // held by Done, to keep the lines of one result together
 	log    *logrus.Logger
 	prefix string
 }
 
-// NewText returns a Text that writes to w. Every line begins with prefix. What
-// was current or passed over as planned is only told when verbose; when quiet,
-// only failures and warnings are.
+// NewText returns a Text that writes to w. Every line begins with prefix, after the word
+// "warning: " if it is one. If quiet is set, it writes only failures and warnings. If
+// verbose is set, which prevails, it also writes what begins, what is current, and which
+// files are placed and removed.
 func NewText(w io.Writer, prefix string, verbose, quiet bool) *Text {
 	log := logrus.New()
 	log.SetOutput(w)
@@ -45,11 +46,11 @@ func NewText(w io.Writer, prefix string, verbose, quiet bool) *Text {
 	return &Text{log: log, prefix: prefix}
 }
 
-// Verbose makes t tell everything from now on.
+// Verbose makes t verbose from now on; see [NewText].
 func (t *Text) Verbose() { t.log.SetLevel(logrus.DebugLevel) }
 
-// lineFormatter writes the message alone: time and level are noise in the output
-// of a package manager, which has its own log.
+// lineFormatter writes a message without its time, and its level only for warnings:
+// package managers have a log of their own.
 type lineFormatter struct{}
 
 func (lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
@@ -63,7 +64,8 @@ func (lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
 	return []byte(prefix + clean(e.Message) + "\n"), nil
 }
 
-// clean keeps what a package says of itself from steering the terminal.
+// clean replaces control characters, except tabs and line breaks, and invalid UTF-8 by
+// question marks: text from a package must not control the terminal.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || 0x80 <= r && r < 0xa0 {
@@ -73,8 +75,8 @@ func clean(s string) string {
 	}, strings.ToValidUTF8(s, "?"))
 }
 
-// Start is told only when verbose: lines that later lines make obsolete are no
-// help in a log.
+// Start writes, if t is verbose, that the work on a package for a kernel begins: the
+// build, or else only the installation. In a log such lines do not help.
 func (t *Text) Start(id tree.ID, k tree.Target, build bool) {
 	verb := "installing"
 	if build {
@@ -83,13 +85,14 @@ func (t *Text) Start(id tree.ID, k tree.Target, build bool) {
 	t.log.Debugf("%s%s for %s: %s", t.prefix, id, k.Release, verb)
 }
 
-// Note tells a line about the run.
+// Note writes a line about the run.
 func (t *Text) Note(line string) { t.log.Infof("%s%s", t.prefix, line) }
 
-// Debug tells a line to those who asked for all.
+// Debug writes a line about the run if t is verbose.
 func (t *Text) Debug(line string) { t.log.Debugf("%s%s", t.prefix, line) }
 
-// Done tells the result for one package in a line.
+// Done writes the result for one package, or for a kernel as a whole: a line, and
+// further ones for warnings and modules.
 func (t *Text) Done(r execute.Result) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -131,6 +134,7 @@ func (t *Text) Done(r execute.Result) {
 	}
 }
 
+// done returns what was done for r, and how long it took.
 func done(r execute.Result) string {
 	var steps []string
 	if r.Built {
@@ -156,6 +160,7 @@ func done(r execute.Result) string {
 	return s + " in " + took(r.Took)
 }
 
+// took returns d for people.
 func took(d time.Duration) string {
 	if d < time.Minute {
 		return fmt.Sprintf("%.1f s", d.Seconds())
@@ -163,8 +168,8 @@ func took(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// Failures tells of each failure in three lines: what, why, and what to do.
-// Packages that failed for one and the same reason share them.
+// Failures writes for each failure what failed, why, and what to do; see [Text.Failure].
+// Packages that share a failure, by the same pointer, are listed in one line.
 func (t *Text) Failures(results []execute.Result) {
 	var told []*failure.Failure
 	for _, r := range results {
@@ -186,7 +191,8 @@ func (t *Text) Failures(results []execute.Result) {
 	}
 }
 
-// Failure tells of one failure in its three lines.
+// Failure writes up to three lines about f: what, which says what failed, and if f knows
+// them, why and what to do.
 func (t *Text) Failure(what string, f *failure.Failure) {
 	t.log.Error(t.prefix + what)
 	if why := f.Why; why != "" || f.Log != "" {
@@ -200,10 +206,11 @@ func (t *Text) Failure(what string, f *failure.Failure) {
 	}
 }
 
-// StatusLine returns a line of status in the form that scripts parse.
+// StatusLine returns the line for s in the form of the classic dkms status, which
+// scripts parse.
 func StatusLine(s observe.Status) string {
 	if s.State == observe.StateWeak {
-		// It keeps a form that all lines had once.
+		// The classic dkms kept its old form for these lines.
 		return fmt.Sprintf("%s, %s, %s, %s: %s from %s", s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, s.State, s.WeakFrom)
 	}
 	line := s.ID.String()
@@ -223,7 +230,7 @@ func StatusLine(s observe.Status) string {
 	return line
 }
 
-// statusJSON is how a status looks to programs.
+// statusJSON is the JSON form of a status.
 type statusJSON struct {
 	Package         string `json:"package"`
 	Version         string `json:"version"`
@@ -236,7 +243,8 @@ type statusJSON struct {
 	WeakFrom        string `json:"weak_from,omitempty"`
 }
 
-// StatusJSON writes the list as a JSON array of objects.
+// StatusJSON writes list to w as a JSON array of objects, with the members package,
+// version, kernel, arch, state, originals_exist, differs, kernel_gone and weak_from.
 func StatusJSON(w io.Writer, list []observe.Status) error {
 	out := make([]statusJSON, len(list))
 	for i, s := range list {
