@@ -35,21 +35,21 @@ type classic struct {
 	ModuleVersion string   `short:"v" name:"moduleversion" placeholder:"VERSION" help:"Its version."`
 	Kernelver     []string `short:"k" sep:"none" placeholder:"KERNEL[/ARCH]" help:"Kernel release; may be repeated. Default: the running kernel."`
 	Arch          []string `short:"a" sep:"none" help:"Architecture, in the order of -k. Default: this machine's."`
-	All           bool     `help:"All kernels that there is something for (uninstall, unbuild, remove)."`
-	Force         bool     `help:"Do it again though it is done; install modules that are not newer than the kernel's; overwrite (ldtarball)."`
+	All           bool     `help:"All kernels that the package has builds for (uninstall, unbuild, remove, mktarball)."`
+	Force         bool     `help:"Do it again even if it is done; install modules that are not newer than the kernel's; overwrite (ldtarball)."`
 
 	ForceVersionOverride bool `help:"Install modules that are not newer than the kernel's."`
 	NoDepmod             bool `help:"Do not run depmod."`
-	ModprobeOnInstall    bool `help:"Load the modules once they are installed."`
-	SymlinkModules       bool `help:"Link to modules in the tree in place of copying them."`
+	ModprobeOnInstall    bool `help:"Load the modules after they are installed."`
+	SymlinkModules       bool `help:"Place links to the modules in the tree instead of copies."`
 
-	Templatekernel string `placeholder:"KERNEL[/ARCH]" help:"match: the kernel whose packages are wanted."`
+	Templatekernel string `placeholder:"KERNEL[/ARCH]" help:"match: the kernel that has the packages installed already."`
 	Archive        string `placeholder:"FILE" help:"mktarball, ldtarball: the archive."`
 	SourceOnly     bool   `help:"mktarball: leave builds out."`
 	BinariesOnly   bool   `help:"mktarball: leave the source out."`
 	RpmSafeUpgrade bool   `name:"rpm_safe_upgrade" help:"add, remove: called by an RPM package that replaces itself."`
 
-	Conf            string    `short:"c" placeholder:"FILE" help:"add: the dkms.conf, where it is not the source's own."`
+	Conf            string    `short:"c" placeholder:"FILE" help:"add: the dkms.conf to use instead of the source's own."`
 	Directive       []string  `sep:"none" placeholder:"NAME=VALUE" help:"Set a directive of dkms.conf; may be repeated."`
 	Config          string    `placeholder:"FILE" help:"The kernel's configuration."`
 	Kernelsourcedir string    `placeholder:"DIR" help:"The kernel's headers."`
@@ -57,8 +57,8 @@ type classic struct {
 	Sourcetree      directory `placeholder:"DIR" help:"Instead of /usr/src."`
 	Installtree     directory `placeholder:"DIR" help:"Instead of /lib/modules."`
 	Jobs            *int      `short:"j" placeholder:"N" help:"Number of jobs at a time; 0 means no limit."`
-	Quiet           bool      `short:"q" help:"Say only what failed."`
-	Verbose         bool      `help:"Say more."`
+	Quiet           bool      `short:"q" help:"Print only failures and warnings."`
+	Verbose         bool      `help:"Print more."`
 	Version         bool      `short:"V" help:"Print the version."`
 
 	NoInitrd        bool `hidden:""`
@@ -67,8 +67,8 @@ type classic struct {
 	Debug           bool `hidden:""`
 }
 
-// directory is the path of one. An empty one, such as a script's variable that is not
-// set, would name another than was meant.
+// directory is the path of a directory. It must not be empty, as from a script's
+// variable that is not set: the default would be used, which was not meant.
 type directory string
 
 // UnmarshalText sets the path to text.
@@ -115,7 +115,7 @@ func usage(status int, format string, args ...any) error {
 	return &failure.Failure{What: fmt.Sprintf(format, args...), Hint: "run: dkms --help", Status: status}
 }
 
-// dkms is the face of the classic command.
+// dkms runs the face of the classic command, and returns the exit status.
 func (p *program) dkms(ctx context.Context, args []string) int {
 	c := classicRun{p: p, ctx: ctx}
 	if k, status := p.parse(&c.classic, "dkms", "Dynamic kernel module support: builds modules for every kernel.", args, failure.StatusNotFound); k == nil {
@@ -129,6 +129,7 @@ func (p *program) dkms(ctx context.Context, args []string) int {
 	return p.exit(c.run())
 }
 
+// run checks the command line, opens the machine and runs the action.
 func (c *classicRun) run() error {
 	if err := c.action(); err != nil {
 		return err
@@ -181,7 +182,7 @@ func (c *classicRun) check() (jobs int, err error) {
 	if c.All && len(c.Kernelver)+len(c.Arch) > 0 {
 		return 0, usage(failure.StatusNotFound, "--all and -k exclude each other")
 	}
-	// Nobody could make such a file, but the first of its directories.
+	// Such a file cannot be made, but the first of its directories could.
 	for _, path := range []string{c.Archive, c.Conf, c.Config, c.Kernelsourcedir, string(c.Dkmstree), string(c.Sourcetree), string(c.Installtree)} {
 		if len(path) >= unix.PathMax {
 			return 0, usage(failure.StatusNotFound, "%.40s...: the path is longer than %d bytes", path, unix.PathMax-1)
@@ -190,7 +191,7 @@ func (c *classicRun) check() (jobs int, err error) {
 	if fi, err := os.Stat(c.Config); c.Config != "" && (err != nil || !fi.Mode().IsRegular()) {
 		return 0, usage(failure.StatusNotFound, "--config: %q is not a file", c.Config)
 	}
-	// What runs elsewhere finds them all the same.
+	// They are also used by programs that run in other directories.
 	for _, path := range []*string{&c.Conf, &c.Config, &c.Kernelsourcedir} {
 		if *path == "" {
 			continue
@@ -202,7 +203,7 @@ func (c *classicRun) check() (jobs int, err error) {
 	return jobs, nil
 }
 
-// action finds the action among the arguments, where it may stand anywhere.
+// action sets c.Action to the action, which may be any of the arguments.
 func (c *classicRun) action() error {
 	if verbs[c.Action] == nil {
 		i := slices.IndexFunc(c.Args, func(arg string) bool { return verbs[arg] != nil })
@@ -222,10 +223,10 @@ func (c *classicRun) action() error {
 	return nil
 }
 
-// directive is an assignment to a directive or an element of one.
+// directive matches an assignment to a directive or to an element of one.
 var directive = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\[[0-9]+\])?=`)
 
-// kernels returns the kernels that -k and -a name; the running one where none is.
+// kernels returns the kernels that -k and -a name; without -k, the running one.
 func (c *classicRun) kernels() ([]tree.Target, error) {
 	kernelver := c.Kernelver
 	if len(kernelver) == 0 {
@@ -261,7 +262,7 @@ func (c *classicRun) kernels() ([]tree.Target, error) {
 	return list, nil
 }
 
-// kernel returns the one kernel that the action is about.
+// kernel returns the kernel for actions that take one.
 func (c *classicRun) kernel() (tree.Target, error) {
 	if c.All {
 		return tree.Target{}, usage(failure.StatusNoAll, "%s does not take --all", c.Action)
@@ -276,7 +277,8 @@ func (c *classicRun) kernel() (tree.Target, error) {
 	return ks[0], nil
 }
 
-// name splits what names a package: NAME or NAME/VERSION.
+// name returns the package that the command line names, as NAME/VERSION or by -m and
+// -v. The name, the version, or both may be empty.
 func (c *classicRun) name() (tree.ID, error) {
 	s := c.Module
 	if len(c.Args) > 1 || len(c.Args) == 1 && s != "" {
@@ -292,7 +294,7 @@ func (c *classicRun) name() (tree.ID, error) {
 	return tree.ID{Name: name, Version: version}, nil
 }
 
-// id returns the package that the command line names completely.
+// id returns the package that the command line names by its name and version.
 func (c *classicRun) id() (tree.ID, error) {
 	s, err := c.source()
 	switch {
@@ -342,18 +344,20 @@ func (c *classicRun) source() (engine.Source, error) {
 	return s, err
 }
 
-// policy returns what is to follow.
+// policy returns what is done after modules have changed.
 func (c *classicRun) policy() follow.Policy {
 	return follow.Policy{NoDepmod: c.NoDepmod, Modprobe: c.ModprobeOnInstall}
 }
 
-// options returns how plans are carried out. An RPM upgrade that installs nothing,
-// because the modules are no newer, would end with nothing once the old package goes.
+// options returns how plans are carried out. In an RPM upgrade modules are installed even
+// if the kernel's own are as new or newer: the old package's modules are removed after
+// it, and then none would be left.
 func (c *classicRun) options() execute.Options {
 	return execute.Options{Force: c.Force, ForceVersion: c.ForceVersionOverride || c.RpmSafeUpgrade, Follow: c.policy()}
 }
 
-// worst prints the failures among results and returns the first.
+// worst prints the failures among results and returns the first. If there are none, it
+// returns an error for the first package that was passed over.
 func (c *classicRun) worst(results []execute.Result) error {
 	c.text.Failures(results)
 	for _, r := range results {

@@ -13,12 +13,13 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// autoinstall installs what wants automatic work for one kernel.
+// autoinstall installs for one kernel the packages that want automatic installation.
 func (c *classicRun) autoinstall() error {
 	_, err := c.installAll()
 	return err
 }
 
+// installAll is autoinstall. It also returns the results, unless nothing was done.
 func (c *classicRun) installAll() ([]execute.Result, error) {
 	k, err := c.kernel()
 	if err != nil {
@@ -47,5 +48,5 @@ func (c *classicRun) installAll() ([]execute.Result, error) {
 	}):
 		return results, told{&failure.Failure{What: "some packages failed", Status: failure.StatusAutoinstall}}
 	}
-	return results, nil // packages that do not want this kernel are no failure
+	return results, nil // that a package does not want this kernel is not a failure
 }

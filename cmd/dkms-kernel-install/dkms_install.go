@@ -11,7 +11,7 @@ import (
 	"dkms-kernel-install/internal/plan"
 )
 
-// install is build and install.
+// install builds a package, and installs it if that is the goal.
 func (c *classicRun) install(goal plan.Goal) error {
 	if c.All {
 		return usage(failure.StatusNoAll, "%s does not take --all", c.Action)
@@ -25,7 +25,7 @@ func (c *classicRun) install(goal plan.Goal) error {
 		return err
 	}
 	in, err := c.e.Install(c.ctx, s, engine.Request{
-		// A person who asks for it gets another try.
+		// Retry, as somebody asked for this package.
 		Request: plan.Request{Goal: goal, Force: c.Force, Dependents: goal == plan.Installed, Retry: true},
 		Kernels: ks, Execute: c.options(),
 	})

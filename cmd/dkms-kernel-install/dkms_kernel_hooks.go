@@ -11,10 +11,10 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// The actions of the hooks of Debian's kernel packages.
+// The actions for the hooks of Debian's kernel packages.
 
-// kernelPreinst takes back, before a kernel is unpacked, what would be built again
-// for it: a kernel of the same release may have been there.
+// kernelPreinst removes, before a kernel is unpacked, the builds for it that are made
+// automatically: they may be for an earlier kernel of the same release.
 func (c *classicRun) kernelPreinst() error {
 	return c.takeBack(func(k tree.Target) ([]execute.Result, error) {
 		automatic := func(p tree.Package) bool {
@@ -28,14 +28,15 @@ func (c *classicRun) kernelPreinst() error {
 	})
 }
 
-// kernelPrerm takes back everything for a kernel that goes.
+// kernelPrerm removes everything for a kernel that is being removed.
 func (c *classicRun) kernelPrerm() error {
 	return c.takeBack(func(k tree.Target) ([]execute.Result, error) {
 		return c.e.RemoveKernel(c.ctx, k.Release, c.policy())
 	})
 }
 
-// takeBack is what kernelPreinst and kernelPrerm have in common.
+// takeBack calls remove with the kernel and reports the results: it is what kernelPreinst
+// and kernelPrerm have in common.
 func (c *classicRun) takeBack(remove func(tree.Target) ([]execute.Result, error)) error {
 	k, err := c.kernel()
 	if err != nil {
@@ -51,8 +52,8 @@ func (c *classicRun) takeBack(remove func(tree.Target) ([]execute.Result, error)
 	return nil
 }
 
-// kernelPostinst is autoinstall, except that a required package which failed ends
-// with another status: the kernel hook then stops.
+// kernelPostinst is autoinstall, except that it returns another status if a required
+// package failed: the kernel hook then stops.
 func (c *classicRun) kernelPostinst() error {
 	results, err := c.installAll()
 	for _, r := range results {

@@ -38,7 +38,7 @@ func (c *classicRun) match() error {
 		return failure.From(err, "cannot read "+c.m.Tree.Dir, failure.StatusNoPerm)
 	}
 	if only.Name != "" && !slices.ContainsFunc(packages, func(p tree.Package) bool { return p.Name == only.Name }) {
-		return &failure.Failure{What: only.Name + " is not in the DKMS tree", Status: failure.StatusAlready, Hint: "dkms status shows what is"}
+		return &failure.Failure{What: only.Name + " is not in the DKMS tree", Status: failure.StatusAlready, Hint: "dkms status shows what is there"}
 	}
 	ids := []tree.ID{}
 	for _, p := range packages {

@@ -7,7 +7,7 @@ import (
 	"dkms-kernel-install/internal/packages"
 )
 
-// onlyOne refuses --source-only together with --binaries-only.
+// onlyOne returns an error if both --source-only and --binaries-only are given.
 func (c *classicRun) onlyOne() error {
 	if c.SourceOnly && c.BinariesOnly {
 		return usage(failure.StatusBadConf, "--source-only and --binaries-only exclude each other")

@@ -10,7 +10,7 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// remove is uninstall, unbuild and remove.
+// remove is the actions uninstall, unbuild and remove, which differ by depth.
 func (c *classicRun) remove(d packages.Depth) error {
 	ks, err := c.kernels()
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"dkms-kernel-install/internal/failure"
 )
 
-// rpmFile returns the RPM package that is to be loaded in place of an archive.
+// rpmFile returns the RPM package that is named instead of an archive; "" if none is.
 func (c *classicRun) rpmFile() string {
 	if !slices.Contains([]string{"add", "build", "install", "ldtarball"}, c.Action) {
 		return ""
@@ -24,8 +24,8 @@ func (c *classicRun) rpmFile() string {
 	return ""
 }
 
-// installRPM has rpm install a package, whose scripts call dkms: so the lock is
-// not taken yet. Then it installs what is missing for the kernel.
+// installRPM has rpm install the package in file, then installs what is missing for the
+// kernel. It does not hold the lock while rpm runs, as the package's scripts call dkms.
 func (c *classicRun) installRPM(file string) error {
 	if _, err := c.kernel(); err != nil {
 		return err

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 // Command dkms-kernel-install builds, signs, compresses and installs the kernel
-// modules of registered packages. The name that it is called by picks its face:
+// modules of registered packages. It has three faces, and the name that it is called
+// by chooses one:
 //
 //	40-dkms.install       (any *.install) a plugin of kernel-install(8)
 //	dkms                  the classic command
-//	dkms-kernel-install   commands for people and programs
+//	dkms-kernel-install   commands for people and programs (any other name)
 package main
 
 import (
@@ -30,13 +31,13 @@ import (
 // version is set by the linker: see the Makefile.
 var version = "devel"
 
-// program is what the faces get from the machine.
+// program is what the faces have in common.
 type program struct {
-	machine        machine.Options // for every machine that a face opens
+	machine        machine.Options // its root and timeouts are those of every face
 	stdout, stderr io.Writer
 }
 
-// open opens the machine that a face works on. What is said of the run goes to text.
+// open opens the machine that a face works on. Text shows the events of its runs.
 func (p *program) open(o machine.Options, text *report.Text) (*engine.Engine, error) {
 	o.Root, o.ConfTimeout, o.WeakTimeout = p.machine.Root, p.machine.ConfTimeout, p.machine.WeakTimeout
 	return engine.Open(o, text)
@@ -50,17 +51,17 @@ func main() {
 	os.Exit(p.main(os.Args))
 }
 
-// tune sets how memory is used.
+// tune sets up the garbage collector.
 func tune() {
-	// Compressing makes much garbage; collecting it early costs little next to
-	// the compilers that run beside us.
+	// Compression makes much garbage. Collecting it early costs little next to
+	// the compilers that run at the same time.
 	debug.SetMemoryLimit(32 << 20)
-	// Below that, short runs need no collection at all.
+	// Below that limit, short runs need no collection at all.
 	debug.SetGCPercent(400)
 }
 
-// path returns the search path with the system's own directories at its end: callers
-// such as package managers and su leave out those that depmod is in.
+// path returns the search path value with the system's directories that it lacks at the
+// end: callers such as package managers and su leave out those that depmod is in.
 func path(value string) string {
 	dirs := filepath.SplitList(value)
 	for _, dir := range []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
@@ -71,12 +72,12 @@ func path(value string) string {
 	return strings.Join(dirs, string(filepath.ListSeparator))
 }
 
-// errSignal is why work ends that a signal cut short.
+// errSignal is the cause of a context that a signal ends.
 var errSignal = errors.New("interrupted by a signal")
 
 // main runs the face that args[0] asks for and returns the exit status.
 func (p *program) main(args []string) int {
-	// Files of ours are readable for all, whatever the caller's umask.
+	// The modes of the files that are made do not depend on the caller's umask.
 	syscall.Umask(0o022)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -85,7 +86,7 @@ func (p *program) main(args []string) int {
 	go func() {
 		<-signals
 		cancel(errSignal)
-		// A second signal means it: the kernel then kills our children.
+		// A second signal kills this process. The kernel then kills its children.
 		signal.Reset()
 	}()
 
@@ -99,7 +100,7 @@ func (p *program) main(args []string) int {
 	}
 }
 
-// errorf prints a complaint about the command line.
+// errorf prints an error as the classic dkms does.
 func (p *program) errorf(format string, args ...any) {
 	fmt.Fprintf(p.stderr, "Error! "+format+"\n", args...)
 }

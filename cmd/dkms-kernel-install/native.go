@@ -22,22 +22,22 @@ import (
 const nativeHelp = `Builds, signs, compresses and installs the kernel modules of registered packages.
 
 A package is what one dkms.conf describes; it is named NAME/VERSION and registered
-by "dkms add". Of each package that sets AUTOINSTALL, the newest version goes into
-every kernel. kernel-install does this for each kernel that comes and goes; the
-commands below do it by hand.
+by "dkms add". The newest version of each package that sets AUTOINSTALL is installed
+for every kernel. kernel-install does this when a kernel is installed; the commands
+below do it by hand.
 
-Exit status: 0 when all is done; 1 when nothing was done, because the command line
-is wrong, or for lack of permission; 2 when a package failed and the others are done.`
+Exit status: 0 if all is done; 1 if nothing was done, because the command line is
+wrong, or a permission is lacking; 2 if a package failed and the others are done.`
 
-// native is the command line of our own face.
+// native is the command line of the face for people and programs.
 type native struct {
-	Verbose bool             `short:"v" help:"Also say what is current, and which files are touched."`
+	Verbose bool             `short:"v" help:"Also print what is current, and which modules are placed and removed."`
 	Version kong.VersionFlag `help:"Print the version."`
 
 	Add    nativeAdd    `cmd:"" help:"Install packages for kernels, building what is missing."`
-	AddAll nativeAddAll `cmd:"" help:"Do so for every kernel whose headers are installed."`
-	Sync   nativeSync   `cmd:"" help:"Build what is missing or out of date, for every kernel that has headers, and renew each initramfs that carries it."`
-	Remove nativeRemove `cmd:"" help:"Take all that was built for a kernel out of its directory and out of the tree."`
+	AddAll nativeAddAll `cmd:"" help:"Install packages for every kernel whose headers are installed, building what is missing."`
+	Sync   nativeSync   `cmd:"" help:"Build and install what is missing or out of date, for every kernel whose headers are installed, and renew each initramfs that has such modules."`
+	Remove nativeRemove `cmd:"" help:"Remove all that was built for a kernel, from its directory and from the tree."`
 	Status nativeStatus `cmd:"" help:"Show what is registered, built and installed."`
 
 	Postinst nativePostinst `cmd:"" help:"For maintainer scripts: register a package and sync it."`
@@ -51,10 +51,10 @@ type nativeRun struct {
 	text *report.Text
 }
 
-// errSome is the error of a run in which packages failed, each of which is reported.
+// errSome is the error of a run in which packages failed. Each was reported.
 var errSome = told{&failure.Failure{What: "some packages failed", Status: 2}}
 
-// native is the face for people and programs.
+// native runs the face for people and programs, and returns the exit status.
 func (p *program) native(ctx context.Context, args []string) int {
 	if len(args) == 0 {
 		args = []string{"--help"}
@@ -82,7 +82,7 @@ func (r *nativeRun) with(o machine.Options, do func(*engine.Engine) error) error
 	return do(e)
 }
 
-// install installs what automatic work wants for the kernels.
+// install installs for the kernels the packages that want automatic installation.
 func (r *nativeRun) install(e *engine.Engine, ks []tree.Target, force bool) error {
 	results, err := e.Sync(r.ctx, engine.Request{
 		Request: plan.Request{Goal: plan.Installed, Renew: true, Retry: force},
@@ -91,7 +91,8 @@ func (r *nativeRun) install(e *engine.Engine, ks []tree.Target, force bool) erro
 	return r.report(results, err)
 }
 
-// report prints the failures among results, and returns an error if there are any.
+// report prints the failures among results. It returns err, or an error if there are
+// failures.
 func (r *nativeRun) report(results []execute.Result, err error) error {
 	r.text.Failures(results)
 	if err == nil && slices.ContainsFunc(results, func(r execute.Result) bool { return r.Outcome == execute.Failed }) {
@@ -100,9 +101,8 @@ func (r *nativeRun) report(results []execute.Result, err error) error {
 	return err
 }
 
-// knownKernels returns the kernels of these releases, each once. It is an error if one
-// is not installed: a wrong name is more likely a slip of the finger than a kernel to
-// come.
+// knownKernels returns the kernels of these releases, each once. It returns an error if
+// one is not installed: that is more likely a typing error than a kernel that will be.
 func knownKernels(m *machine.Machine, releases []string) (ks []tree.Target, err error) {
 	for _, release := range releases {
 		k := m.Target(release)
@@ -117,7 +117,7 @@ func knownKernels(m *machine.Machine, releases []string) (ks []tree.Target, err 
 	return ks, nil
 }
 
-// withHeaders returns the kernels that have headers. It is an error if none has.
+// withHeaders returns the kernels that have headers, and an error if none has.
 func withHeaders(m *machine.Machine) ([]tree.Target, error) {
 	ks, err := m.WithHeaders()
 	if err == nil && len(ks) == 0 {

@@ -9,7 +9,7 @@ import (
 
 type nativeAdd struct {
 	Kernel []string `arg:"" help:"Kernel releases, as uname -r prints them."`
-	Force  bool     `help:"Install modules even when the kernel's own are as new."`
+	Force  bool     `help:"Install modules even if the kernel's own are as new or newer."`
 }
 
 // Run installs packages for the kernels named on the command line.

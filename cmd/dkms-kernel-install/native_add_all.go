@@ -8,7 +8,7 @@ import (
 )
 
 type nativeAddAll struct {
-	Force bool `help:"Install modules even when the kernel's own are as new."`
+	Force bool `help:"Install modules even if the kernel's own are as new or newer."`
 }
 
 // Run installs packages for all kernels that have headers.

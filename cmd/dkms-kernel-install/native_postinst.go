@@ -18,14 +18,14 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// nativePostinst are the arguments of common.postinst, which packages call after
-// their source has been unpacked.
+// nativePostinst has the arguments of common.postinst, which packages call after their
+// source has been unpacked.
 type nativePostinst struct {
 	Name       string `arg:"" help:"The package's name."`
 	Version    string `arg:"" help:"Its version."`
-	Tarballs   string `arg:"" optional:"" help:"Directory that may hold NAME-VERSION.dkms.tar.gz."`
+	Tarballs   string `arg:"" optional:"" help:"Directory in which NAME-VERSION.dkms.tar.gz may be."`
 	Arch       string `arg:"" optional:"" help:"Architecture. Default: this machine's."`
-	OldVersion string `arg:"" optional:"" help:"The version that it was upgraded from."`
+	OldVersion string `arg:"" optional:"" help:"The version that was installed before, if it is an upgrade."`
 }
 
 // Run registers the package and syncs it.
@@ -61,8 +61,10 @@ func (c *nativePostinst) Run(r *nativeRun) error {
 	})
 }
 
-// kernels returns the kernels that the package is built for: all, or the running
-// and the newest, as autoinstall_all_kernels says.
+// kernels returns the kernels that the package is built for, and notes those that lack
+// headers. They are all if autoinstall_all_kernels is set, and else the running and the
+// newest one. If the running one is not installed, as in a chroot, they are the newest
+// in an upgrade, and else all.
 func (c *nativePostinst) kernels(r *nativeRun, m *machine.Machine) ([]tree.Target, error) {
 	all, err := m.Kernels.List()
 	if err != nil {
@@ -79,7 +81,7 @@ func (c *nativePostinst) kernels(r *nativeRun, m *machine.Machine) ([]tree.Targe
 		case running:
 			take = func(release string) bool { return release == m.Running || release == newest }
 		case c.OldVersion != "":
-			// A chroot, whose kernels are not the one that runs.
+			// Likely a chroot: the running kernel is not one of its own.
 			take = func(release string) bool { return release == newest }
 		}
 	}

@@ -14,11 +14,11 @@ type nativeRemove struct {
 	Kernel string `arg:"" help:"Kernel release. The kernel may be gone already."`
 }
 
-// Run takes back what was built for a kernel.
+// Run removes what was built for a kernel.
 func (c *nativeRemove) Run(r *nativeRun) error {
 	return r.with(machine.Options{}, func(e *engine.Engine) error {
 		if err := tree.CheckTarget(e.Machine().Target(c.Kernel)); err != nil {
-			return &failure.Failure{What: "this is no kernel release", Why: err.Error(), Status: 1}
+			return &failure.Failure{What: "this is not a kernel release", Why: err.Error(), Status: 1}
 		}
 		return r.report(e.RemoveKernel(r.ctx, c.Kernel, follow.Policy{}))
 	})

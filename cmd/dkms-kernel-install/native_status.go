@@ -16,7 +16,7 @@ type nativeStatus struct {
 	JSON   bool   `name:"json" help:"Write a JSON array, for programs."`
 }
 
-// Run prints the status.
+// Run prints the state of packages and builds, and which builds failed.
 func (c *nativeStatus) Run(r *nativeRun) error {
 	return r.with(machine.Options{}, func(e *engine.Engine) error {
 		matchKernel := func(k tree.Target) bool { return c.Kernel == "" || k.Release == c.Kernel }

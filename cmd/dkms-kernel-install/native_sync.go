@@ -18,13 +18,13 @@ import (
 
 type nativeSync struct {
 	Kernel      []string `sep:"none" placeholder:"KERNEL" help:"Only this kernel; may be repeated."`
-	Package     []string `sep:"none" placeholder:"GLOB" help:"Only packages of that name, and those that depend on them or that they depend on; may be repeated."`
-	OnlyMissing bool     `help:"Leave builds alone that are only out of date."`
+	Package     []string `sep:"none" placeholder:"GLOB" help:"Only packages whose names match, those that depend on them, and those that they depend on; may be repeated."`
+	OnlyMissing bool     `help:"Leave builds as they are if they are only out of date."`
 	NoInitramfs bool     `help:"Leave each initramfs as it is."`
-	DryRun      bool     `help:"Say what would be done, and do nothing."`
+	DryRun      bool     `help:"Print what would be done, and do nothing."`
 }
 
-// Run brings packages and kernels together.
+// Run builds and installs what is missing or out of date.
 func (c *nativeSync) Run(r *nativeRun) error {
 	for _, glob := range c.Package {
 		if _, err := filepath.Match(glob, ""); err != nil {
@@ -59,14 +59,14 @@ func (c *nativeSync) Run(r *nativeRun) error {
 	})
 }
 
-// matches reports whether name matches a glob that is known to be one.
+// matches reports whether name matches glob, a valid pattern.
 func matches(glob, name string) bool {
 	ok, _ := filepath.Match(glob, name)
 	return ok
 }
 
-// registered returns an error if a pattern matches no registered package: it would do
-// nothing, and not say so.
+// registered returns an error if one of globs matches no registered package: without it,
+// sync would silently do nothing.
 func registered(m *machine.Machine, globs []string) error {
 	packages, err := m.Tree.Read()
 	if err != nil {

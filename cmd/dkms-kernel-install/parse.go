@@ -11,15 +11,16 @@ import (
 	"dkms-kernel-install/internal/failure"
 )
 
-// parse parses a command line. Where that ends the program, because help was
-// asked for or the line is wrong, the context is nil and status the exit status.
+// parse parses the command line args into the struct that into points to. If the
+// program has to end after that, k is nil and status is the exit status: 0 if help or
+// the version was printed, and wrong, after a message, if the line is wrong.
 func (p *program) parse(into any, name, description string, args []string, wrong int) (k *kong.Context, status int) {
 	exited := false
 	parser, err := kong.New(into, kong.Name(name), kong.Description(description), kong.Writers(p.stdout, p.stderr),
 		kong.Exit(func(int) { exited = true }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Vars{"version": name + " " + version})
 	if err != nil {
-		panic(err) // the struct is wrong, not the line
+		panic(err) // the struct is wrong
 	}
 	k, err = parser.Parse(args)
 	if exited {
@@ -31,7 +32,7 @@ func (p *program) parse(into any, name, description string, args []string, wrong
 	return k, 0
 }
 
-// exit prints the error and returns the exit status for it.
+// exit prints err, unless it is told, and returns its exit status; 0 for nil.
 func (p *program) exit(err error) int {
 	if err == nil {
 		return 0
@@ -47,7 +48,7 @@ func (p *program) exit(err error) int {
 	return max(f.Status, 1)
 }
 
-// told is a failure that is reported already: only its status still counts.
+// told is a failure that was reported already. Only its status is still needed.
 type told struct{ *failure.Failure }
 
 // Unwrap returns the failure.

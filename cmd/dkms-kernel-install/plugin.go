@@ -27,13 +27,13 @@ import (
 //	40-dkms.install add    K ENTRY-DIR KERNEL-IMAGE [INITRD...]
 //	40-dkms.install remove K ENTRY-DIR
 //
-// Any status but 0 (and 77) ends an add before the initramfs is made. So a failure
-// of this program is reported prominently and the status is 0, unless the machine's
-// administrator named a package that failed as required.
+// Any status but 0 (and 77) ends an add before the initramfs is made. So failures are
+// reported prominently and the status is 0. It is 1 only if an add was interrupted, or
+// if it failed to install a package that the administrator named as required.
 func (p *program) plugin(ctx context.Context, args []string) (status int) {
 	text := report.NewText(p.stdout, "dkms: ", os.Getenv("KERNEL_INSTALL_VERBOSE") == "1", false)
 	if len(args) < 1 || args[0] != "add" && args[0] != "remove" {
-		return 0 // a verb for other plugins
+		return 0 // a command for other plugins
 	}
 	if len(args) < 2 || args[1] == "" || strings.ContainsAny(args[1], "/\x00") || args[1] == "." || args[1] == ".." {
 		text.Failure("called without a kernel release", &failure.Failure{Hint: "this is a plugin of kernel-install: run kernel-install " + args[0]})
@@ -42,7 +42,7 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 	c := pluginRun{p: p, ctx: ctx, text: text, release: args[1]}
 	defer func() {
 		if r := recover(); r != nil {
-			// A mistake in this program is no reason to lose a kernel.
+			// A bug in this program must not cost the user a kernel.
 			fmt.Fprintf(p.stderr, "dkms: internal error, modules for %s may be missing: %v\n%s", c.release, r, debug.Stack())
 			status = 0
 		}
@@ -58,7 +58,7 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 	defer e.Close()
 	if args[0] == "remove" {
 		c.remove(e)
-		return 0 // a remove that fails would leave a boot entry without a kernel
+		return 0 // if it failed, a boot entry without a kernel would stay
 	}
 	return c.add(e)
 }
@@ -71,17 +71,18 @@ type pluginRun struct {
 	release string
 }
 
-// fail reports that nothing was done.
+// fail reports err, because of which nothing was done.
 func (c *pluginRun) fail(err error) {
 	f := failure.From(err, "dkms did not run", 0)
 	c.text.Failure(fmt.Sprintf("%s; modules for %s may be missing", f.What, c.release), f)
 }
 
-// remove takes back what was built for the kernel.
+// remove removes what was built for the kernel, unless the kernel stays and only one of
+// its boot entries goes.
 func (c *pluginRun) remove(e *engine.Engine) {
 	m := e.Machine()
 	if os.Getenv("KERNEL_INSTALL_BOOT_ENTRY_TYPE") != "" && isDir(filepath.Join(m.Kernel(m.Target(c.release)).Dir, "kernel")) {
-		c.text.Debug("one of several boot entries of " + c.release + " goes, its modules stay")
+		c.text.Debug("one of several boot entries of " + c.release + " is removed, its modules stay")
 		return
 	}
 	if _, err := os.Stat(m.Tree.Dir); errors.Is(err, fs.ErrNotExist) {
@@ -94,7 +95,8 @@ func (c *pluginRun) remove(e *engine.Engine) {
 	}
 }
 
-// add installs what automatic work wants for the kernel, and returns the exit status.
+// add installs for the kernel the packages that want automatic installation, and returns
+// the exit status.
 func (c *pluginRun) add(e *engine.Engine) (status int) {
 	m := e.Machine()
 	if file := m.Disabled(); file != "" {
@@ -129,11 +131,13 @@ func (c *pluginRun) add(e *engine.Engine) (status int) {
 	return status
 }
 
-// missing reports whether the kernel does not have the modules of a package.
+// missing reports whether the kernel lacks the modules of a package: they were not
+// installed, and the kernel has none of its own that are as new.
 func missing(r execute.Result) bool {
 	return r.Outcome == execute.Failed || r.Outcome == execute.Skipped && len(r.Kept) == 0
 }
 
+// isDir reports whether path is a directory, or a link to one.
 func isDir(path string) bool {
 	fi, err := os.Stat(path)
 	return err == nil && fi.IsDir()

@@ -136,7 +136,7 @@ func CheckID(id ID) error {
 		}
 	}
 	if id.Version == originals {
-		return fmt.Errorf("%q is the name of the archive in the tree", id.Version)
+		return fmt.Errorf("%q is not a version: the tree uses that name", id.Version)
 	}
 	return nil
 }
@@ -149,7 +149,7 @@ func CheckTarget(k Target) error {
 		}
 	}
 	if slices.Contains(reserved, k.Release) {
-		return fmt.Errorf("%q is no kernel release, but the name of a directory in the tree", k.Release)
+		return fmt.Errorf("%q is not a kernel release: the tree uses that name", k.Release)
 	}
 	return nil
 }
