@@ -156,8 +156,9 @@ test-all: lint tools
 # What the tests run on this machine itself; as root on Debian it is installed.
 tools:
 	@for p in gcc patch strip xz zstd man mandoc zsh fish rpm; do command -v $$p >/dev/null || missing=$$p; done; \
+	test -e /usr/include/stdlib.h || missing=libc6-dev; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc patch binutils xz-utils zstd man-db mandoc zsh fish rpm; \
+	  apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev patch binutils xz-utils zstd man-db mandoc zsh fish rpm; \
 	fi
 
 fuzz:
