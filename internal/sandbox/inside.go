@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,20 +19,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// name is what the process is called that makes a world and waits in it.
+// name is argv[0] of the process that makes a world and waits in it.
 const name = "dkms-kernel-install-build"
 
-// spec is what it is told: the world, and the command.
+// spec is the world to make and the command to run in it, as that process gets them.
 type spec struct {
 	World
 	Path      string
 	Args, Env []string
 	Dir       string
-	Files     int // how many files beside the first three the command gets
+	Files     int // how many files the command gets besides the first three
 }
 
-// Main does the work inside of a new world, and does not return, where this
-// process was started for that. Elsewhere it does nothing.
+// Main makes a world and runs a command in it, if [World.Run] started this process
+// for that; it does not return then. Otherwise it does nothing.
 func Main() {
 	if len(os.Args) != 2 || os.Args[0] != name {
 		return
@@ -60,17 +59,17 @@ func Main() {
 	unix.Exit(status) // os.Exit would wait for a second with the race detector
 }
 
-// run makes the world and runs the command in it; this process is the first of
-// its PID namespace, or else the one that inherits what loses its parent.
+// run makes the world and runs the command in it. This process is the first of its
+// PID namespace, or else the subreaper of all that the command starts.
 func (s *spec) run() (status int, err error) {
-	// What is given up here, one thread gives up, which starts the command.
+	// Only this thread gives up rights, and it starts the command.
 	runtime.LockOSThread()
 	unix.Umask(0o022)
-	// When memory is short the kernel ends builds before anything else.
+	// When memory is short, the kernel is to kill builds before anything else.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 	if s.Features.Net {
-		// Nobody could tell whose shared memory it is that no process has. It is
-		// of this namespace alone.
+		// No System V shared memory: it may belong to no process, and could then not
+		// be counted. The limit is that of this IPC namespace only.
 		_ = os.WriteFile("/proc/sys/kernel/shmmni", []byte("0"), 0)
 	}
 	if s.Features.Mounts {
@@ -117,7 +116,7 @@ func (s *spec) run() (status int, err error) {
 }
 
 // end ends all processes that the command left, and reports whether there were any
-// that did not end by themselves.
+// that did not soon end by themselves.
 func (s *spec) end() (any bool) {
 	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
 		pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
@@ -125,13 +124,13 @@ func (s *spec) end() (any bool) {
 		case err == syscall.EINTR || pid > 0:
 			continue
 		case err != nil:
-			return any // there are none
+			return any // there are no children
 		case time.Since(start) < 100*time.Millisecond:
 			continue
 		}
 		any = true
 		if s.Features.PID {
-			return any // the kernel ends them with us
+			return any // the kernel kills them when this process ends
 		}
 		for _, pid := range children() {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -142,12 +141,12 @@ func (s *spec) end() (any bool) {
 	}
 }
 
-// children returns the processes whose parent we are.
+// children returns the IDs of the children of this process.
 func children() (pids []int) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, stat := range stats {
 		text, _ := os.ReadFile(stat)
-		// PID (NAME) STATE PPID …, where NAME may hold anything.
+		// PID (NAME) STATE PPID …; NAME may contain anything.
 		fields := strings.Fields(string(text[1+strings.LastIndexByte(string(text), ')'):]))
 		if len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid()) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
@@ -157,7 +156,8 @@ func children() (pids []int) {
 	return pids
 }
 
-// confine gives up, for the command, what no build needs.
+// confine gives up what no build needs: it sets limits, and drops the rights of this
+// thread and of what it starts.
 func (s *spec) confine() error {
 	for resource, limit := range map[int]int64{unix.RLIMIT_NPROC: int64(s.Processes), unix.RLIMIT_FSIZE: s.FileSize} {
 		if limit > 0 {
@@ -171,8 +171,8 @@ func (s *spec) confine() error {
 		return err
 	}
 	_ = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-	// A root that stays root has no capabilities after exec. An ordinary user
-	// has none that could go.
+	// After this even root has no capabilities once it executes the command. An
+	// ordinary user may not drop any, and has none.
 	for c := uintptr(0); unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0) == nil; c++ {
 	}
 	if s.Features.Landlock == 0 {
@@ -184,11 +184,12 @@ func (s *spec) confine() error {
 	return nil
 }
 
-// landlock lets this thread, and what it starts, read and execute everything, and
-// write to what is writable alone. It asks for as much as the version here knows.
+// landlock restricts this thread, and what it starts: it may read and execute
+// everything, but write only to what is writable. landlock uses all that the version
+// of Landlock here can do.
 //
-// The library's way is for all threads of a process. Where it goes through C it
-// looks for them in a /proc that may be another PID namespace's, and hangs.
+// The library would restrict all threads of the process. With cgo it looks for them
+// in /proc, which may be that of another PID namespace, and hangs.
 func (s *spec) landlock() error {
 	const (
 		file = ll.AccessFSExecute | ll.AccessFSWriteFile | ll.AccessFSReadFile
@@ -247,181 +248,4 @@ func (s *spec) landlock() error {
 		allow(all&^ll.AccessFSIoctlDev, writable...),
 		ll.LandlockRestrictSelf(ruleset, 0),
 	)
-}
-
-// mount makes the file system what the command is to see of it. The order counts:
-// what is shown is opened before what hides it is mounted.
-func (s *spec) mount() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("/ is no mount point of its own: %w", err)
-	}
-	var opened []bind
-	defer func() {
-		for _, b := range opened {
-			unix.Close(b.fd)
-		}
-	}()
-	// What is not needed is passed over where nobody finds it anyway.
-	open := func(needed bool, binds ...Bind) ([]bind, error) {
-		first := len(opened)
-		for _, b := range binds {
-			o, err := open(b.From, b.To)
-			if !needed && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			opened = append(opened, o)
-		}
-		return opened[first:], nil
-	}
-	var tmp, show, keep []Bind
-	links := map[string]string{}
-	for _, dir := range []string{"/tmp", "/var/tmp"} {
-		if fi, err := os.Lstat(dir); s.Tmp != "" && err == nil && fi.IsDir() {
-			tmp = append(tmp, Bind{s.Tmp, dir})
-		}
-	}
-	for _, path := range s.Show {
-		if slices.ContainsFunc(append([]string{"/tmp", "/var/tmp"}, s.Hide...), func(dir string) bool { return strings.HasPrefix(path, dir+"/") }) {
-			show = append(show, Bind{path, path})
-		}
-	}
-	for _, entry := range s.Keep {
-		path := filepath.Join(s.Over, entry)
-		if to, err := os.Readlink(path); err == nil {
-			links[path] = to
-		} else {
-			keep = append(keep, Bind{path, path})
-		}
-	}
-	temporary, err := open(true, tmp...)
-	if err != nil {
-		return err
-	}
-	shown, err := open(false, show...)
-	if err != nil {
-		return err
-	}
-	kept, err := open(false, keep...)
-	if err != nil {
-		return err
-	}
-	writable, err := open(true, s.Writable...)
-	if err != nil {
-		return err
-	}
-	for _, path := range s.Hide {
-		if err := hide(path); err != nil {
-			return err
-		}
-	}
-	for _, b := range slices.Concat(temporary, shown) {
-		if err := b.mount(); err != nil {
-			return err
-		}
-	}
-	// Once more: a file to hide may be in what is shown.
-	for _, path := range s.Hide {
-		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() {
-			if err := hide(path); err != nil {
-				return err
-			}
-		}
-	}
-	if s.Over != "" {
-		if err := cover(s.Over); err != nil {
-			return err
-		}
-		for path, to := range links {
-			if err := os.Symlink(to, path); err != nil {
-				return err
-			}
-		}
-	}
-	for _, b := range slices.Concat(kept, writable) {
-		if err := b.mount(); err != nil {
-			return err
-		}
-	}
-	if s.Features.PID {
-		// Where it cannot be mounted, as in some containers, the old one shows
-		// processes that are out of reach.
-		_ = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, "")
-	}
-	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID}); err != nil {
-		return fmt.Errorf("cannot make it read-only: %w", err)
-	}
-	for _, b := range append(tmp, s.Writable...) {
-		if err := unix.MountSetattr(unix.AT_FDCWD, b.To, 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY, Attr_set: unix.MOUNT_ATTR_NODEV}); err != nil {
-			return fmt.Errorf("cannot make %s writable: %w", b.To, err)
-		}
-	}
-	return nil
-}
-
-// bind is something that is open, to be seen at a path.
-type bind struct {
-	fd  int
-	to  string
-	dir bool
-}
-
-func open(from, to string) (bind, error) {
-	fd, err := unix.Open(from, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return bind{}, &fs.PathError{Op: "open", Path: from, Err: err}
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		unix.Close(fd)
-		return bind{}, &fs.PathError{Op: "stat", Path: from, Err: err}
-	}
-	return bind{fd, to, st.Mode&unix.S_IFMT == unix.S_IFDIR}, nil
-}
-
-// mount shows what is open; where its place does not exist, that is made: it is
-// in something that hides.
-func (b bind) mount() error {
-	if _, err := os.Stat(b.to); errors.Is(err, fs.ErrNotExist) {
-		if b.dir {
-			err = os.MkdirAll(b.to, 0o755)
-		} else if err = os.MkdirAll(filepath.Dir(b.to), 0o755); err == nil {
-			err = os.WriteFile(b.to, nil, 0o644)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", b.fd), b.to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return &fs.PathError{Op: "mount", Path: b.to, Err: err}
-	}
-	return nil
-}
-
-// hide makes a directory or file seem empty.
-func hide(path string) error {
-	fi, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if fi.IsDir() {
-		return cover(path)
-	}
-	if err := unix.Mount("/dev/null", path, "", unix.MS_BIND, ""); err != nil {
-		return &fs.PathError{Op: "hide", Path: path, Err: err}
-	}
-	return nil
-}
-
-// cover puts an empty directory over one.
-func cover(dir string) error {
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=1m"); err != nil {
-		return &fs.PathError{Op: "hide", Path: dir, Err: err}
-	}
-	return nil
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package sandbox runs the commands of a build in a world of their own: they see
-// the machine read-only, without network, without what is secret, and with a
-// build directory of their own at whatever path they expect it; they run as a user
-// who owns nothing else, and what they leave running ends with them.
+// Package sandbox runs the commands of a build in a world of their own. They see the
+// machine read-only, without its network and its secrets, and have a build directory
+// at whatever path they expect it. They run as a user who owns nothing else, and what
+// they leave running ends with them.
 //
-// A world is made of namespaces, of the rights of a user, and of Landlock, each
-// of which a machine may deny; what [Probe] finds is used, and the rest does
-// without. The program starts itself to make a world: main calls [Main] first.
+// A world is made of namespaces, of a user without rights, and of Landlock. A machine
+// may deny any of them: [Probe] finds out, and a world is made of what is left. The
+// program starts itself to make a world, so its main calls [Main] first.
 package sandbox
 
 import (
@@ -36,33 +36,36 @@ import (
 	"dkms-kernel-install/internal/child"
 )
 
-// World is what a command finds. All paths are absolute and free of symbolic
-// links, but for what the world cannot do without.
+// World is what a command finds. All paths are absolute. Symbolic links in them are
+// followed, but Show is compared with Hide by name.
 type World struct {
 	Features Features
-	// User is who commands run as; nil for who we are.
+	// User is the user that commands run as; nil means that of this process.
 	User *User
-	// Network leaves the machine's network.
+	// Network reports whether commands may use the machine's network.
 	Network bool
-	// Hide are files and directories that seem empty; Show is what is seen of
-	// them all the same. What does not exist is passed over.
+	// Hide are files and directories that seem empty. Show are those below them, or
+	// below /tmp and /var/tmp, that are seen all the same. What does not exist is
+	// ignored.
 	Hide, Show []string
-	// Tmp is the directory that stands at /tmp and /var/tmp; "" for none.
+	// Tmp is the directory that is seen at /tmp and /var/tmp; "" means none.
 	Tmp string
-	// Over is a directory of which a command sees Keep alone, entries of it, and
-	// what is Writable; "" for none. Writable are directories that it may write to
-	// and where it finds them. Without [Features].Mounts they have to be there.
-	Over     string
-	Keep     []string
+	// Over is a directory of which a command sees only Keep, which are names in it,
+	// and what is Writable. "" means none.
+	Over string
+	Keep []string
+	// Writable are directories that a command may write to. Without
+	// [Features].Mounts they are at To already.
 	Writable []Bind
-	// Processes is how many a command may have at once, FileSize the bytes of
-	// its largest file; 0 is no limit.
+	// Processes is how many processes a command may have at once; 0 means any
+	// number.
 	Processes int
-	FileSize  int64
-	// Output is how many bytes a command may print; 0 is no limit.
+	// FileSize is how many bytes a file of a command may have; 0 means any number.
+	FileSize int64
+	// Output is how many bytes a command may print; 0 means any number.
 	Output int64
-	// Usage is a directory: when its file system gets full, the command whose
-	// directory holds most is ended. "" is none.
+	// Usage is a directory with what a command writes. If its file system gets full,
+	// the command whose Usage holds most is ended. "" means none.
 	Usage string
 }
 
@@ -72,8 +75,8 @@ type Bind struct{ From, To string }
 // User is an unprivileged user.
 type User struct{ UID, GID int }
 
-// LookupUser returns the first of these users that exists, or else an error.
-// Root is none.
+// LookupUser returns the first of the users called names that exists and is neither
+// root nor in root's group. If there is none, it returns an error.
 func LookupUser(names ...string) (*User, error) {
 	for _, name := range names {
 		u, err := user.Lookup(name)
@@ -89,22 +92,20 @@ func LookupUser(names ...string) (*User, error) {
 	return nil, fmt.Errorf("there is no unprivileged user called %s", strings.Join(names, " or "))
 }
 
-// Features are what a machine allows. The zero value is a machine that allows
-// nothing of it.
+// Features are what a machine allows. The zero value allows nothing.
 type Features struct {
 	Mounts   bool // mount namespaces: private and read-only directories
 	PID      bool // PID namespaces
 	Net      bool // network and IPC namespaces
 	UserNS   bool // user namespaces
-	Drop     bool // another user
-	Landlock int  // version of Landlock's ABI; 0 for none
-	// Missing says what is denied of what this program asked for, for a person
-	// to read.
+	Drop     bool // running commands as another user
+	Landlock int  // version of Landlock's ABI; 0 means none
+	// Missing names what the machine denies, for a person to read.
 	Missing []string
 }
 
-// Probe tries what this machine allows, for commands that are to run as u where
-// that is not nil.
+// Probe tries what this machine allows for commands that run as u, or as the user of
+// this process if u is nil. It tries once and remembers the result.
 func Probe(u *User) Features {
 	probed.Lock()
 	defer probed.Unlock()
@@ -123,21 +124,21 @@ func Probe(u *User) Features {
 	return f
 }
 
-// probed are the answers of this process.
+// probed are the results of [Probe]. It stays locked while one tries.
 var probed struct {
 	sync.Mutex
 	features map[User]Features
 }
 
-// try tries combinations, the best first: some machines allow one thing only
-// together with another, or only without it.
+// try tries combinations, the best first. Some machines allow one thing only together
+// with another, or only without it.
 func try(u *User) Features {
 	landlock, err := ll.LandlockGetABIVersion()
 	if err != nil {
 		landlock = 0
 	}
 	root := os.Geteuid() == 0
-	var why error // the combination before was denied
+	var why error // why the combination before was denied
 	for _, f := range []Features{
 		{UserNS: true, Mounts: true, PID: true, Net: true, Drop: true},
 		{Mounts: true, PID: true, Net: true, Drop: true},
@@ -170,6 +171,8 @@ func try(u *User) Features {
 	return Features{Missing: []string{fmt.Sprintf("everything (%v)", why)}}
 }
 
+// missing returns what f does not have, of the last with the reason why. Another user
+// is wanted if drop is set.
 func missing(f Features, drop bool, why error) []string {
 	var list []string
 	for _, p := range []struct {
@@ -192,60 +195,38 @@ func missing(f Features, drop bool, why error) []string {
 	return list
 }
 
-// Run runs cmd in the world to its end, or kills it with all that it started when
-// ctx is done and returns the cause. What it prints, on stderr too, goes to
-// cmd.Stdout; cmd.ProcessState is of the process that made the world for it. Its
-// result is that of [exec.Cmd.Run]; a command that a signal ended has the exit
-// status 128 and the signal's number, one that printed more than is allowed, or than
-// there is room for, a [LimitError]. Where what Features promise cannot be had the
-// command does not run, and the error is a [SetupError].
+// Run runs cmd in the world to its end. When ctx is done, Run kills cmd with all that
+// it started and returns the cause. What cmd prints, to standard error too, goes to
+// cmd.Stdout. cmd.ProcessState is that of the process that makes the world.
+//
+// The result is that of [exec.Cmd.Run], with these differences. If a signal ended cmd,
+// the exit status is 128 and the number of the signal. If cmd used more than it may or
+// than there is, the error is a [*LimitError]. If the world cannot be made although
+// Features promise it, cmd does not run, and the error is a [*SetupError].
 func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	if cmd.Err != nil {
 		return cmd.Err
 	}
-	s := spec{World: *w, Path: cmd.Path, Args: cmd.Args, Dir: cmd.Dir, Env: cmd.Environ(), Files: len(cmd.ExtraFiles)}
-	text, err := json.Marshal(s)
+	spec, err := w.spec(cmd)
 	if err != nil {
 		return err
 	}
-	fd, err := unix.MemfdCreate("world", unix.MFD_CLOEXEC)
-	if err != nil {
-		return err
-	}
-	specFile := os.NewFile(uintptr(fd), "world")
-	defer specFile.Close()
-	if _, err := specFile.Write(text); err != nil {
-		return err
-	}
+	defer spec.Close()
 	problem, report, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer problem.Close()
 	defer report.Close()
-
-	// A pipe, which scripts may open again as /dev/stderr, and not the file: they
-	// would make it empty.
-	printed, output, err := os.Pipe()
+	printed, output, err := w.outputPipe()
 	if err != nil {
 		return err
 	}
 	defer printed.Close()
 	defer output.Close()
-	if w.User != nil {
-		if err := output.Chown(w.User.UID, w.User.GID); err != nil {
-			return err
-		}
-	}
 
-	self := &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{name, strconv.Itoa(3 + len(cmd.ExtraFiles))},
-		Stdin: cmd.Stdin, Stdout: output, Stderr: output,
-		ExtraFiles:  append(slices.Clip(cmd.ExtraFiles), specFile, report),
-		Env:         []string{"GOMAXPROCS=1", "PATH=" + os.Getenv("PATH")},
-		SysProcAttr: w.attr(),
-	}
-	// The kernel sees the death of the starting thread, not of the process.
+	self := w.self(cmd, output, spec, report)
+	// Pdeathsig is about the thread that starts a process, not about its process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := self.Start(); err != nil {
@@ -261,29 +242,16 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	var said bytes.Buffer
 	var ends sync.WaitGroup
 	ends.Go(func() { said.ReadFrom(problem) })
-	ends.Go(func() {
-		to, limit := cmp.Or[io.Writer](cmd.Stdout, io.Discard), cmp.Or(w.Output, math.MaxInt64)
-		if n, err := io.Copy(to, io.LimitReader(printed, limit)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			cancel(&LimitError{What: fmt.Sprintf("what it prints cannot be kept: %v", err), Hint: "make room on the file system of the log, then run it again"})
-		} else if n == limit {
-			cancel(&LimitError{What: fmt.Sprintf("it printed more than %d MiB", limit>>20), Hint: "look at the end of the log"})
-		}
-		// It does not wait for a reader while it ends.
-		io.Copy(io.Discard, printed)
-	})
+	ends.Go(func() { w.copyOutput(cmd.Stdout, printed, cancel) })
 	err = self.Wait()
 	cmd.ProcessState = self.ProcessState
 	if !w.Features.PID {
-		child.Kill(self) // what is left in the group of one that was killed
+		child.Kill(self) // what is left in its process group if it was killed
 	}
-	// What escaped all this may hold the pipes; it does not keep us waiting.
-	late := time.AfterFunc(time.Second, func() {
-		now := time.Now()
-		problem.SetReadDeadline(now)
-		printed.SetReadDeadline(now)
-	})
+	// A process that escaped all this may hold the pipes open. Do not wait for it.
+	problem.SetReadDeadline(time.Now().Add(time.Second))
+	printed.SetReadDeadline(time.Now().Add(time.Second))
 	ends.Wait()
-	late.Stop()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -293,16 +261,77 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	return err
 }
 
-// SetupError is why a command was not started.
+// self returns the command that makes the world for cmd: this program, whose
+// [Main] reads spec, and writes to report why it failed.
+func (w *World) self(cmd *exec.Cmd, output, spec, report *os.File) *exec.Cmd {
+	return &exec.Cmd{
+		Path: "/proc/self/exe", Args: []string{name, strconv.Itoa(3 + len(cmd.ExtraFiles))},
+		Stdin: cmd.Stdin, Stdout: output, Stderr: output,
+		ExtraFiles:  append(slices.Clip(cmd.ExtraFiles), spec, report),
+		Env:         []string{"GOMAXPROCS=1", "PATH=" + os.Getenv("PATH")},
+		SysProcAttr: w.attr(),
+	}
+}
+
+// spec returns an open file with the spec of w and cmd, for the process that makes the
+// world.
+func (w *World) spec(cmd *exec.Cmd) (*os.File, error) {
+	s := spec{World: *w, Path: cmd.Path, Args: cmd.Args, Dir: cmd.Dir, Env: cmd.Environ(), Files: len(cmd.ExtraFiles)}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("world", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "world")
+	if _, err := f.Write(text); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// outputPipe returns a pipe for what a command prints. A file would not do: scripts
+// that open /dev/stderr would truncate it.
+func (w *World) outputPipe() (printed, output *os.File, err error) {
+	printed, output, err = os.Pipe()
+	if err != nil || w.User == nil {
+		return printed, output, err
+	}
+	// To open it again, the user has to own it.
+	if err := output.Chown(w.User.UID, w.User.GID); err != nil {
+		printed.Close()
+		output.Close()
+		return nil, nil, err
+	}
+	return printed, output, nil
+}
+
+// copyOutput copies what a command prints, to nowhere if to is nil. It cancels the
+// command with a [*LimitError] if that is too much, or cannot be written.
+func (w *World) copyOutput(to io.Writer, printed *os.File, cancel func(error)) {
+	limit := cmp.Or(w.Output, math.MaxInt64)
+	if n, err := io.Copy(cmp.Or(to, io.Discard), io.LimitReader(printed, limit)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		cancel(&LimitError{What: fmt.Sprintf("what it prints cannot be kept: %v", err), Hint: "make room on the file system of the log, then run it again"})
+	} else if n == limit {
+		cancel(&LimitError{What: fmt.Sprintf("it printed more than %d MiB", limit>>20), Hint: "look at the end of the log"})
+	}
+	// So that the command does not block until it is ended.
+	io.Copy(io.Discard, printed)
+}
+
+// SetupError is the error if a world could not be made, or the command not started.
 type SetupError struct{ Why string }
 
 func (e *SetupError) Error() string { return e.Why }
 
-// attr says how the process that makes the world starts.
+// attr returns how the process that makes the world starts.
 func (w *World) attr() *syscall.SysProcAttr {
 	f := w.Features
-	// A session of its own, so that no terminal is left to it, into which it could
-	// type what our caller then runs; that is a process group, too.
+	// A session of its own has no controlling terminal, into which a command could
+	// type what a shell then runs. It also is a process group.
 	a := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if f.Mounts {
 		a.Cloneflags |= syscall.CLONE_NEWNS
@@ -322,7 +351,7 @@ func (w *World) attr() *syscall.SysProcAttr {
 	a.Cloneflags |= syscall.CLONE_NEWUSER
 	uid, gid := os.Geteuid(), os.Getegid()
 	if uid != 0 {
-		// Only root's programs have capabilities by themselves.
+		// The programs of other users than root get no capabilities otherwise.
 		a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
 	}
 	a.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
@@ -335,11 +364,12 @@ func (w *World) attr() *syscall.SysProcAttr {
 	return a
 }
 
-// LimitError is why a command was ended: it used more than it may, or than there is.
+// LimitError is the error if a command was ended because it used more than it may, or
+// than there is.
 type LimitError struct {
-	What string // it has used
+	What string // what it used
 	Hint string // what to do about it
-	Disk bool   // it is room on the disk
+	Disk bool   // Disk reports whether it is about room on a disk.
 }
 
 func (e *LimitError) Error() string { return e.What }

@@ -26,7 +26,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// world is one with a build directory at DIR/tree/M/V/build, of which the real one is elsewhere.
+// world returns a world with a build directory at DIR/tree/M/V/build, and where that
+// really is.
 func world(t *testing.T) (w *World, build string) {
 	t.Helper()
 	top, err := filepath.EvalSymlinks(t.TempDir())
@@ -124,7 +125,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestDenied tries what nobody may do from inside: each command must fail, and leave what it is about as it was.
+// TestDenied tries what a command may not do. Each script must fail, and change nothing.
 func TestDenied(t *testing.T) {
 	w, build := world(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -148,7 +149,7 @@ func TestDenied(t *testing.T) {
 	t.Setenv("SESSION", strconv.Itoa(session))
 	f := w.Features
 	for what, p := range map[string]struct {
-		possible bool // whether this machine can deny it
+		possible bool // possible reports whether this machine can deny it.
 		script   string
 	}{
 		"write beside":       {f.Mounts || f.Drop || f.Landlock > 0, `echo x >$TOP/evil`},
@@ -168,7 +169,7 @@ func TestDenied(t *testing.T) {
 		"mknod":              {f.Drop || f.UserNS, `mknod dev b 8 0`},
 		"link out":           {f.Mounts || f.Landlock > 1, `ln ../kept/file linked`},
 		"oom":                {true, `test "$(cat /proc/self/oom_score_adj)" != 1000`},
-		// Of which our terminal would be. One outside of the PID namespace is 0.
+		// That has our terminal. A session outside of the PID namespace is 0.
 		"our session":   {true, `session=$(cut -d' ' -f6 /proc/self/stat); test $session = 0 || test $session = $SESSION`},
 		"core":          {true, `test "$(ulimit -c)" != 0`},
 		"processes":     {f.Drop && f.UserNS, `for i in {1..300}; do sleep 5 & done`},
@@ -180,7 +181,7 @@ func TestDenied(t *testing.T) {
 				testskip.For(t, "this machine cannot deny it")
 			}
 			if out, err := run(t, w, p.script); err == nil {
-				t.Errorf("nobody denied it: %s", out)
+				t.Errorf("it was not denied: %s", out)
 			}
 		})
 	}
@@ -205,7 +206,7 @@ func TestNothingStays(t *testing.T) {
 		t.Fatal(err, out)
 	}
 	if !strings.Contains(out, "left running") {
-		t.Errorf("nothing is said of it: %q", out)
+		t.Errorf("the output does not mention it: %q", out)
 	}
 	if err := exec.Command("flock", "-w", "10", lock, "true").Run(); err != nil {
 		t.Errorf("the daemon still holds its lock after %v", time.Since(start))
@@ -246,7 +247,7 @@ func TestNotFound(t *testing.T) {
 	}
 }
 
-// TestProcesses starts more and more processes, each of which does the same.
+// TestProcesses runs a fork bomb, which must end without harm to another build.
 func TestProcesses(t *testing.T) {
 	w, _ := world(t)
 	if !w.Features.PID || !w.Features.Drop {

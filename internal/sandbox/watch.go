@@ -22,32 +22,30 @@ import (
 	"dkms-kernel-install/internal/resources"
 )
 
-// What a command uses of the machine is looked at this often.
+// period is how often the watch looks at what commands use of the machine.
 const period = 100 * time.Millisecond
 
-// watched are the commands that run now: when something is short, the one that
-// uses most of it is ended, and the others go on.
+// watched are the commands that run now. If something is short, the one that uses most
+// of it is ended, and the others go on.
 var watched struct {
-	sync.Mutex
-	list []*command
-	// ended is when one was ended last.
-	ended time.Time
+	sync.Mutex // guards the fields below
+	list       []*command
+	picked     time.Time // when a command was last picked to be ended
 }
 
-// clearing is how long nobody else is ended: what one used is not free at once.
+// clearing is how long no other command is picked: what one used is not free at once.
 const clearing = 3 * time.Second
 
-// command is one that runs.
+// command is a command that runs.
 type command struct {
-	world *World
-	ns    string // its PID namespace
-	// reserve is what is to stay free on the disk, in bytes.
-	reserve uint64
+	world   *World
+	ns      string // its PID namespace; "" if it has none of its own
+	reserve uint64 // bytes that are to stay free on its disk
 	end     func(error)
 }
 
-// watch watches the command that process pid leads until ctx is done, and calls
-// end when it has to end.
+// watch watches the command of process pid until ctx is done. It calls end if the
+// command has to end.
 func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 	c := &command{world: w, end: end}
 	c.ns, _ = os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
@@ -55,7 +53,7 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 		c.ns = ""
 	}
 	if free, size, _, ok := room(w.Usage); ok {
-		// Where there is that little, the command finds out by itself.
+		// If there is less than 1 MiB, the command finds out by itself.
 		if c.reserve = min(1<<30, size/20, free/4); c.reserve < 1<<20 {
 			c.reserve = 0
 		}
@@ -78,6 +76,7 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 	}
 }
 
+// look ends c if it is to blame for a shortage, or has too many processes.
 func (c *command) look() {
 	hidden := sync.OnceValue(unnamed)
 	if free, _, inodes, ok := room(c.world.Usage); ok && free < c.reserve {
@@ -85,7 +84,7 @@ func (c *command) look() {
 		if free == 0 {
 			least = min(least, int64(inodes/scarce)*fileCost)
 		}
-		if n, ok := c.guilty(least, func(o *command) int64 { return o.disk(hidden) }); ok {
+		if n, ok := c.pick(least, func(o *command) int64 { return o.disk(hidden) }); ok {
 			what := fmt.Sprintf("it fills the disk: it wrote %d MiB", n>>20)
 			if n == math.MaxInt64 {
 				what = fmt.Sprintf("it fills the disk, with directories more than %d deep", files.Depth)
@@ -101,7 +100,7 @@ func (c *command) look() {
 	}
 	used := processes()
 	if short {
-		if n, ok := c.guilty(total/32, func(o *command) int64 { return used[o.ns].memory + hidden()[o.ns] }); ok {
+		if n, ok := c.pick(total/32, func(o *command) int64 { return used[o.ns].memory + hidden()[o.ns] }); ok {
 			c.end(&LimitError{What: fmt.Sprintf("it fills the memory: it used %d MiB", n>>20), Hint: "run it again with fewer jobs (parallel_jobs in framework.conf)"})
 		}
 	}
@@ -110,50 +109,48 @@ func (c *command) look() {
 	}
 }
 
-// guilty returns how much c uses, and reports whether it is the one that uses most, of
-// those that do the first, and all together no less than least: where they use little,
-// it is somebody else's doing. It is to be ended then.
-func (c *command) guilty(least int64, uses func(*command) int64) (int64, bool) {
+// pick picks c to be ended for a shortage, if c uses most of what is short, and reports
+// whether it did; n is how much c uses. All commands together have to use no less than
+// least: if they use little, something else is to blame. Of several that use the same,
+// it picks the first.
+func (c *command) pick(least int64, uses func(*command) int64) (n int64, ok bool) {
 	watched.Lock()
 	defer watched.Unlock()
-	if time.Since(watched.ended) < clearing {
+	if time.Since(watched.picked) < clearing {
 		return 0, false
 	}
 	var most *command
-	var mine, sum int64
+	var sum int64
 	largest := int64(-1)
 	for _, o := range watched.list {
-		n := uses(o)
-		if n > largest {
-			most, largest = o, n
+		used := uses(o)
+		if used > largest {
+			most, largest = o, used
 		}
-		if o == c {
-			mine = n
-		}
-		sum += min(n, math.MaxInt64-sum)
+		sum += min(used, math.MaxInt64-sum)
 	}
 	if most != c || sum < least {
-		return mine, false
+		return 0, false
 	}
-	watched.ended = time.Now()
-	return mine, true
+	watched.picked = time.Now()
+	return largest, true
 }
 
-// disk returns how much of the disk c uses, in bytes, with what hidden returns;
-// [math.MaxInt64] where its directories are too deep to tell.
+// disk returns how many bytes of the disk c uses, with those of hidden, which is by
+// namespace. It returns [math.MaxInt64] if the directories are too deep to tell.
 func (c *command) disk(hidden func() map[string]int64) int64 {
 	bytes := usage(c.world.Usage)
 	return bytes + min(hidden()[c.ns], math.MaxInt64-bytes)
 }
 
 const (
-	scarce   = 64  // files are, where fewer than one in so many can still be made
-	fileCost = 512 // bytes that a file counts for beside what it holds
+	scarce   = 64  // files are scarce if fewer than one in this many can still be made
+	fileCost = 512 // bytes that a file counts besides its content
 )
 
-// room returns what is free for ordinary users on the file system of dir, and its
-// size, in bytes, and how many files it can hold. Nothing is free where there can be
-// hardly any more files.
+// room returns how many bytes of the file system of dir are free for ordinary users,
+// how many it has, and how many files it can hold. If files are scarce, no bytes are
+// free. It reports false if dir is "" or cannot be looked at.
 func room(dir string) (free, size, inodes uint64, ok bool) {
 	var st unix.Statfs_t
 	if dir == "" || unix.Statfs(dir, &st) != nil {
@@ -165,8 +162,8 @@ func room(dir string) (free, size, inodes uint64, ok bool) {
 	return free, st.Blocks * uint64(st.Bsize), st.Files, true
 }
 
-// usage returns what the files below dir take, in bytes; each takes some. It is
-// [math.MaxInt64] where they are too deep to be counted.
+// usage returns how many bytes the files below dir take, or [math.MaxInt64] if they
+// are too deep to be counted. A file takes some even if it is empty.
 func usage(dir string) (bytes int64) {
 	err := files.Walk(context.Background(), dir, func(_ int, _ string, st *unix.Stat_t) error {
 		bytes += st.Blocks*512 + fileCost
@@ -178,9 +175,9 @@ func usage(dir string) (bytes int64) {
 	return bytes
 }
 
-// unnamed returns what the files take, in bytes, that processes of the watched commands
-// have open and that no directory has, by their PID namespace: removed ones, and those in
-// memory alone. The caller holds the lock of watched.
+// unnamed returns how many bytes those files take that processes of the watched
+// commands have open but that are in no directory: removed files, and files in memory.
+// It returns them by PID namespace. The caller holds the lock of watched.
 func unnamed() map[string]int64 {
 	type file struct {
 		ns       string
@@ -191,7 +188,7 @@ func unnamed() map[string]int64 {
 		if !slices.ContainsFunc(watched.list, func(c *command) bool { return c.ns == ns }) {
 			continue
 		}
-		// Threads may have files of their own.
+		// A thread may have its own table of files.
 		open, _ := filepath.Glob(dir + "/task/*/fd/*")
 		for _, fd := range open {
 			var st unix.Stat_t
@@ -206,7 +203,8 @@ func unnamed() map[string]int64 {
 	return bytes
 }
 
-// namespaces are the directories of all processes, and the PID namespace of each.
+// namespaces returns the directories of all processes in /proc, with the PID namespace
+// of each.
 func namespaces() iter.Seq2[string, string] {
 	return func(yield func(dir, ns string) bool) {
 		dirs, _ := filepath.Glob("/proc/[0-9]*")
@@ -218,7 +216,7 @@ func namespaces() iter.Seq2[string, string] {
 	}
 }
 
-// threads returns how many there are on the machine.
+// threads returns how many threads there are on the machine, or 0 if it cannot tell.
 func threads() int {
 	text, _ := os.ReadFile("/proc/loadavg")
 	fields := strings.Fields(string(text))
@@ -230,11 +228,10 @@ func threads() int {
 	return n
 }
 
-// used is what the processes of a PID namespace use: how many there are, and the
-// memory that is theirs, in bytes.
+// used is what the processes of a PID namespace use.
 type used struct {
-	count  int
-	memory int64
+	count  int   // processes
+	memory int64 // bytes that are in no file
 }
 
 // processes returns what all processes use, by their PID namespace.
@@ -245,7 +242,7 @@ func processes() map[string]used {
 		u.count++
 		text, _ := os.ReadFile(dir + "/status")
 		for line := range strings.Lines(string(text)) {
-			// What it shares with nobody, and what is in no file.
+			// Memory of its own, and shared memory.
 			if name, value, _ := strings.Cut(line, ":"); name == "RssAnon" || name == "RssShmem" {
 				kib, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
 				u.memory += kib << 10
