@@ -11,9 +11,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// tarball FILE ENTRY... makes a tar archive, however odd, of entries
+// cmdTarball is
 //
-//	name=text      a file; @file in place of the text is a file's content
+//	tarball FILE ENTRY...
+//
+// It makes a tar archive, however odd, of entries:
+//
+//	name=text      a file with that text; @file stands for that file's content
 //	name/          a directory
 //	name->to       a symbolic link
 //	name=>to       a hard link

@@ -13,8 +13,8 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// TestCovered fails for every action and every spelling of every option of the
-// dkms face that no script in testdata uses in a command that is to succeed.
+// TestCovered checks that scripts use every action and every spelling of every option of
+// the dkms face, in a command that must succeed.
 func TestCovered(t *testing.T) {
 	used, err := usedWords(filepath.Join("testdata", "script", "*.txtar"))
 	if err != nil {
@@ -45,8 +45,8 @@ func TestCovered(t *testing.T) {
 	}
 }
 
-// usedWords returns the arguments that dkms is called with, options without their
-// values, in those lines of scripts in which it is to succeed.
+// usedWords returns the arguments of dkms in those lines of scripts in which it must
+// succeed. Options are without their values.
 func usedWords(pattern string) (map[string]bool, error) {
 	files, err := filepath.Glob(pattern)
 	if err != nil {

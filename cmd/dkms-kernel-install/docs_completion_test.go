@@ -18,10 +18,10 @@ import (
 
 const generated = "# Made by \"make docs\" from the program's own description of its command line; do not edit.\n"
 
-// ident is a command's name as part of a shell function's.
+// ident returns the command's name as it is used in the names of shell functions.
 func ident(c command) string { return strings.ReplaceAll(c.name, "-", "_") }
 
-// words are the forms of all options.
+// words returns the forms of all options in list.
 func words(list []option) []string {
 	var all []string
 	for _, o := range list {
@@ -30,7 +30,7 @@ func words(list []option) []string {
 	return all
 }
 
-// bashCompletion needs bash alone, not the helpers of bash-completion.
+// bashCompletion returns the completion for bash. It does not need bash-completion.
 func bashCompletion(c command, root string) string {
 	var b strings.Builder
 	f := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -151,7 +151,7 @@ func orNone(k kind) string {
 	return string(k)
 }
 
-// allOptions are the options of a command line and of its commands, each once.
+// allOptions returns the options of a program and of its commands, each once.
 func allOptions(c command) []option {
 	list := slices.Clone(c.options)
 	for _, sub := range c.subs {
@@ -164,7 +164,7 @@ func allOptions(c command) []option {
 	return list
 }
 
-// argumentKind is what the arguments of a command are; the last one may be repeated.
+// argumentKind returns the kind of a command's first argument.
 func argumentKind(c command) kind {
 	if len(c.args) == 0 {
 		return anything
@@ -172,7 +172,7 @@ func argumentKind(c command) kind {
 	return c.args[0].kind
 }
 
-// kinds are those of the commands' arguments, each once.
+// kinds returns the kinds of the commands' first arguments, each once.
 func kinds(list []command) []kind {
 	var all []kind
 	for _, c := range list {
@@ -224,7 +224,7 @@ func zshCompletion(c command, root string) string {
 		switch k {
 		case aFile:
 			return "_files"
-		case aFolder:
+		case aDirectory:
 			return "_files -/"
 		case anything:
 			return " "
@@ -335,7 +335,7 @@ end
 			return " -x"
 		case aFile:
 			return " -r -F"
-		case aFolder:
+		case aDirectory:
 			return " -x -a '(__fish_complete_directories)'"
 		}
 		return fmt.Sprintf(" -x -a '(%s_list %s)'", fn, k)
@@ -364,7 +364,7 @@ end
 		options(one, sub.options)
 		switch k := argumentKind(sub); k {
 		case anything:
-		case aFolder, aFile:
+		case aDirectory, aFile:
 			f("complete -c %s%s%s", c.name, one, strings.Replace(value(k), " -r -F", " -F", 1))
 		case sourceOrRef:
 			f("complete -c %s%s -a '(%s_list source)'", c.name, one, fn)
@@ -379,7 +379,8 @@ end
 
 func fishQuote(s string) string { return strings.NewReplacer("\\", "\\\\", "'", "\\'").Replace(s) }
 
-// completed makes what completions look at, and the completions for it.
+// completed makes a root directory that completions look at, with the completions for it
+// in dir.
 func completed(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -389,7 +390,7 @@ func completed(t *testing.T) (dir string) {
 		}
 	}
 	for _, id := range []string{"toy/1.0", "toy/2.0", "ball/3"} {
-		// Where it leads does not matter.
+		// Completions do not follow the link.
 		if err := os.Symlink("/nowhere", filepath.Join(dir, "var/lib/dkms", id, "source")); err != nil {
 			t.Fatal(err)
 		}
@@ -408,12 +409,12 @@ func completed(t *testing.T) (dir string) {
 	return dir
 }
 
-// completionCases are lines, as a shell splits them, whose last word is completed.
+// completionCases are command lines whose last word is completed.
 var completionCases = []struct {
-	line string   // words; the last one is completed
-	want []string // every one of these is offered, and
-	not  []string // none of these
-	only bool     // nothing else is
+	line string   // words with single spaces in between; the last may be empty
+	want []string // each is offered
+	not  []string // none is offered
+	only bool     // nothing but want is offered
 }{
 	{line: "dkms b", want: []string{"build"}, only: true},
 	{line: "dkms un", want: []string{"unbuild", "uninstall"}, only: true},
@@ -432,7 +433,7 @@ var completionCases = []struct {
 	{line: "dkms-kernel-install add --j", only: true},
 }
 
-// checkCompletions compares what a shell offers with what it should.
+// checkCompletions compares what a shell offers with what it should offer.
 func checkCompletions(t *testing.T, complete func(t *testing.T, words []string) []string) {
 	for _, c := range completionCases {
 		t.Run(c.line, func(t *testing.T) {
@@ -475,7 +476,7 @@ func run(t *testing.T, dir string, args ...string) string {
 
 func TestBashCompletion(t *testing.T) {
 	dir := completed(t)
-	// As readline calls it; bash splits words at = too.
+	// As readline calls it. Bash splits words at = too.
 	const script = `
 		source "$1"
 		name=$2; shift 2
@@ -487,7 +488,7 @@ func TestBashCompletion(t *testing.T) {
 		return strings.Fields(run(t, filepath.Join(dir, "work"), append([]string{"bash", "--norc", "-c", script, "bash", filepath.Join(dir, words[0]+".bash"), words[0]}, words...)...))
 	}
 	checkCompletions(t, complete)
-	// A name is not evaluated.
+	// The name of a kernel must not be evaluated.
 	if err := os.MkdirAll(filepath.Join(dir, "lib/modules/$(touch evil)"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -534,8 +535,8 @@ func TestFishCompletion(t *testing.T) {
 	})
 }
 
-// zshSetup makes an interactive zsh print what is offered to the builtin that
-// takes it; zshCapture has one complete a line in a terminal.
+// zshSetup makes an interactive zsh print what the completion offers to the builtin
+// compadd. zshCapture runs such a zsh in a terminal and completes a line.
 const (
 	zshSetup = `
 fpath=($dir $fpath)

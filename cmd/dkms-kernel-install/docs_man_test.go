@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// manPage fills what is known of a command line into the template of its page.
+// manPage fills the commands and options of c into page, the template of its page.
 func manPage(page string, c command) string {
 	commands := slices.DeleteFunc(slices.Clone(c.subs), func(sub command) bool { return len(sub.options) == 0 && len(sub.args) == 0 && sub.help == "" })
 	for mark, text := range map[string]string{"@OPTIONS@\n": manOptions(c.options), "@COMMANDS@\n": manCommands(commands)} {
 		page = strings.Replace(page, mark, text, 1)
 	}
-	// The template says where it comes from; the page, that it is made.
+	// The first line of the template says how to make the page.
 	return ".\\\" Made by \"make docs\" from " + c.name + ".8.in; do not edit.\n" + page
 }
 
@@ -72,7 +72,7 @@ func manForm(o option, form string) string {
 	return s
 }
 
-// manText is text that ends a line; none of its lines is a request.
+// manText returns s as lines of text, none of which is a request.
 func manText(s string) string {
 	var b strings.Builder
 	for line := range strings.Lines(strings.TrimSpace(s) + "\n") {

@@ -17,15 +17,15 @@ import (
 	"dkms-kernel-install/internal/testskip"
 )
 
-// Completions, and the parts of manual pages that are about commands and options,
-// are made from the structs that kong reads command lines by. The generator is a
-// test: nothing of it is in the program.
+// Completions, and the parts of manual pages that describe commands and options, are
+// made from the structs that kong parses command lines into. The generator is a test,
+// so that the program does not contain it.
 
 var update = flag.Bool("update", false, "write the files in install.d that TestDocs makes")
 
 const installDir = "../../install.d"
 
-// docs returns the generated files, by their path below install.d. Completions
+// docs returns the generated files by their paths below install.d. The completions
 // look for kernels and packages below root.
 func docs(t *testing.T, root string) map[string]string {
 	t.Helper()
@@ -64,15 +64,15 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// TestManVerbs checks that dkms(8) and the completions tell of the actions that
-// there are.
+// TestManVerbs checks that dkms(8), the completions and the help have all actions, and
+// no others.
 func TestManVerbs(t *testing.T) {
 	c := classicCommand(t)
 	var names []string
 	for _, sub := range c.subs {
 		names = append(names, sub.name)
 		if sub.help == "" {
-			t.Errorf("%s: completions have no text for it; add one to actionHelp", sub.name)
+			t.Errorf("%s: completions have no text for it: add one to actionHelp", sub.name)
 		}
 	}
 	page, err := os.ReadFile(filepath.Join(installDir, "man/dkms.8.in"))
@@ -88,16 +88,16 @@ func TestManVerbs(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff(names, told); diff != "" {
-		t.Errorf("dkms.8.in (+) tells of other actions than dkms --help (-): %s", diff)
+		t.Errorf("dkms.8.in (+) has other actions than dkms --help (-): %s", diff)
 	}
 	for verb := range verbs {
 		if !slices.Contains(names, verb) {
-			t.Errorf("dkms --help does not tell of %s", verb)
+			t.Errorf("dkms --help does not list %s", verb)
 		}
 	}
 }
 
-// TestManPages has the formatters check the pages.
+// TestManPages checks that mandoc and man format the pages without warnings.
 func TestManPages(t *testing.T) {
 	pages, err := filepath.Glob(installDir + "/man/*.[58]")
 	if err != nil || len(pages) < 4 {
@@ -127,7 +127,7 @@ func TestManPages(t *testing.T) {
 	})
 }
 
-// command is one command of a command line, or all of it.
+// command is a program, or one of the commands that it takes.
 type command struct {
 	name, help, detail string
 	args               []argument
@@ -135,7 +135,7 @@ type command struct {
 	subs               []command
 }
 
-// kind is what can stand for a value.
+// kind is what a value names, for completion.
 type kind string
 
 const (
@@ -146,7 +146,7 @@ const (
 	aVersion    kind = "version" // of a package
 	anArch      kind = "arch"
 	aFile       kind = "file"
-	aFolder     kind = "directory"
+	aDirectory  kind = "directory"
 	sourceOrRef kind = "source" // NAME/VERSION, a directory or an archive
 )
 
@@ -164,7 +164,7 @@ type option struct {
 	kind        kind
 }
 
-// forms are the ways to write an option.
+// forms returns the ways to write an option.
 func (o option) forms() []string {
 	if o.short == "" {
 		return []string{"--" + o.long}
@@ -172,7 +172,7 @@ func (o option) forms() []string {
 	return []string{"-" + o.short, "--" + o.long}
 }
 
-// actionHelp is a line for each action of dkms, for completions; dkms(8) says more.
+// actionHelp has a line for each action of dkms, for completions.
 var actionHelp = map[string]string{
 	"add":             "register a package",
 	"build":           "compile a package and keep its modules in the tree",
@@ -182,17 +182,17 @@ var actionHelp = map[string]string{
 	"remove":          "delete builds, and unregister the package with the last one",
 	"status":          "show what is registered, built and installed",
 	"match":           "install what another kernel has",
-	"autoinstall":     "install every package that wants it",
+	"autoinstall":     "install all packages that want automatic installation",
 	"mktarball":       "write a package and its builds to an archive",
-	"ldtarball":       "take a package over from an archive",
+	"ldtarball":       "load a package and its builds from an archive",
 	"generate_mok":    "make the signing key",
-	"kernel_preinst":  "to be called before a kernel is unpacked",
-	"kernel_postinst": "to be called when a kernel is installed",
-	"kernel_prerm":    "to be called before a kernel is removed",
+	"kernel_preinst":  "for hooks: before a kernel is unpacked",
+	"kernel_postinst": "for hooks: after a kernel is installed",
+	"kernel_prerm":    "for hooks: before a kernel is removed",
 }
 
-// classicCommand describes the command line of dkms. Its actions are an argument
-// to kong; they become commands without options of their own.
+// classicCommand describes the command line of dkms. Its actions, which for kong are an
+// argument, become commands without options of their own.
 func classicCommand(t *testing.T) command {
 	t.Helper()
 	c := describe(t, &classic{}, "dkms")
@@ -263,8 +263,8 @@ func fromNode(n *kong.Node) command {
 	return c
 }
 
-// kindOf says what an argument or the value of an option is, by its name or by
-// what stands for it in the help.
+// kindOf returns the kind of an argument, or of an option's value, by its name or by its
+// placeholder in the help.
 func kindOf(name, placeholder string) kind {
 	switch name {
 	case "kernel", "kernelver", "templatekernel":
@@ -278,13 +278,13 @@ func kindOf(name, placeholder string) kind {
 	case "arch":
 		return anArch
 	case "dir":
-		return aFolder
+		return aDirectory
 	}
 	switch placeholder {
 	case "FILE":
 		return aFile
 	case "DIR":
-		return aFolder
+		return aDirectory
 	}
 	return anything
 }

@@ -4,7 +4,7 @@ package main
 
 import "golang.org/x/sys/unix"
 
-// Newer architectures have not got the older calls.
+// Newer architectures do not have these older system calls.
 func init() {
 	changes = append(changes, unix.SYS_RENAMEAT, unix.SYS_RENAME, unix.SYS_MKDIR, unix.SYS_SYMLINK, unix.SYS_LINK)
 }

@@ -25,16 +25,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// changes are the system calls that need room on a disk.
+// changes are the system calls that may need room on a disk.
 var changes = []uint32{
 	unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_WRITEV, unix.SYS_COPY_FILE_RANGE, unix.SYS_SENDFILE, unix.SYS_SPLICE,
 	unix.SYS_OPENAT, unix.SYS_MKDIRAT, unix.SYS_RENAMEAT2, unix.SYS_SYMLINKAT, unix.SYS_LINKAT, unix.SYS_FSYNC,
 }
 
-// full N COMMAND... runs a command on a disk that is full from the Nth change on
-// that it, or what it starts, makes to regular files of the file system of
-// $TESTROOT, but for removals. It writes how many it tried to make to
-// $TESTROOT/full.count.
+// full is the program
+//
+//	full N COMMAND...
+//
+// It runs a command, whose changes, and those of what it starts, fail from the Nth on as
+// if the disk were full. Changes are writes to files on the file system of $TESTROOT, and
+// new files, directories, links and names anywhere, but not removals. It writes the
+// number of changes that were tried to $TESTROOT/full.count.
 func full() {
 	from, _ := strconv.Atoi(os.Args[1])
 	count, err := onFullDisk(from, os.Args[2:], os.Getenv("TESTROOT"))
@@ -69,18 +73,19 @@ type (
 	}
 )
 
+// onFullDisk does the work of full. Work is the directory whose file system gets full.
 func onFullDisk(from int, command []string, work string) (int, error) {
 	var count atomic.Int64
 	var disk unix.Stat_t
 	if err := unix.Stat(work, &disk); err != nil {
 		return 0, err
 	}
-	// One thread and what it starts is filtered, and this one looks at it.
+	// One thread, and what it starts, is filtered. Another goroutine answers.
 	listeners, ended := make(chan int), make(chan error, 1)
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	go func() {
-		runtime.LockOSThread() // and never given back
+		runtime.LockOSThread() // the thread ends with the goroutine
 		fd, err := notify(changes)
 		if err == nil {
 			listeners <- fd
@@ -100,7 +105,7 @@ func onFullDisk(from int, command []string, work string) (int, error) {
 			if n, err := unix.Poll(poll, 1000); err == unix.EINTR || err == nil && n == 0 {
 				continue
 			} else if err != nil || poll[0].Revents&unix.POLLIN == 0 {
-				return // nobody is left
+				return // no filtered process is left
 			}
 			var n notification
 			if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), 0xc0502100, uintptr(unsafe.Pointer(&n))); e != 0 {
@@ -120,8 +125,8 @@ func onFullDisk(from int, command []string, work string) (int, error) {
 	return int(count.Load()), err
 }
 
-// notify has system calls of this thread, and of what it starts, wait for the
-// answer of whoever reads from listener.
+// notify makes the system calls, if this thread or what it starts makes them, wait for an
+// answer through listener.
 func notify(calls []uint32) (listener int, err error) {
 	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}}
 	for _, nr := range calls {
@@ -140,7 +145,8 @@ func notify(calls []uint32) (listener int, err error) {
 	return int(fd), nil
 }
 
-// changes reports whether the call that n is about needs room on disk.
+// changes reports whether the system call that n is for counts as a change of the file
+// system with that device number.
 func (n *notification) changes(disk uint64) bool {
 	fd := uint64(0)
 	switch n.nr {
@@ -158,11 +164,14 @@ func (n *notification) changes(disk uint64) bool {
 	return err == nil && st.Dev == disk && st.Mode&unix.S_IFMT != unix.S_IFIFO && st.Mode&unix.S_IFMT != unix.S_IFCHR
 }
 
-// filling N COMMAND... runs a command that succeeds, and then N times from where
-// the machine was before, on disks that get full at one of its changes, chosen at
-// random; at every single one with DKMS_TEST_ALL. Whatever the moment, what status
-// calls installed is whole, and the command run again, with room, ends as if
-// nothing had been.
+// cmdFilling is
+//
+//	filling N COMMAND...
+//
+// It runs a command, which must succeed. Then, N times, it restores the machine and runs
+// the command with a disk that gets full at a random change; with DKMS_TEST_ALL, once for
+// each change. After that, what status calls installed must be there and whole, and the
+// next run, with room, must leave the machine as the first did.
 func cmdFilling(ts *testscript.TestScript, neg bool, args []string) {
 	n := 0
 	if len(args) > 1 {
@@ -216,7 +225,7 @@ func cmdFilling(ts *testscript.TestScript, neg bool, args []string) {
 		if strings.Contains(out, "panic:") {
 			fail("panic")
 		}
-		// Never a module that is neither the old nor the new one.
+		// Each module must be the old or the new one.
 		got := modules(state(ts, work))
 		for file, sum := range got {
 			if sum != good[file] && sum != before[file] {
@@ -248,9 +257,8 @@ func cmdFilling(ts *testscript.TestScript, neg bool, args []string) {
 		if err != nil {
 			fail("and then, with room: %v\n%s", err, again)
 		}
-		// Where the next run has nothing to do with it, the note of what is left to
-		// do waits for another; and maybe not even the note had room. People were
-		// told, and do as they were.
+		// The note that depmod is due may stay, if the next run does not concern
+		// that kernel, or may have found no room. The message said what to do: do it.
 		is := state(ts, work)
 		for _, m := range depmodAdvice.FindAllStringSubmatch(out, -1) {
 			if out, err := run("depmod", "-a", m[1]); err != nil {
@@ -268,7 +276,7 @@ func cmdFilling(ts *testscript.TestScript, neg bool, args []string) {
 
 var depmodAdvice = regexp.MustCompile(`(?m)do:  run: depmod -a (\S+)$`)
 
-// modules returns what state tells of the modules that are placed.
+// modules returns the part of state that is about modules in /lib/modules.
 func modules(state map[string]string) map[string]string {
 	list := map[string]string{}
 	for file, is := range state {

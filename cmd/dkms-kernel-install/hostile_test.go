@@ -25,11 +25,15 @@ import (
 // statuses are the exit statuses of the dkms face.
 var statuses = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 21, 77, 101}
 
-// hostile OPTION COMMAND... runs the command with each of many odd values for the
-// option, or as an argument where that is empty, and expects that it ends soon, with a
-// status of the table and an error that can be read, and that the machine is then
-// what it was. Only an add, a build, an archive or a removal that succeeds may change it.
-// With -short it is every eighth value.
+// cmdHostile is
+//
+//	hostile OPTION COMMAND...
+//
+// It runs the command with each of many odd values for the option, or, if that is empty,
+// for an argument. The command must end soon, with one of the statuses, and if it fails,
+// with a message that is not too long. It must not change the machine, unless it succeeds
+// and is one that writes.
+// With -short it takes every eighth value.
 func cmdHostile(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: hostile option command...")
@@ -93,7 +97,7 @@ func cmdHostile(ts *testscript.TestScript, neg bool, args []string) {
 			case strings.Contains(string(out), "panic") || strings.Contains(string(out), "goroutine"):
 				fail("%s", out)
 			case err != nil && len(out) > 20000:
-				fail("says too much: %d bytes", len(out))
+				fail("prints too much: %d bytes", len(out))
 			}
 			if _, err := os.Lstat(filepath.Join(cmd.Dir, "evil")); err == nil {
 				fail("a shell ran it\n%s", out)
@@ -111,17 +115,21 @@ func cmdHostile(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// writes reports whether a command may change the machine when it succeeds: an empty
-// value is one that is not given.
+// writes reports whether a command may change the machine if it succeeds. With an odd
+// value it may: an empty one is as if it were not given.
 func writes(command []string) bool {
 	return slices.ContainsFunc(command, func(word string) bool {
 		return slices.Contains([]string{"add", "build", "install", "mktarball", "unbuild", "remove"}, word)
 	})
 }
 
-// evil NAME SHELL makes packages NAME-pre, NAME-make and NAME-file, which try what
-// the shell command does from PRE_BUILD, from MAKE and from their Makefile: where
-// it succeeds they leave a file of their name in $WORK/open, and build.
+// cmdEvil is
+//
+//	evil NAME SHELL
+//
+// It adds packages NAME-pre, NAME-make and NAME-file, which run the shell command from
+// PRE_BUILD, from MAKE and from their Makefile. If the command succeeds, they make a file
+// of their name in $WORK/open and go on. If it fails, so does their build.
 func cmdEvil(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: evil name command")
@@ -141,8 +149,12 @@ func cmdEvil(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// listen sets $PORT to a TCP port of the loopback that somebody listens on, and
-// $OUTSIDE to a process that a build has nothing to do with.
+// cmdListen is
+//
+//	listen
+//
+// It listens on a TCP port of the loopback device and sets $PORT to it. It sets $OUTSIDE
+// to the ID of a process outside of all builds.
 func cmdListen(ts *testscript.TestScript, neg bool, args []string) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	ts.Check(err)

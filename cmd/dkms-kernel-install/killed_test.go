@@ -22,14 +22,17 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// machineDirs are the directories below $WORK that hold what a machine must not lose.
+// machineDirs are the directories below $WORK that are saved, restored and compared.
 var machineDirs = []string{"etc", "usr", "var", "lib", "boot", "odd"}
 
-// endures N COMMAND... runs the command, which must succeed; then, N times, it puts
-// the machine back to where it was before, kills the command with everything that
-// it started at a random moment, and expects that "dkms status" works, that the
-// next run of the command succeeds, or finds the work done, and that the machine
-// is then as after the first run, with no temporaries left.
+// cmdEndures is
+//
+//	endures N COMMAND...
+//
+// It runs the command, which must succeed. Then, N times, it restores the machine, runs
+// the command, and kills it at a random moment, with everything that it started. After
+// that "dkms status" must work, and the next run of the command must succeed, or find the
+// work done, and leave the machine as the first run did, without temporaries.
 func cmdEndures(ts *testscript.TestScript, neg bool, args []string) {
 	n := 0
 	if len(args) > 1 {
@@ -46,7 +49,7 @@ func cmdEndures(ts *testscript.TestScript, neg bool, args []string) {
 	env := strings.Split(strings.TrimSuffix(ts.ReadFile("stdout"), "\n"), "\n")
 	work := ts.Getenv("WORK")
 	run := func(args ...string) *exec.Cmd {
-		// The bash that finds it by $PATH becomes it.
+		// Bash finds the command by $PATH in env; exec keeps the process ID.
 		cmd := exec.Command("bash", append([]string{"-c", `exec "$@"`, "bash"}, args...)...)
 		cmd.Dir, cmd.Env = work, env
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -103,7 +106,7 @@ func cmdEndures(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Logf("%d of %d kills came before the end, which is after %v", early, n, took)
 }
 
-// copyMachine makes the machine in directory to the one in directory from.
+// copyMachine replaces the machine in the directory to by a copy of the one in from.
 func copyMachine(ts *testscript.TestScript, from, to string) {
 	ts.Check(os.MkdirAll(to, 0o755))
 	for _, dir := range machineDirs {
@@ -117,8 +120,9 @@ func copyMachine(ts *testscript.TestScript, from, to string) {
 	}
 }
 
-// state returns every path of the machine with what is there. Times, keys and
-// caches differ from run to run.
+// state returns the paths of the machine, and for each the mode and a hash of the content
+// or the target of the link. It leaves out what differs from run to run: times, logs,
+// keys and caches.
 func state(ts *testscript.TestScript, work string) map[string]string {
 	list := map[string]string{}
 	for _, top := range machineDirs {
@@ -140,7 +144,7 @@ func state(ts *testscript.TestScript, work string) map[string]string {
 			list[name] = fi.Mode().String()
 			switch {
 			case d.Name() == ".lock", d.Name() == ".fingerprint.json":
-				// The latter also holds times; where it is missing, the next
+				// The latter also holds times. If it is missing, the next
 				// automatic run makes it.
 				delete(list, name)
 			case name == "var/cache":
@@ -162,7 +166,7 @@ func state(ts *testscript.TestScript, work string) map[string]string {
 	return list
 }
 
-// running returns the processes that work in the directory, or with it.
+// running returns the command lines of the processes whose $TESTROOT is work.
 func running(work string) []string {
 	var list []string
 	dirs, _ := filepath.Glob("/proc/[0-9]*")

@@ -24,22 +24,22 @@ import (
 	"dkms-kernel-install/internal/testskip"
 )
 
-// The scripts in testdata/script tell, each, of one behaviour of the whole
-// program. A script's work directory $WORK stands for the root of a machine: its
-// settings, trees and kernels are below it, and nothing of the real machine is
-// read or touched. toy_test.go has the kernels that packages are built for.
+// Each script in testdata/script tests one behaviour of the whole program. A script's
+// work directory $WORK is the root of a machine: its settings, trees and kernels are
+// below it, and the program leaves those of the real machine alone. toy_test.go makes the
+// kernels that packages are built for.
 
 func TestMain(m *testing.M) {
 	sandbox.Main()
 	testscript.Main(m, map[string]func(){
-		// The program by its three names.
+		// The program, by its three names.
 		"dkms":                face,
 		"dkms-kernel-install": face,
 		"40-dkms.install":     face,
-		// What it runs.
+		// Programs that it runs.
 		"depmod": depmod,
 		"kbuild": kbuild,
-		// A machine that denies something.
+		// Programs that run a command with something denied to it.
 		"without": without,
 		"full":    full,
 	})
@@ -90,17 +90,17 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// raceLog is the begin of the names of files with what the race detector found.
+// raceLog begins the names of files with what the race detector found.
 const raceLog = "races"
 
-// setup makes the machine: settings, empty trees, and no kernel yet. What a
-// script wants to set itself goes into framework.conf.d.
+// setup makes a machine with settings, empty trees, and no kernel yet. Scripts put their
+// own settings into framework.conf.d.
 func setup(env *testscript.Env) error {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return err
 	}
-	// Another user runs commands here too.
+	// See cmdUser.
 	if err := os.Chmod(env.WorkDir, 0o755); err != nil {
 		return err
 	}
@@ -116,8 +116,8 @@ func setup(env *testscript.Env) error {
 		"TREE="+filepath.Join(env.WorkDir, "var/lib/dkms"),
 		"SRC="+filepath.Join(env.WorkDir, "usr/src"),
 		"MODULES="+filepath.Join(env.WorkDir, "lib/modules"),
-		// With -race, each command would take a second to end, and what is found
-		// in one that may fail would pass unnoticed.
+		// With -race, each command would sleep for a second when it ends, and what
+		// is found in a command that may fail would pass unnoticed.
 		"GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(env.WorkDir, raceLog),
 	)
 	env.Defer(func() {
@@ -130,7 +130,7 @@ func setup(env *testscript.Env) error {
 	// Without try_sign_modules, signing would depend on whether the tests
 	// run in a chroot.
 	conf := fmt.Sprintf("try_sign_modules=true\nbuild_sandbox=\"*=write:%s/open\"\n", env.WorkDir)
-	// Where builds leave word for a script.
+	// Builds may write here, to show a script what they did.
 	open := filepath.Join(env.WorkDir, "open")
 	if err := errors.Join(os.Mkdir(open, 0o777), os.Chmod(open, 0o777)); err != nil {
 		return err
@@ -138,12 +138,12 @@ func setup(env *testscript.Env) error {
 	return os.WriteFile(filepath.Join(env.WorkDir, "etc/dkms/framework.conf"), []byte(conf), 0o644)
 }
 
-// condition knows
+// condition reports whether a condition of scripts is true:
 //
 //	[root]   the tests run as root
-//	[mount]  file systems can be mounted, and mounted again in another size, in a
-//	         namespace of one's own; an ordinary user can rarely do the latter
-//	[pidns]  processes can get a namespace of their own
+//	[mount]  a new mount namespace can be made, in which file systems can be
+//	         mounted and resized; ordinary users can rarely do the latter
+//	[pidns]  a new PID namespace can be made
 func condition(cond string) (bool, error) {
 	switch cond {
 	case "root":
@@ -156,7 +156,8 @@ func condition(cond string) (bool, error) {
 	return false, fmt.Errorf("unknown condition %q", cond)
 }
 
-// can reports whether a command succeeds on this machine; in CI it has to.
+// can reports whether a command succeeds on this machine. In CI it is an error if it
+// does not.
 func can(args ...string) (bool, error) {
 	err := exec.Command(args[0], args[1:]...).Run()
 	if err != nil && testskip.CI {
@@ -165,7 +166,11 @@ func can(args ...string) (bool, error) {
 	return err == nil, nil
 }
 
-// status N COMMAND... runs a command that must end with exit status N.
+// cmdStatus is
+//
+//	status N COMMAND...
+//
+// It runs a command that must end with exit status N.
 func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: status N command...")
@@ -188,8 +193,12 @@ func checkStatus(ts *testscript.TestScript, want int, err error) {
 	}
 }
 
-// user N COMMAND... runs a command as an ordinary user, and it must end with
-// exit status N. Where the tests are run by root, the user is another one.
+// cmdUser is
+//
+//	user N COMMAND...
+//
+// It runs a command as an ordinary user, which must end with exit status N. That is the
+// user who runs the tests, unless it is root.
 func cmdUser(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: user N command...")
@@ -200,14 +209,18 @@ func cmdUser(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	// The way to the commands and to the work directory is root's alone.
+	// Only root may enter the directories of the commands and of the work.
 	for _, dir := range []string{filepath.Dir(ts.Getenv("WORK")), filepath.Dir(filepath.SplitList(ts.Getenv("PATH"))[0])} {
 		ts.Check(os.Chmod(dir, 0o711))
 	}
 	checkStatus(ts, want, ts.Exec("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups"}, args[1:]...)...))
 }
 
-// signal NAME sends a signal to the commands in the background.
+// cmdSignal is
+//
+//	signal NAME
+//
+// It sends a signal to the commands in the background.
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 || unix.SignalNum(args[0]) == 0 {
 		ts.Fatalf("usage: signal SIGTERM")
@@ -217,8 +230,11 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// waitfor FILE waits until there is such a file, "! waitfor FILE" until there is
-// none.
+// cmdWaitFor is
+//
+//	[!] waitfor FILE
+//
+// It waits until the file exists; with !, until it does not.
 func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: [!] waitfor file")
@@ -235,14 +251,17 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// files DIR... lists everything below directories but the directories themselves and
-// what only this program makes in the tree, as
-// paths relative to $WORK, links with where they lead.
+// cmdFiles is
+//
+//	files DIR...
+//
+// It lists the paths of everything below the directories, relative to $WORK, and the
+// targets of links. It leaves out the locks and fingerprints of this program.
 func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: files directory...")
 	}
-	out := ts.Stdout() // also when nothing is written: what was there goes
+	out := ts.Stdout() // even if nothing is written to it: it empties stdout
 	root := ts.Getenv("WORK")
 	var list []string
 	for _, dir := range args {
@@ -275,9 +294,12 @@ func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// running TEXT checks that some process has the text in its command line, with !
-// that none has, or soon has none: a process is gone a little after its last
-// signal.
+// cmdRunning is
+//
+//	[!] running TEXT
+//
+// It waits a while until some process has the text in its command line; with !, until
+// none has.
 func cmdRunning(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: [!] running text")
@@ -296,7 +318,7 @@ func cmdRunning(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// TestEveryOption finds each command and each option of our own face in a script: nothing is there that is not tried.
+// TestEveryOption checks that scripts use every command and option of the native face.
 func TestEveryOption(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/*.txtar")
 	if err != nil {

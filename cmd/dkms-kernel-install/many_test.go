@@ -25,10 +25,10 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// BenchmarkMany measures what the program itself costs on a machine with many
-// packages, all installed for each of 20 kernels: status, and an add of one kernel
-// for which everything is current. It prints a table in Markdown. DKMS_BENCH_RUNS
-// is the number of runs of each, of which the medians count.
+// BenchmarkMany measures what status, and an add of a kernel for which everything is
+// current, cost on a machine with many packages, all installed for each of 20 kernels. It
+// prints a table in Markdown, with the medians of the times, and the most memory. There are
+// three times DKMS_BENCH_RUNS runs of each, at least five, and nine by default.
 func BenchmarkMany(b *testing.B) {
 	const kernels = 20
 	runs, err := strconv.Atoi(os.Getenv("DKMS_BENCH_RUNS"))
@@ -71,13 +71,13 @@ func BenchmarkMany(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// crowd is a root directory as that of the scripts, with toy kernels.
+// crowd is a root directory like that of the scripts, with toy kernels.
 type crowd struct {
 	b        *testing.B
 	root     string
 	arch     string
 	kernels  []string
-	packages int // that are installed, for each kernel
+	packages int // number of those installed, for each kernel
 }
 
 func newCrowd(b *testing.B, root string, kernels int) *crowd {
@@ -99,7 +99,7 @@ func newCrowd(b *testing.B, root string, kernels int) *crowd {
 		for n := range 20 {
 			m.write(fmt.Sprintf("%s/build/include/linux/%d.h", dir, n), "#pragma once\n")
 		}
-		// As many as a distribution's kernel has.
+		// About as many as a distribution's kernel has.
 		for n := range 4000 {
 			m.write(fmt.Sprintf("%s/kernel/drivers/%d/m%d.ko.gz", dir, n/20, n), "")
 		}
@@ -120,9 +120,8 @@ func (m *crowd) write(name, content string) {
 	}
 }
 
-// grow installs packages until there are that many. Their builds are as a build
-// leaves them; what this program notes of them it notes by itself, when it sees
-// them for the first time.
+// grow installs packages until there are that many. It writes their builds, modules and
+// links itself. The program adds its records of them when it first sees them.
 func (m *crowd) grow(packages int) {
 	m.b.Helper()
 	t := tree.Tree{Dir: filepath.Join(m.root, "var/lib/dkms")}
@@ -167,7 +166,7 @@ func (m *crowd) grow(packages int) {
 			fresh = append(fresh, module{id, k, file})
 		}
 	}
-	// As place does it, which is later.
+	// Later than the builds, as package place makes the copies: it need not read them.
 	for _, f := range fresh {
 		built := filepath.Join(t.ModuleDir(f.ID, f.Target), f.file)
 		content, err := os.ReadFile(built)
@@ -191,11 +190,11 @@ func (m *crowd) grow(packages int) {
 	}
 }
 
-// cost is what a run of the program took.
+// cost is what a run of the program took: time, processor time, memory and programs.
 type cost struct {
 	took, busy time.Duration
-	memory     int64 // bytes that were resident at most
-	children   int
+	memory     int64 // the most that was resident, in bytes
+	children   int   // programs that it ran: 0, or 1 for any number
 }
 
 func median(costs []cost, of func(cost) time.Duration) time.Duration {
@@ -207,11 +206,12 @@ func median(costs []cost, of func(cost) time.Duration) time.Duration {
 	return list[len(list)/2]
 }
 
-// costEnv names a file to which a run of the program writes, when it ends, how much
-// memory it had at most, in KiB, and how many programs it ran: 1 stands for many.
+// costEnv is the environment variable with the name of a file to which a run of the
+// program writes, when it ends, the most memory that it had, in KiB, and 1 if it ran other
+// programs, or else 0.
 const costEnv = "DKMS_BENCH_COST"
 
-// noteCost does that.
+// noteCost writes the file that costEnv names.
 func noteCost() {
 	file := os.Getenv(costEnv)
 	if file == "" {
@@ -221,7 +221,7 @@ func noteCost() {
 	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &children); err != nil {
 		panic(err)
 	}
-	// Not what rusage says of memory: that counts whoever started us, too.
+	// Not the memory of getrusage: that includes the parent's before exec.
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		panic(err)
@@ -233,7 +233,7 @@ func noteCost() {
 	}
 }
 
-// run runs one of the program's faces.
+// run runs one of the program's faces and returns its output and its cost.
 func (m *crowd) run(args ...string) (out string, c cost) {
 	m.b.Helper()
 	file := filepath.Join(m.root, "cost")

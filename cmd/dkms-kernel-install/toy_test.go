@@ -18,14 +18,19 @@ import (
 	"dkms-kernel-install/internal/kmod/kmodtest"
 )
 
-// A toy kernel looks like an installed one with its headers. Real make reads its
-// Makefile, which has kbuild, below, do the work of kbuild and the compiler.
+// toyMakefile is the Makefile of a toy kernel, which looks like an installed kernel with
+// its headers. The real make reads it, and it runs kbuild, below, instead of the
+// kernel's kbuild and the compiler.
 const toyMakefile = `# The build system of a toy kernel.
 modules:
 	@kbuild %s %s '$(M)'
 `
 
-// kernel RELEASE [OPTION=VALUE]... makes a toy kernel with that configuration.
+// cmdKernel is
+//
+//	kernel RELEASE [OPTION=VALUE]...
+//
+// It makes a toy kernel with that configuration.
 func cmdKernel(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: kernel release [CONFIG_OPTION=value]...")
@@ -45,9 +50,12 @@ func cmdKernel(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// package NAME VERSION [LINE]... puts a package with one module into the source
-// tree, with the lines at the end of its dkms.conf. Files of it that are there
-// already stay as they are.
+// cmdPackage is
+//
+//	package NAME VERSION [LINE]...
+//
+// It puts the source of a package with one module into the source tree, with the lines
+// at the end of its dkms.conf. Files that are there already stay as they are.
 func cmdPackage(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: package name version [line]...")
@@ -70,7 +78,7 @@ func cmdPackage(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// quote makes s a word of the shell.
+// quote returns s quoted for the shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 var (
@@ -78,16 +86,20 @@ var (
 	macro   = func(name string) *regexp.Regexp { return regexp.MustCompile(`(?m)^` + name + `\("(.*)"\);$`) }
 )
 
-// kbuild RELEASE ARCH DIR makes the modules that obj-m in the directory's Kbuild
-// or Makefile names, of sources that can hold, each at the begin of a line,
+// kbuild is the program
+//
+//	kbuild RELEASE ARCH DIR
+//
+// It makes the modules that obj-m in the directory's Kbuild or Makefile names. Lines of
+// their sources may be
 //
 //	MODULE_VERSION("1.0");   the module's version
-//	SRCVERSION("...");       its srcversion; else one is made up from the source
-//	RELEASE("...");          another kernel release than asked for
-//	ARCHITECTURE("...");     another architecture than asked for
-//	#error TEXT              a reason for the compiler to fail
+//	SRCVERSION("...");       its srcversion; the default depends on the source
+//	RELEASE("...");          the kernel release that it is for; the default is RELEASE
+//	ARCHITECTURE("...");     its architecture; the default is ARCH
+//	#error TEXT              makes the compiler fail
 //
-// It exits by a system call: builds have no GORACE, without which os.Exit takes a
+// It exits by a system call: builds have no GORACE, and without that os.Exit takes a
 // second with -race.
 func kbuild() {
 	release, arch, dir := os.Args[1], os.Args[2], os.Args[3]
@@ -147,7 +159,9 @@ func find(source []byte, re *regexp.Regexp) (string, bool) {
 	return string(m[1]), true
 }
 
-// depmod notes that it was called, and with what, and which modules it finds.
+// depmod is the program of that name. It logs its arguments in $TESTROOT/depmod.log and
+// writes the modules that it finds to modules.dep, if the kernel has one. It fails if
+// there is a file $TESTROOT/depmod.fails.
 func depmod() {
 	root := os.Getenv("TESTROOT")
 	f, err := os.OpenFile(filepath.Join(root, "depmod.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -185,7 +199,12 @@ func depmod() {
 	}
 }
 
-// ko FILE... tells of modules what matters, one line each.
+// cmdKo is
+//
+//	ko FILE...
+//
+// It prints a line for each module: its name, version and kernel, and whether it is
+// compressed, signed, or has debugging information.
 func cmdKo(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: ko file...")
@@ -214,9 +233,12 @@ func cmdKo(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// initramfs IMAGE PATH... makes an initramfs of empty files with those paths: a
-// cpio archive, of the kind that the kernel's Documentation/driver-api/early-userspace
-// describes.
+// cmdInitramfs is
+//
+//	initramfs IMAGE PATH...
+//
+// It makes an initramfs of empty files with those paths: a cpio archive as the kernel's
+// Documentation/driver-api/early-userspace describes it.
 func cmdInitramfs(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: initramfs image path...")

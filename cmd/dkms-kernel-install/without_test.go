@@ -14,8 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// without WHAT,WHAT... COMMAND... runs a command on a machine that denies it
-// landlock, or namespaces: user, mount, pid, net.
+// without is the program
+//
+//	without WHAT,WHAT... COMMAND...
+//
+// It runs a command, to which the kernel denies landlock, or namespaces: user, mount,
+// pid, net.
 func without() {
 	namespaces := map[string]uint32{"user": unix.CLONE_NEWUSER, "mount": unix.CLONE_NEWNS, "pid": unix.CLONE_NEWPID, "net": unix.CLONE_NEWNET}
 	const (
@@ -26,8 +30,8 @@ func without() {
 		deny  = 0x50000 // SECCOMP_RET_ERRNO
 		allow = 0x7fff0000
 	)
-	// Where the program finds the number and the first argument: struct
-	// seccomp_data, little-endian.
+	// The filter reads a struct seccomp_data: the system call's number is at 0, the
+	// low half of its first argument at 16 if the machine is little-endian.
 	filter := []unix.SockFilter{{Code: load, K: 0}}
 	on := func(nr uint32, then ...unix.SockFilter) {
 		filter = append(filter, unix.SockFilter{Code: equal, Jf: uint8(len(then)), K: nr})
