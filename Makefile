@@ -9,17 +9,17 @@ DESTDIR  =
 DIST     = $(CURDIR)/dist
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 GO       = go
-# As programs for every machine are: cgo would bring a C library of its own in.
+# The binary is static: it runs with any C library, and without one.
 export CGO_ENABLED = 0
 BIN      = dkms-kernel-install
 
 # One root file system for demo, integration tests and benchmarks.
 export DKMS_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dkms-kernel-install
-# The kernel's sign-file, to compare signatures with; nothing where there can be no such root.
+# The kernel's sign-file, to compare signatures with; empty if the root cannot be made.
 sign_file = $$(integration/mkroot >/dev/null && echo $(CURDIR)/integration/sign-file)
 
-# What packages are made of: the version of this checkout, the architecture that
-# is built for, and the time of the last commit.
+# The environment of tools/package: the version of this checkout, the architecture,
+# and the time of the last commit.
 MAINTAINER = dkms-kernel-install maintainers <root@localhost>
 package_env = PACKAGE_VERSION="$$(tools/package-version '$(VERSION)' "$$(git rev-list --count HEAD 2>/dev/null || echo 0)")" \
 	PACKAGE_ARCH="$$($(GO) env GOARCH)" SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}" \
@@ -31,8 +31,8 @@ package_env = PACKAGE_VERSION="$$(tools/package-version '$(VERSION)' "$$(git rev
 build:
 	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/dkms-kernel-install
 
-# The plugin is the program; the commands are links to it. A framework.conf that
-# is there is the administrator's.
+# The plugin is the program, and the commands are links to it. An existing
+# framework.conf is the administrator's, and stays.
 install: build
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/lib/kernel/install.d/40-dkms.install
 	install -d $(DESTDIR)$(SBINDIR)
@@ -50,14 +50,14 @@ install: build
 	  install -D -m 644 install.d/completions/$$name.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$name.fish && \
 	  install -D -m 644 install.d/completions/_$$name $(DESTDIR)$(ZSHDIR)/_$$name || exit 1; done
 
-# What the packages of modules call, and the unit that works at boot.
+# The scripts that packages of modules call, and the unit that runs at boot.
 common = install -D -m 755 install.d/common.postinst $(DESTDIR)$(PREFIX)/lib/dkms/common.postinst && \
 	install -D -m 755 install.d/dkms_autoinstaller $(DESTDIR)$(PREFIX)/lib/dkms/dkms_autoinstaller
 unit = install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
 	sed 's|/usr/sbin/|$(SBINDIR)/|' install.d/systemd/dkms.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service && \
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service
 
-# Debian's kernel packages run hooks of their own; its dkms builds for all kernels.
+# Debian's kernel packages run their own hooks. Debian's dkms builds for all kernels.
 install-debian: ZSHDIR = $(PREFIX)/share/zsh/vendor-completions
 install-debian: install
 	$(common)
@@ -67,12 +67,12 @@ install-debian: install
 	file=$(DESTDIR)$(SYSCONF)/dkms/framework.conf.d/autoinstall_all_kernels.conf; \
 	test -e $$file || install -m 644 install.d/debian/autoinstall_all_kernels.conf $$file
 
-# Kernels of Red Hat's and SUSE's call kernel-install, which calls the plugin.
+# The kernel packages of Red Hat and SUSE call kernel-install, which calls the plugin.
 install-redhat: install
 	$(common)
 	$(unit)
 
-# Arch has no /usr/sbin but a link, which a package must not hold.
+# On Arch /usr/sbin is a link: a package must not have files there.
 install-arch: SBINDIR = $(PREFIX)/bin
 install-arch: install
 	$(unit)
@@ -80,14 +80,14 @@ install-arch: install
 	  install -D -m 644 install.d/arch/$$hook.hook $(DESTDIR)$(PREFIX)/share/libalpm/hooks/$$hook.hook || exit 1; done
 	install -D -m 755 install.d/arch/dkms $(DESTDIR)$(PREFIX)/share/libalpm/scripts/dkms
 
-# dkms.eclass calls dkms itself; what is left is the boot, with either init.
+# dkms.eclass calls dkms itself. Only the services for the boot are added.
 install-gentoo: install
 	$(unit)
 	install -d $(DESTDIR)$(SYSCONF)/init.d
 	sed 's|/usr/sbin/|$(SBINDIR)/|' install.d/openrc/dkms >$(DESTDIR)$(SYSCONF)/init.d/dkms
 	chmod 755 $(DESTDIR)$(SYSCONF)/init.d/dkms
 
-# The tree and the settings stay: they hold keys, builds and decisions.
+# The tree and the settings stay.
 uninstall:
 	for name in dkms dkms-kernel-install; do \
 	  rm -f $(DESTDIR)$(PREFIX)/sbin/$$name $(DESTDIR)$(PREFIX)/bin/$$name $(DESTDIR)$(SBINDIR)/$$name \
@@ -106,7 +106,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/hooks/70-dkms-install.hook $(DESTDIR)$(PREFIX)/share/libalpm/hooks/71-dkms-remove.hook
 	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/scripts/dkms
 
-# Packages, for GOARCH, in dist/. What they hold is laid out beside them.
+# Packages for GOARCH, in dist/, beside directories with their files.
 deb rpm: stage = $(DIST)/$@
 deb:
 	rm -rf $(stage)
@@ -118,8 +118,8 @@ rpm:
 	$(MAKE) install-redhat DESTDIR=$(stage)
 	$(package_env) tools/package rpm $(stage)
 
-# Completions, and what manual pages say of options, come from the program's own
-# description of its command lines.
+# The completions, and the parts of manual pages about commands and options, are
+# made from the program's own description of its command lines.
 docs:
 	$(GO) test -count=1 -run '^TestDocs$$' ./cmd/dkms-kernel-install -update
 
@@ -149,11 +149,11 @@ test: lint tools
 	$(GO) test -count=1 -timeout 30m -run "^TestScript$$/^($(long))$$|^TestFindEnds$$" ./cmd/dkms-kernel-install ./internal/draft
 	DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -timeout 60m ./integration
 
-# Everything that is too long for every day: all packages of the archive.
+# Also the tests that take hours: those of all packages of the archive.
 test-all: lint tools
 	DKMS_TEST_ALL=1 DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -timeout 6h ./...
 
-# What the tests run on this machine itself; as root on Debian it is installed.
+# Programs that the tests need. On Debian, root installs them.
 tools:
 	@for p in gcc patch strip xz zstd man mandoc zsh fish rpm; do command -v $$p >/dev/null || missing=$$p; done; \
 	test -e /usr/include/stdlib.h || missing=libc6-dev; \
