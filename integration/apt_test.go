@@ -15,8 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// aptPackages are real packages that build in seconds: most for both kernels, some for one only; one has modules
-// that displace the kernel's own, one is not to be built automatically.
+// aptPackages are real packages that build in seconds. Most build for both kernels, some for one. One has modules
+// that displace the kernel's own, and one is not built automatically.
 var aptPackages = []string{
 	"acpi-call-dkms", "bbswitch-dkms", "ddcci-dkms", "dkms-noautoinstall-test-dkms", "evdi-dkms", "gost-crypto-dkms",
 	"langford-dkms", "leds-alix-dkms", "librem-ec-acpi-dkms", "lime-forensics-dkms", "mimic-dkms", "mstflint-dkms",
@@ -25,21 +25,21 @@ var aptPackages = []string{
 
 const (
 	fails    = "openrazer-driver-dkms"  // does not build
-	replaces = "dkms-replace-test-dkms" // has a module of another package's, which ours does not displace
+	replaces = "dkms-replace-test-dkms" // has a module that another package has too: our program does not displace it
 )
 
 // aptRoot makes a root in which apt installs packages and modules are signed.
 func aptRoot(t testing.TB) *Root {
 	t.Helper()
 	r := NewRoot(t)
-	r.Timeout = time.Hour // one call of apt is many builds
+	r.Timeout = time.Hour // one run of apt makes many builds
 	r.UseRepository()
 	r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=true\n", 0o644)
 	return r
 }
 
-// bothSides does the same in a root with Debian's dkms and in one with ours, each installed with apt, and expects
-// the same of both.
+// bothSides does the same in a root with Debian's dkms and in one with our package, each installed with apt, and
+// compares the results.
 func bothSides[T any](t *testing.T, do func(t *testing.T, r *Root, ours bool) T) {
 	t.Helper()
 	var theirs, ours T
@@ -68,7 +68,7 @@ func bothSides[T any](t *testing.T, do func(t *testing.T, r *Root, ours bool) T)
 	}
 }
 
-// machine is what a machine with dkms looks like from outside.
+// machine is the state of a machine with dkms, as users see it.
 type machine struct {
 	Status  []string          // the lines of dkms status
 	Files   map[string]Entry  // Snapshot
@@ -78,7 +78,7 @@ type machine struct {
 func inspect(r *Root) machine {
 	m := machine{Status: statusLines(r), Files: r.Snapshot(), Sources: map[string]string{}}
 	maps.DeleteFunc(m.Files, func(file string, _ Entry) bool {
-		build, _ := path.Match("/var/lib/dkms/*/*/build", file) // Debian's makes it when it adds a package
+		build, _ := path.Match("/var/lib/dkms/*/*/build", file) // Debian's dkms makes it when it adds a package
 		return build
 	})
 	for _, file := range r.Glob("/usr/lib/modules/*/updates/dkms/*") {
@@ -93,14 +93,14 @@ func statusLines(r *Root) []string {
 	return lines
 }
 
-// withoutKeys is a Snapshot without the signing key, which stays when the last package goes.
+// withoutKeys is a Snapshot without the signing key, which stays when the last package is removed.
 func withoutKeys(snap map[string]Entry) map[string]Entry {
 	delete(snap, "/var/lib/dkms/mok.key")
 	delete(snap, "/var/lib/dkms/mok.pub")
 	return snap
 }
 
-// sourceFolder is the name of the directory in /usr/src that an installed package has, M-V.
+// sourceFolder returns the name M-V of the directory in /usr/src of an installed package.
 func sourceFolder(r *Root, pkg string) string {
 	for line := range strings.Lines(r.MustRun("dpkg", "-L", pkg)) {
 		if dir, ok := strings.CutSuffix(strings.TrimSpace(line), "/dkms.conf"); ok {
@@ -142,7 +142,7 @@ func TestApt(t *testing.T) {
 			return got
 		}
 
-		// One alone: all others stay as they are. Then all others.
+		// First one package, and all others stay as they are; then all others.
 		src := sourceFolder(r, packages[0])
 		r.Apt("purge", packages[0])
 		left := slices.DeleteFunc(slices.Clone(got.Status), func(line string) bool {
@@ -176,7 +176,7 @@ func TestAptFails(t *testing.T) {
 	bothSides(t, func(t *testing.T, r *Root, ours bool) outcome {
 		res := r.Run("apt-get", "install", fails, "vhba-dkms")
 		o := outcome{Apt: res.Status, Dpkg: map[string]string{}, Machine: inspect(r)}
-		// How far make came with the rest is a matter of chance.
+		// It is chance what else make has made by then.
 		maps.DeleteFunc(o.Machine.Files, func(file string, _ Entry) bool { return strings.Contains(file, "/build/") })
 		for _, pkg := range []string{fails, "vhba-dkms"} {
 			o.Dpkg[pkg] = r.MustRun("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", pkg)
@@ -186,14 +186,14 @@ func TestAptFails(t *testing.T) {
 	})
 }
 
-// TestAptKernel removes a kernel with apt and installs it again, its headers later than itself.
+// TestAptKernel removes a kernel with apt and installs it again, and its headers after it.
 func TestAptKernel(t *testing.T) {
 	bothSides(t, func(t *testing.T, r *Root, ours bool) map[string]machine {
 		k := r.Kernels()[1]
 		if !strings.Contains(k, "cloud") {
 			t.Fatalf("%q: the second is not the small one", r.Kernels())
 		}
-		// mkroot's own, for kernel-install, and of no package.
+		// mkroot made it for kernel-install; no package has it.
 		r.MustRun("rm", "/usr/lib/modules/"+k+"/vmlinuz")
 		r.Write("/etc/dracut.conf.d/driver.conf", `add_drivers+=" acpi_call "`+"\n", 0o644)
 		got := map[string]machine{}
@@ -234,7 +234,7 @@ func TestAptKernel(t *testing.T) {
 	})
 }
 
-// TestAptUpgradePackage upgrades one package: the old version goes, the new one is installed for each kernel.
+// TestAptUpgradePackage upgrades one package: the old version is removed, and the new one installed for each kernel.
 func TestAptUpgradePackage(t *testing.T) {
 	bothSides(t, func(t *testing.T, r *Root, ours bool) machine {
 		r.Apt("install", "acpi-call-dkms", "vhba-dkms")
@@ -269,8 +269,8 @@ func TestAptUpgradePackage(t *testing.T) {
 	})
 }
 
-// identities tells of every file of the tree, and of every module that was placed, what changes when it is made
-// again: its inode and its time. Of the links, where they point.
+// identities returns, for every file of the tree and every placed module, what changes if it is made again: its
+// inode and its time; and for links, their targets.
 func identities(r *Root) map[string]string {
 	list := map[string]string{}
 	for line := range strings.Lines(r.Sh("find /var/lib/dkms /usr/lib/modules/*/updates ! -type d ! -name .lock ! -name .fingerprint.json -printf '%p %i %T@ %l\\n'")) {
@@ -280,25 +280,25 @@ func identities(r *Root) map[string]string {
 	return list
 }
 
-// theirContents is contents without the lock, which is only ours.
+// theirContents is contents without the lock, which only our program makes.
 func theirContents(r *Root) map[string]string {
 	list := contents(r)
 	delete(list, "/var/lib/dkms/.lock")
 	return list
 }
 
-// TestAptReplace puts our package in the place of Debian's dkms, on a machine that has used it, and Debian's in the
-// place of ours: nothing is built again and nothing is lost.
+// TestAptReplace replaces Debian's dkms by our package, on a machine that has used it, and then our package by
+// Debian's: nothing is built again and nothing is lost.
 func TestAptReplace(t *testing.T) {
 	r := aptRoot(t)
 	k, other := r.Kernels()[0], r.Kernels()[1]
 	r.Apt("install", "dkms")
-	// Settings of the administrator's: in a file of his own, and in files of the package.
+	// The administrator's settings are in another file, and in files of the package.
 	settings := []string{"/etc/dkms/framework.conf.d/mine.conf", "/etc/dkms/framework.conf", "/etc/dkms/framework.conf.d/autoinstall_all_kernels.conf"}
 	for _, file := range settings {
 		r.Write(file, "autoinstall_all_kernels=1 # "+file+"\n", 0o644)
 	}
-	// A module of the same name, which the package's displaces.
+	// A module of the same name, which the package's module displaces.
 	const original = "/kernel/drivers/misc/vhba.ko.xz"
 	for _, k := range r.Kernels() {
 		r.Sh("cp /usr/lib/modules/" + k + "/kernel/drivers/net/dummy.ko.xz /usr/lib/modules/" + k + original + " && depmod " + k)
@@ -312,7 +312,7 @@ func TestAptReplace(t *testing.T) {
 	if len(tarballs) != 1 {
 		t.Fatalf("tarballs: %q", tarballs)
 	}
-	// One that is built, and not installed.
+	// A package that is built, and not installed.
 	r.MustRun("dkms", "uninstall", "acpi-call/"+acpi, "-k", other)
 
 	before, snapshot, content, status := identities(r), r.Snapshot(), theirContents(r), statusLines(r)
@@ -336,7 +336,7 @@ func TestAptReplace(t *testing.T) {
 				t.Errorf("%s, %s says: %s", when, file, got)
 			}
 		}
-		// The files of dpkg itself say whose they are.
+		// Files in dpkg's database that show the owner.
 		for _, kind := range []string{"preinst", "postinst", "prerm", "header_postinst"} {
 			file := "/etc/kernel/" + kind + ".d/dkms"
 			sum := strings.Fields(r.MustRun("md5sum", file))[0]
@@ -364,7 +364,7 @@ func TestAptReplace(t *testing.T) {
 	unchanged("upgraded to ours", "dkms-kernel-install")
 	same("upgraded to ours", before)
 
-	// Ours works with what it finds.
+	// Our program works with what is there.
 	r.MustRun("dkms", "uninstall", vhba, "-k", k)
 	back := func(whose string) {
 		t.Helper()

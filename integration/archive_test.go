@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestArchives shows that the program and Debian's dkms load each other's archives, and that both call them the same.
+// TestArchives checks that our program and Debian's dkms load each other's archives, and name them alike.
 func TestArchives(t *testing.T) {
 	r := NewRoot(t)
 	r.InstallProgram()
@@ -23,8 +23,7 @@ func TestArchives(t *testing.T) {
 	for _, side := range []struct {
 		name        string
 		make, loads func(...string) Result
-		// Debian's dkms 3.2.2 loads one build of an archive and stops, also of its own archives: it sets a constant
-		// twice.
+		// Debian's dkms 3.2.2 loads one build of an archive, even of its own, and stops: it sets a constant twice.
 		onlyFirst bool
 	}{
 		{"ours to Debian's", ours, r.Peer, true},
@@ -38,7 +37,7 @@ func TestArchives(t *testing.T) {
 				}
 				return res.Stdout
 			}
-			// What both tell, whoever made it.
+			// What both print, whichever made the archive.
 			state := func() (string, string) {
 				t.Helper()
 				a, b := must(ours("status")), must(r.Peer("status"))
@@ -62,7 +61,7 @@ func TestArchives(t *testing.T) {
 			}
 			link := ""
 			if side.name == "Debian's to ours" {
-				// An archive with a link that leads out is not loaded here.
+				// Our program does not load an archive with a link that leads out of it.
 				must(side.make("mktarball", id, "--all", "--archive", "/root/link.tar.gz"))
 				link = "/root/link.tar.gz"
 				r.Sh("mv /usr/src/" + m + "-" + v + "/README /root")
@@ -109,14 +108,14 @@ func TestArchives(t *testing.T) {
 				t.Errorf("names (-want +got):\n%s", diff)
 			}
 
-			// Everything comes back as it was.
+			// Everything is as it was before.
 			remove()
 			source := "/usr/src/" + m + "-" + v
 			r.Sh("rm -rf /root/source; mv " + source + " /root/source")
 			for _, file := range r.Glob("/root/archives/*") {
 				name, _, _ := strings.Cut(path.Base(file), ".")
 				if name == "binaries" {
-					// Those need the source.
+					// These archives need the source to be there.
 					r.Sh("cp -a /root/source " + source)
 				}
 				must(side.loads("ldtarball", file))
@@ -179,7 +178,7 @@ func without(text, k string) string {
 	return left.String()
 }
 
-// suffix is what follows the first dot of a name for an archive: of the one that mktarball chose, where it did.
+// suffix returns the suffix of an archive: that of the chosen name, or if that is empty, of file.
 func suffix(file, chosen string) string {
 	for _, s := range []string{".tar.gz", ".tar.xz", ".tar"} {
 		if strings.HasSuffix(chosen, s) || chosen == "" && strings.HasSuffix(file, s) {

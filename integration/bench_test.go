@@ -15,20 +15,20 @@ import (
 	"time"
 )
 
-// benchPackages are fourteen packages that build for the kernels of the benchmark; the first one and the first eight
-// build alone, too.
+// benchPackages are fourteen packages that build for the kernels of the benchmark. There are rows for the first one
+// and the first eight alone.
 var benchPackages = []string{
 	"v4l2loopback-dkms", "acpi-call-dkms", "bbswitch-dkms", "evdi-dkms", "jool-dkms",
 	"lime-forensics-dkms", "vhba-dkms", "xtables-addons-dkms",
 	"ddcci-dkms", "dkms-test-dkms", "langford-dkms", "librem-ec-acpi-dkms", "mimic-dkms", "mstflint-dkms",
 }
 
-// BenchmarkPeer runs the same commands of Debian's dkms and of ours, in turn, in copies of the same root, and
-// prints a table of the medians in Markdown. The floor is the processor time of the compilers alone, of the same
+// BenchmarkPeer runs the same commands with Debian's dkms and with our program, in turn, in copies of the same root,
+// and prints a table of the medians in Markdown. The floor is the processor time of the compilers alone, for the same
 // builds in a third copy, divided by the number of processors: no build can take less.
 //
-// DKMS_BENCH_RUNS is the number of runs; each of what does not compile is of ten in a row. With
-// DKMS_BENCH_ALL, there is one run of all packages of the archive that build, too.
+// DKMS_BENCH_RUNS is the number of runs. A run of a command that does not compile is ten in a row. With
+// DKMS_BENCH_ALL, there is also one run with all packages of the archive that build.
 func BenchmarkPeer(b *testing.B) {
 	runs, err := strconv.Atoi(os.Getenv("DKMS_BENCH_RUNS"))
 	if err != nil || runs < 1 {
@@ -68,8 +68,8 @@ func BenchmarkPeer(b *testing.B) {
 	}
 }
 
-// peers are three copies of a root with the same packages, whose builds for the kernels are there: with Debian's
-// dkms, with ours, and with neither.
+// peers are three copies of a root with the same packages, which are built for the kernels: with Debian's dkms, with
+// our program, and with neither.
 type peers struct {
 	b                   *testing.B
 	name                string
@@ -77,7 +77,7 @@ type peers struct {
 	theirs, ours, plain *Root
 	kernels             []string
 	builds              []string // M/V that build for the first kernel
-	upgraded            string   // M/V that upgrade replaces
+	upgraded            string   // M/V that the upgrade replaces
 	upgrades            int
 	memory              int64
 }
@@ -130,8 +130,8 @@ func newPeers(b *testing.B, root func(testing.TB) *Root, packages []string) *pee
 	return p
 }
 
-// add is a side's plugin, as kernel-install calls it for each kernel. What other plugins do afterwards is the same
-// for both sides.
+// add runs the plugin of one side as kernel-install does for each kernel. Other plugins would do the same for both
+// sides.
 func (p *peers) add(kernels []string) string {
 	script := ""
 	for _, k := range kernels {
@@ -140,7 +140,7 @@ func (p *peers) add(kernels []string) string {
 	return script
 }
 
-// cold takes every build away, and what is remembered of any.
+// cold removes every build, and the caches.
 func (p *peers) cold(r *Root) {
 	for _, what := range strings.Fields(r.Sh("dkms status | sed 's/[:,].*//' | sort -u")) {
 		r.MustRun("dkms", "unbuild", what, "--all")
@@ -148,12 +148,12 @@ func (p *peers) cold(r *Root) {
 	r.Sh("rm -rf /var/cache/dkms-kernel-install")
 }
 
-// removed takes a kernel's modules away, as kernel-install does.
+// removed removes a kernel's modules, as kernel-install does.
 func (p *peers) removed(r *Root) {
 	r.MustRun("/usr/lib/kernel/install.d/40-dkms.install", "remove", p.kernels[0], "/boot/debian/"+p.kernels[0])
 }
 
-// upgrade brings a version of a package that was not there before, and takes the old one away.
+// upgrade installs a new version of a package, and removes the old one.
 func (p *peers) upgrade(r *Root) {
 	m, v, _ := strings.Cut(p.upgraded, "/")
 	if r == p.theirs { // the first of the two
@@ -172,14 +172,14 @@ func (p *peers) upgrade(r *Root) {
 // kinds of rows.
 const (
 	compiles  = iota
-	looks     // no compiler runs: so short that what starts it would count, too
-	oursAlone // what only ours can
+	looks     // no compiler runs: it is so short that the start of the command would count
+	oursAlone // only our program can do it
 )
 
 // row measures one command of each side.
 func (p *peers) row(what string, kind int, kernels []string, before func(*Root), theirs, ours string) {
 	runs, inRow := p.runs, time.Duration(1)
-	// Not through a shell, so that memory is of our process; it is one command at a time.
+	// Without a shell, so that the memory is that of the program. It is one command at a time.
 	args := append([]string{"env"}, strings.Fields(ours)...)
 	if kind == looks {
 		inRow = 10
@@ -228,15 +228,14 @@ func (p *peers) row(what string, kind int, kernels []string, before func(*Root),
 		column(t), column(o), ratio(o, t), column(f), ratio(o, f), times)
 }
 
-// collect gives the plain root, for each build of ours, the commands that the package is built with, as our log
-// has them.
+// collect writes into the plain root, for each of our builds, the commands of the build from its log.
 func (p *peers) collect() {
 	for _, id := range p.builds {
 		m, v, _ := strings.Cut(id, "/")
 		for _, k := range p.kernels {
 			log := path.Join("/var/lib/dkms", id, k, "x86_64/log/make.log")
 			if !p.ours.Exists(log) {
-				continue // not for this kernel
+				continue // the package is not for this kernel
 			}
 			script := fmt.Sprintf("export kernelver=%s arch=x86_64 module=%s module_version=%s PACKAGE_NAME=%[2]s PACKAGE_VERSION=%[3]s\n"+
 				"export kernel_source_dir=/lib/modules/%[1]s/build dkms_tree=/var/lib/dkms source_tree=/usr/src install_tree=/lib/modules\n"+
@@ -257,7 +256,7 @@ func (p *peers) collect() {
 	}
 }
 
-// floor returns the processor time of the commands that build list for the kernels.
+// floor returns the processor time of the commands that build the packages in list for the kernels.
 func (p *peers) floor(list, kernels []string) (sum time.Duration) {
 	for _, id := range list {
 		for _, k := range kernels {
@@ -286,8 +285,8 @@ func round(d time.Duration) time.Duration {
 	return d.Round(100 * time.Microsecond)
 }
 
-// measure runs a command and returns its time, the processor time of all that it started, and the largest resident
-// size of its first process, in bytes: what it starts, a compiler say, does not count.
+// measure runs a command and returns its time, the processor time of it and all that it started, and the largest
+// resident size of its own process, in bytes, without what it started, such as a compiler.
 func measure(r *Root, args ...string) (took, busy time.Duration, peak int64) {
 	r.t.Helper()
 	cmd := r.Command(context.Background(), args...)

@@ -13,8 +13,8 @@ import (
 	"dkms-kernel-install/internal/store"
 )
 
-// keptBuilds returns the checksums of the files of all builds that the cache of the root has, by what they are
-// called: the key of the build, and the file's name. Logs are left out, which hold times.
+// keptBuilds returns the checksums of the files of all builds in the cache of the root, by the key of the build and
+// the file's name. It leaves out logs, which hold times.
 func keptBuilds(r *Root) map[string]string {
 	r.t.Helper()
 	cache := store.Dir{Path: filepath.Join(r.Dir, "var/cache/dkms-kernel-install/builds"), MaxSize: 1 << 40}
@@ -37,9 +37,9 @@ func keptBuilds(r *Root) map[string]string {
 	return list
 }
 
-// TestSameTwice builds the same packages in two roots that differ in what must not matter: who builds, on which
-// day, what the host is called, how many processes, how old the files are and in which order they were made. Both
-// come to the same keys, and to the same modules, bit by bit.
+// TestSameTwice builds the same packages in two roots that differ in what must not matter: the user, the day, the name
+// of the host, the number of processes, the age of files and the order in which they were made. Both must have the same
+// keys, and the same modules, bit by bit.
 func TestSameTwice(t *testing.T) {
 	packages := []string{"acpi-call-dkms", "bbswitch-dkms", "v4l2loopback-dkms", "vhba-dkms"}
 	build := func(prepare string, command ...string) map[string]string {
@@ -53,7 +53,7 @@ func TestSameTwice(t *testing.T) {
 				modules++
 			}
 		}
-		// Not every package is for every kernel.
+		// Some packages are not for every kernel.
 		if built < len(packages) || modules != built {
 			t.Errorf("%d packages were built, %d modules are in the cache", built, modules)
 		}
@@ -77,7 +77,7 @@ func TestSameTwice(t *testing.T) {
 	}
 }
 
-// TestRemoveAndAdd takes a kernel away and brings it back: no program of a compiler runs.
+// TestRemoveAndAdd removes a kernel and adds it again: no compiler runs.
 func TestRemoveAndAdd(t *testing.T) {
 	r := installAgain(t, "acpi-call-dkms", "bbswitch-dkms")
 	k := r.Kernels()[0]

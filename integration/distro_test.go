@@ -11,15 +11,15 @@ import (
 	"dkms-kernel-install/internal/kmod"
 )
 
-// sayDistro makes the root say that it is another distribution.
+// sayDistro makes the root look like another distribution.
 func (r *Root) sayDistro(release string) {
 	r.t.Helper()
 	r.Sh("rm /etc/os-release")
 	r.Write("/etc/os-release", release, 0o644)
 }
 
-// eclassMake is what dkms.eclass writes of MAKE, from the variables of linux-mod-r1.eclass but those that name a kernel;
-// the ebuild adds KCFLAGS and the target.
+// eclassMake is the MAKE that dkms.eclass writes, from the variables of linux-mod-r1.eclass except those that name a
+// kernel. The ebuild adds KCFLAGS and the target.
 const eclassMake = `MAKE[0]="@MAKE@ -j2 -l9 ARCH='x86' V='1' KBUILD_VERBOSE='1' CONFIG_WERROR='' CONFIG_MODULE_SIG_ALL='' ` +
 	`CONFIG_MODULE_COMPRESS_GZIP='' CONFIG_MODULE_COMPRESS_XZ='' CONFIG_MODULE_COMPRESS_ZSTD='' DEPMOD='true' STRIP='true' ` +
 	`CROSS_COMPILE='' HOSTCC='gcc' HOSTCFLAGS='-O2 -pipe' HOSTLDFLAGS='-Wl,-O1 -Wl,--as-needed' CC='gcc' LD='ld' AR='ar' ` +
@@ -88,7 +88,7 @@ STRIP[0]=no
 	}
 	before := r.Snapshot()
 
-	// make.conf names the key. Quoted, make stays as it is; the flags reach the compiler.
+	// make.conf names the key. The word make is quoted, and so stays as it is. The flags reach the compiler.
 	r.gentooKey("make")
 	r.gentooKey("env")
 	r.gentooKey("kernel")
@@ -103,7 +103,7 @@ STRIP[0]=no
 	text("first text")
 	r.signedWith(k, module, "make")
 
-	// The environment counts more; emerge --config, where the sources changed under the same version.
+	// The environment overrides make.conf. This is emerge --config, after a change of the source in the same version.
 	source("1.2.2", "'make'", "second text")
 	r.Env = append(r.Env, "MODULES_SIGN_KEY=/etc/portage/env.key", "MODULES_SIGN_CERT=/etc/portage/env.crt")
 	dkms("build", "1.2.2", "-k", k, "--force")
@@ -112,8 +112,8 @@ STRIP[0]=no
 	r.signedWith(k, module, "env")
 	r.Env = r.Env[:len(r.Env)-2]
 
-	// The same version again, in its slot: the old one's prerm, then the new one's postinst. Neither the environment
-	// nor make.conf names a key now: it is the kernel's, key and certificate in one file.
+	// The same version again, in its slot: the prerm of the old one, then the postinst of the new one. Neither the
+	// environment nor make.conf names a key now: the kernel's is used, key and certificate in one file.
 	r.Sh(`rm /etc/portage/make.conf
 		cd /usr/lib/modules/` + k + `/build
 		sed -i '/^CONFIG_MODULE_SIG_KEY=/d' .config include/config/auto.conf
@@ -132,7 +132,7 @@ STRIP[0]=no
 		t.Error("a key was made, though others are named")
 	}
 
-	// An upgrade into another slot: the new version's postinst comes before the old one's prerm.
+	// An upgrade into another slot: the postinst of the new version comes before the prerm of the old one.
 	source("1.3", "make", "fourth text")
 	postinst("1.3")
 	prerm("1.2.2")
@@ -151,7 +151,7 @@ func (r *Root) gentooKey(name string) {
 		" -keyout " + name + ".key -out " + name + ".crt 2>/dev/null")
 }
 
-// signedWith compares a module, byte for byte, with what the kernel's own program makes with the key of that name.
+// signedWith compares a module, byte for byte, with one that the kernel's own program signs with the key of that name.
 func (r *Root) signedWith(k, module, name string) {
 	r.t.Helper()
 	r.Sh(`xz -dc ` + module + ` >/tmp/ours.ko`)
@@ -203,7 +203,7 @@ func TestRPMCalls(t *testing.T) {
 
 			transaction(script("post", v, post))
 			installed(v)
-			// A new release of the same version: the modules are its own, and the old package's script does not undo it.
+			// A new release of the same version: its modules are installed, and the old package's script does not remove them.
 			r.Sh("echo 'static const char *dkms_test __attribute__((used)) = \"second release\";' >>/usr/src/" + m + "-" + v + "/acpi_call.c")
 			transaction(script("post", v, post), script("preun", v, preun))
 			installed(v)

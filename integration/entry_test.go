@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// What every make install lays out, and what the distributions' targets add.
+// What every make install installs, and what the distributions' targets add.
 var (
 	layout = map[string]string{
 		"/etc/dkms/framework.conf":                                      "-rw-r--r--",
@@ -80,7 +80,7 @@ func move(l map[string]string, from, to string) map[string]string {
 	return moved
 }
 
-// listFiles lists what is below dir, but for directories, as a layout.
+// listFiles lists what is below dir, except directories, as a layout.
 func listFiles(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	list := map[string]string{}
@@ -109,8 +109,8 @@ func listFiles(t testing.TB, dir string) map[string]string {
 	return list
 }
 
-// TestInstallTargets shows what each distribution's target lays out, and that uninstall takes all of it but
-// settings, tree and keys away.
+// TestInstallTargets checks what each distribution's target installs, and that uninstall removes all of it except
+// settings, tree and keys.
 func TestInstallTargets(t *testing.T) {
 	for target, want := range map[string]map[string]string{
 		"install": layout, "install-debian": debianLayout, "install-redhat": redhatLayout,
@@ -153,7 +153,7 @@ func (r *Root) installTarget(target string) {
 	makeIn(r.t, "..", target, "DESTDIR="+r.Dir)
 }
 
-// TestSystemdUnit has systemd check the unit, and what it is ordered with.
+// TestSystemdUnit has systemd check the unit and its order.
 func TestSystemdUnit(t *testing.T) {
 	r := NewRoot(t)
 	r.installTarget("install-debian")
@@ -172,13 +172,13 @@ func TestSystemdUnit(t *testing.T) {
 	}
 }
 
-// recorder is a program that writes down how it was called, and ends with the status in /tmp/status.
+// recorder is a program that logs its call, and ends with the status in /tmp/status.
 const recorder = `#!/bin/sh
 echo "${0##*/} $*" >>/tmp/calls
 exit "$(cat /tmp/status 2>/dev/null || echo 0)"
 `
 
-// withRecorders lays out what target installs, and puts recorders in the program's place.
+// withRecorders installs what target does, with recorders instead of the program.
 func withRecorders(t *testing.T, target, dir string) *Root {
 	t.Helper()
 	r := NewRoot(t)
@@ -190,7 +190,7 @@ func withRecorders(t *testing.T, target, dir string) *Root {
 	return r
 }
 
-// calls returns what recorders wrote down since the last call.
+// calls returns what recorders logged since the last call of it.
 func (r *Root) calls() string {
 	r.t.Helper()
 	if !r.Exists("/tmp/calls") {
@@ -206,9 +206,9 @@ func TestDebianHooks(t *testing.T) {
 	k := r.Kernels()[0]
 	for _, c := range []struct {
 		hook, kernel string
-		status       string // that the program ends with
+		status       string // of the program
 		calls        string
-		want         int // status
+		want         int // exit status of the script
 		out          string
 	}{
 		{hook: "preinst", kernel: k, status: "0", calls: "dkms kernel_preinst -k " + k + "\n"},
@@ -234,7 +234,7 @@ func TestDebianHooks(t *testing.T) {
 		t.Errorf("header_postinst, switched off: %v", res)
 	}
 
-	// Hooks are conffiles: they outlive the package.
+	// Hooks are conffiles: they stay when the package is removed.
 	makeIn(t, "..", "uninstall", "DESTDIR="+r.Dir)
 	for _, hook := range []string{"preinst", "postinst", "prerm", "header_postinst"} {
 		text, err := os.ReadFile("../install.d/debian/" + hook)
@@ -251,7 +251,7 @@ func TestDebianHooks(t *testing.T) {
 func TestCommonScripts(t *testing.T) {
 	r := withRecorders(t, "install-redhat", "/usr/sbin")
 	k := r.Kernels()[0]
-	// The kernel that runs is the machine's: it has no headers here.
+	// The running kernel is that of the machine: it has no headers in the root.
 	running := strings.TrimSpace(r.MustRun("uname", "-r"))
 	skipped := "dkms: no modules are built for kernel " + running + ": its headers are not installed\n"
 	for _, c := range []struct {
@@ -285,7 +285,7 @@ func TestCommonScripts(t *testing.T) {
 	}
 }
 
-// TestOpenRC runs the service as openrc-run does: it sources the script and calls its functions.
+// TestOpenRC runs the service as openrc-run does: by sourcing the script and calling its functions.
 func TestOpenRC(t *testing.T) {
 	r := withRecorders(t, "install-gentoo", "/usr/sbin")
 	k := r.Kernels()[0]
@@ -323,7 +323,7 @@ uname() { cat /tmp/running; }
 	}
 }
 
-// TestArchScript gives the script that alpm's hooks call the paths of transactions.
+// TestArchScript runs the script that alpm's hooks call, with the paths of transactions.
 func TestArchScript(t *testing.T) {
 	r := withRecorders(t, "install-arch", "/usr/bin")
 	for _, id := range []string{"old/1.0", "old/2.0", "two-words/3"} {
@@ -379,7 +379,7 @@ func TestArchScript(t *testing.T) {
 	}
 }
 
-// TestAlpmHooks checks the hooks for what alpm-hooks(5) asks of them.
+// TestAlpmHooks checks that the hooks are as alpm-hooks(5) requires.
 func TestAlpmHooks(t *testing.T) {
 	for name, want := range map[string]map[string]string{
 		"70-dkms-install": {"When": "PostTransaction", "Exec": "/usr/share/libalpm/scripts/dkms install", "Operation": "Install Upgrade", "Type": "Path",
@@ -414,8 +414,8 @@ func TestAlpmHooks(t *testing.T) {
 	}
 }
 
-// TestArchCalls makes the calls of Arch's own hooks, where the distribution is Arch: each package for each kernel
-// without depmod, which they run themselves at the end, once for a kernel.
+// TestArchCalls makes the calls of Arch's own hooks in a root that looks like Arch: for each package and kernel, without
+// depmod, which the hooks run themselves at the end, once for a kernel.
 func TestArchCalls(t *testing.T) {
 	r := NewRoot(t)
 	r.installTarget("install-arch")
@@ -434,7 +434,7 @@ func TestArchCalls(t *testing.T) {
 		return strings.Contains(r.Read("/usr/lib/modules/"+k+"/modules.dep"), "updates/dkms/"+module+".ko.xz:")
 	}
 
-	// The hook asks bash for the settings, and dkms status for what is there.
+	// The hook gets the settings from bash, and the packages from dkms status.
 	r.MustRun("bash", "-c", "set -e; . /etc/dkms/framework.conf")
 	for _, id := range ids {
 		for _, k := range r.Kernels() {
@@ -466,8 +466,8 @@ func TestArchCalls(t *testing.T) {
 		}
 	}
 
-	// The package of a kernel goes: what is built for it. Then those of modules: what is built for the kernel that is
-	// left, and the last build takes the registration with it.
+	// First the package of a kernel is removed, and with it its builds. Then those of modules are, and with them the
+	// builds for the other kernel; after the last build, a package is no longer registered.
 	for i, k := range r.Kernels() {
 		for _, id := range ids {
 			r.MustRun("dkms", "remove", "--no-depmod", id, "-k", k)
@@ -482,7 +482,7 @@ func TestArchCalls(t *testing.T) {
 	if r.Exists("/tmp/depmod") {
 		t.Errorf("depmod ran for %q", r.Read("/tmp/depmod"))
 	}
-	// One that is only added: without -k, for want of a build.
+	// A package that is only added: without -k, as it has no build.
 	r.MustRun("dkms", "add", ids[0])
 	r.MustRun("dkms", "remove", ids[0])
 	if diff := cmp.Diff(before, r.Snapshot()); diff != "" {
@@ -490,7 +490,7 @@ func TestArchCalls(t *testing.T) {
 	}
 }
 
-// TestShellScripts has the shells parse what runs rarely.
+// TestShellScripts checks the syntax of scripts that run rarely.
 func TestShellScripts(t *testing.T) {
 	for _, pattern := range []string{"common.postinst", "dkms_autoinstaller", "debian/p*", "debian/header*", "arch/dkms", "openrc/dkms", "package/deb-*", "package/rpm-*", "../tools/package*"} {
 		list, err := filepath.Glob(filepath.Join("../install.d", pattern))
@@ -500,7 +500,7 @@ func TestShellScripts(t *testing.T) {
 		for _, file := range list {
 			commandOutput(t, "sh", "-n", file)
 			if _, err := exec.LookPath("shellcheck"); err == nil {
-				// Of the service's variables, and of functions that openrc-run has.
+				// They come from openrc-run: variables of the service, and functions.
 				if out, err := exec.Command("shellcheck", "-s", "dash", "-e", "SC2034", file).CombinedOutput(); err != nil {
 					t.Errorf("%s: %s", file, out)
 				}

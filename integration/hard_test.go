@@ -18,8 +18,8 @@ import (
 	"dkms-kernel-install/internal/conf"
 )
 
-// prebuilt registers packages that build in no time: their make command copies modules that were built before.
-// What is left of a run is the program itself, so that a kill finds it in every one of its steps.
+// prebuilt registers packages that take no time to build: their make command copies modules that were built before.
+// What takes time is the program itself, so that kills hit all of its steps.
 func prebuilt(r *Root, k string) {
 	m, v := r.Unpack("vhba-dkms")
 	r.MustRun("dkms", "build", m+"/"+v, "-k", k, "--directive", "STRIP=no")
@@ -36,7 +36,7 @@ func prebuilt(r *Root, k string) {
 	}
 }
 
-// contents returns the checksum of every file that Snapshot lists, and leaves out what holds a time.
+// contents returns the checksum of every file that Snapshot lists, except those that hold times.
 func contents(r *Root) map[string]string {
 	list := map[string]string{}
 	for line := range strings.Lines(r.Sh("find /var/lib/dkms /usr/lib/modules/*/updates /usr/lib/modules/*/kernel/drivers/net -type f ! -name make.log ! -name .fingerprint.json ! -name .lock -exec sha256sum {} +")) {
@@ -85,7 +85,7 @@ func TestKill(t *testing.T) {
 				t.Fatalf("kill %d, after %v: still there: %q", n, after, r.Processes())
 			}
 		}
-		// Whatever the moment, status tells the truth: what it calls installed is there.
+		// Whatever the moment, what status calls installed is there.
 		r.MustRun("dkms", "status")
 		if res := r.Run(add...); res.Status != 0 {
 			t.Fatalf("kill %d, after %v: the next add fails: %v", n, after, res)
@@ -103,7 +103,7 @@ func TestKill(t *testing.T) {
 	t.Logf("%d of %d kills came before the end of an add that takes %v", early, kills, took)
 }
 
-// TestLoad shows that a real kernel decompresses, checks and takes the modules that ours placed.
+// TestLoad checks that a real kernel decompresses, checks and loads the modules that our program placed.
 func TestLoad(t *testing.T) {
 	r := installAll(t, "acpi-call-dkms", "dkms-test-dkms")
 	k := r.Kernels()[1]
@@ -114,7 +114,7 @@ func TestLoad(t *testing.T) {
 	out := BootAndLoad(t, filepath.Join(r.Dir, "usr/lib/modules", k, "vmlinuz"), placed("dkms_test"), placed("acpi_call"))
 	for _, want := range []string{
 		"load dkms_test.ko.xz: ok\n", "load acpi_call.ko.xz: ok\n", "module dkms_test ", "module acpi_call ",
-		// It saw a signature, whose key is not in its keyring.
+		// It found a signature by a key that is not in its keyring.
 		"module verification failed: signature and/or required key missing",
 	} {
 		if !strings.Contains(out, want) {

@@ -13,17 +13,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// initCase is a package of which init is to make the dkms.conf anew.
+// initCase is a package whose dkms.conf init makes again.
 type initCase struct {
-	args []string // of init
+	args []string // for init
 }
 
-// initQuick build in seconds; initAll are the others that init can do.
+// initQuick are packages that build in seconds, initAll the others that init can do.
 var (
 	initQuick = map[string]initCase{
 		"acpi-call-dkms":         {},
 		"bbswitch-dkms":          {},
-		"ddcci-dkms":             {args: []string{"--make-arg", `NOTE=it's  "$5"`}}, // two folders, and the second needs symbols of the first
+		"ddcci-dkms":             {args: []string{"--make-arg", `NOTE=it's  "$5"`}}, // two directories, and the second needs symbols of the first
 		"dkms-test-dkms":         {},
 		"librem-ec-acpi-dkms":    {args: []string{"--module", "librem_ec_acpi=/updates:::all", "--make-arg", "KERNEL_DIR=${kernel_source_dir}"}},
 		"lime-forensics-dkms":    {},
@@ -80,8 +80,8 @@ var initCannot = map[string]string{
 	"zfs-dkms":                     "its configure script makes the Makefiles",
 }
 
-// TestInit takes the dkms.conf of real packages away, has init write another one, builds by that, and expects the
-// modules that the packaged one names.
+// TestInit removes the dkms.conf of real packages, has init write another one, builds by that, and expects the modules
+// that the packaged one names.
 func TestInit(t *testing.T) {
 	root, cases := NewRoot, maps.Clone(initQuick)
 	packages := slices.Sorted(maps.Keys(cases))

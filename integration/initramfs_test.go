@@ -13,7 +13,7 @@ import (
 	ramfs "dkms-kernel-install/internal/initramfs"
 )
 
-// listed returns the modules of a kernel in an image, by lsinitrd: the paths at the ends of its long lines.
+// listed returns the modules of a kernel in an image, as lsinitrd prints them at the ends of its long lines.
 func listed(t *testing.T, r *Root, image, k string) (list []string) {
 	t.Helper()
 	for line := range strings.Lines(r.MustRun("lsinitrd", image)) {
@@ -29,7 +29,7 @@ func listed(t *testing.T, r *Root, image, k string) (list []string) {
 	return list
 }
 
-// carriesListed expects that the image carries each module that lsinitrd lists, and none of the kernel's others.
+// carriesListed checks that the image carries each module that lsinitrd lists, and none of the kernel's others.
 func carriesListed(t *testing.T, r *Root, i ramfs.Initramfs, image, k string) {
 	t.Helper()
 	name := func(file string) string {
@@ -59,8 +59,8 @@ func carriesListed(t *testing.T, r *Root, i ramfs.Initramfs, image, k string) {
 	}
 }
 
-// look checks what initramfs says of a kernel: how its image is made, and which modules are in it. A module that is the
-// kernel's is not in it, one that was asked for is.
+// look checks what package initramfs reports for a kernel: how its image is made, and which modules are in it. The
+// kernel's own module is not in it, and one that was asked for is.
 func look(t *testing.T, r *Root, k string, g ramfs.Generator, image string, commands [][]string) {
 	t.Helper()
 	i, ok, err := ramfs.System{Root: r.Dir}.Find(k)
@@ -89,7 +89,7 @@ func look(t *testing.T, r *Root, k string, g ramfs.Generator, image string, comm
 	}
 }
 
-// TestInitramfs looks into what the real generators of the root made, and has them make it again.
+// TestInitramfs looks into images that the real generators of the root made, and has them make the images again.
 func TestInitramfs(t *testing.T) {
 	r := NewRoot(t)
 	r.Write("/etc/dracut.conf.d/drivers.conf", `add_drivers+=" dummy dm_mod "`, 0o644)
@@ -119,7 +119,7 @@ func TestInitramfs(t *testing.T) {
 		t.Errorf("after kernel-install remove: %v, %v", ok, err)
 	}
 
-	r.MustRun("depmod", k) // 50-depmod.install took the indexes away
+	r.MustRun("depmod", k) // 50-depmod.install removed the indexes
 
 	// As Debian's hook for kernel packages calls dracut; then in each compression that there is a program for, as
 	// dracut calls it.
@@ -145,7 +145,7 @@ func TestInitramfs(t *testing.T) {
 		t.Errorf("veth was asked for: %v, %v", carries, err)
 	}
 
-	// Processor microcode comes before everything else, in an archive of its own, not compressed.
+	// Processor microcode comes first, in a separate archive that is not compressed.
 	r.Sh("mkdir -p /tmp/early/kernel/x86/microcode && cd /tmp/early && echo 1 >early_cpio && echo >kernel/x86/microcode/GenuineIntel.bin && " +
 		"find . | cpio -o -H newc --quiet >/tmp/early.cpio && cat /tmp/early.cpio " + image + " >/tmp/both && cp /tmp/both " + image)
 	carriesListed(t, r, i, image, k)

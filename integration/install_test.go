@@ -14,8 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// quick are packages that build in seconds, for tests that are about something else than the build: some for
-// both kernels, one of many modules, one with several make commands, one for one kernel only.
+// quick are packages that build in seconds, for tests that are not about the build: some for both kernels, one for one
+// kernel only, one with many modules, one with several make commands.
 var quick = []string{"acpi-call-dkms", "evdi-dkms", "jool-dkms", "v4l2loopback-dkms", "vhba-dkms", "xtables-addons-dkms"}
 
 // installAll makes a root with our program, in which the packages are registered and modules are signed.
@@ -57,7 +57,7 @@ func states(r *Root) map[string]string {
 	return list
 }
 
-// builds returns the inode of every log of a build: a build that was made again has another.
+// builds returns the inode of the log of every build: it changes if the build is made again.
 func builds(r *Root) map[string]string {
 	list := map[string]string{}
 	for line := range strings.Lines(r.Sh("find /var/lib/dkms -name make.log -printf '%p %i\n'")) {
@@ -102,7 +102,7 @@ func TestKernelInstall(t *testing.T) {
 		if !strings.Contains(initramfs(r, k), "updates/dkms/acpi_call.ko") {
 			t.Errorf("the initramfs of %s lacks acpi_call", k)
 		}
-		// Once, and by 50-depmod.install.
+		// depmod runs once, by 50-depmod.install.
 		if n := strings.Count(r.Read("/tmp/depmod"), k+"\n"); n != 1 {
 			t.Errorf("depmod ran %d times for %s", n, k)
 		}
@@ -226,13 +226,13 @@ func TestFailingPackage(t *testing.T) {
 	if got := r.Read(entry(first)); got != entries {
 		t.Errorf("the entry of the other kernel changed: %s", got)
 	}
-	// All others are done all the same.
+	// All others are installed all the same.
 	if state := states(r)["vhba/20250329, "+second+", x86_64"]; state != "installed" {
 		t.Errorf("vhba: %q", state)
 	}
 }
 
-// TestSameAsPeer installs packages with Debian's dkms and with ours, and expects the same files and the same status.
+// TestSameAsPeer installs packages with Debian's dkms and with our program, and expects the same files and status.
 func TestSameAsPeer(t *testing.T) {
 	needs := map[string][]string{"nvidia-fs-dkms": {"nvidia-kernel-dkms"}} // by BUILD_DEPENDS
 	packages := quick
@@ -243,7 +243,7 @@ func TestSameAsPeer(t *testing.T) {
 	}
 	for _, pkg := range packages {
 		t.Run(pkg, func(t *testing.T) {
-			t.Parallel() // no build keeps all processors busy all of the time
+			t.Parallel() // no build always keeps all processors busy
 			type outcome struct {
 				Status   map[string]int
 				Lines    string
@@ -268,10 +268,10 @@ func TestSameAsPeer(t *testing.T) {
 				}
 				o.Lines, o.Snapshot = r.MustRun("dkms", "status"), r.Snapshot()
 				maps.DeleteFunc(o.Snapshot, func(file string, _ Entry) bool {
-					// What a failed build left, or what Debian's makes when it adds a package.
+					// A failed build left it, or Debian's dkms made it when it added a package.
 					scratch, _ := path.Match("/var/lib/dkms/*/*/build", file)
 					return scratch || strings.Contains(file, "/build/") && strings.HasPrefix(file, "/var/lib/dkms/") ||
-						// Debian's makes the key before it knows whether it needs one.
+						// Debian's dkms makes the key even if it does not need one.
 						!built && strings.HasPrefix(file, "/var/lib/dkms/mok.")
 				})
 				return o
@@ -296,7 +296,7 @@ func tail(s string) string {
 	return strings.Join(lines[max(0, len(lines)-10):], "\n")
 }
 
-// TestBothWays moves one machine between Debian's dkms and ours.
+// TestBothWays moves one machine between Debian's dkms and our program.
 func TestBothWays(t *testing.T) {
 	const m, v = "acpi-call", "1.2.2"
 	r := installAll(t, "acpi-call-dkms", "v4l2loopback-dkms")

@@ -22,18 +22,19 @@ import (
 	"dkms-kernel-install/internal/testskip"
 )
 
-// stageEnv tells a re-execution of the test program what it is, scratchEnv where it may write.
+// stageEnv is the environment variable with the stage of a re-executed test program, and scratchEnv that with the
+// directory in which it may write.
 const (
 	stageEnv   = "DKMS_TEST_STAGE"
 	scratchEnv = "DKMS_TEST_SCRATCH"
 )
 
-// TestMain runs the tests inside mount and pid namespaces of their own, so that no mount and no process outlives
-// the run, however it ends. Three processes: the one that go test started keeps the scratch directory; the first of
-// the new namespaces reaps orphans, as an init does; its child runs the tests.
+// TestMain runs the tests in new mount and PID namespaces, so that no mount and no process outlives the run, however it
+// ends. There are three processes. The one that go test started owns the scratch directory. The first in the new
+// namespaces reaps orphans, as init does. Its child runs the tests.
 func TestMain(m *testing.M) {
 	if os.Getuid() != 0 {
-		os.Exit(m.Run()) // only the tests that need no root run
+		os.Exit(m.Run()) // only tests that do not need root run
 	}
 	run := func() (int, error) { return m.Run(), nil }
 	switch os.Getenv(stageEnv) {
@@ -70,7 +71,7 @@ func outside() (int, error) {
 		return 0, err
 	}
 
-	// Pdeathsig looks at the thread that started the child, not at the process.
+	// Pdeathsig is sent when the thread that started the child ends, not the process.
 	runtime.LockOSThread()
 	leaveInterrupt()
 	cmd := again("init", scratchEnv+"="+scratch)
@@ -86,8 +87,7 @@ func initProcess() (int, error) {
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return 0, fmt.Errorf("mount /proc: %w", err)
 	}
-	// What runs in a test's root believes that it is on a machine of its own: it must not load modules into
-	// this one's kernel, or restart it.
+	// Programs in a test's root must not load modules into this machine's kernel, or restart it.
 	runtime.LockOSThread()
 	for _, c := range []uintptr{unix.CAP_SYS_MODULE, unix.CAP_SYS_BOOT} {
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
@@ -113,11 +113,11 @@ func initProcess() (int, error) {
 	}
 }
 
-// leaveInterrupt makes this process wait for the tests when the user interrupts: they get the signal too. Not
+// leaveInterrupt makes this process wait for the tests if the user interrupts: they get the signal too. It does not use
 // signal.Ignore, which they would inherit.
 func leaveInterrupt() { signal.Notify(make(chan os.Signal, 1), os.Interrupt) }
 
-// again is this program with the same arguments, as the given stage.
+// again returns a command that runs this program with the same arguments, as the given stage.
 func again(stage string, env ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(append(os.Environ(), stageEnv+"="+stage), env...)
@@ -125,7 +125,7 @@ func again(stage string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// status takes an exit status that is not 0 out of err.
+// status returns the exit status in err, if it is not 0.
 func status(err error) (int, error) {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -154,14 +154,14 @@ func lockShared(dir string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
 		return nil, err
 	}
-	_, err = os.Stat(dir) // mkroot may have had it before
+	_, err = os.Stat(dir) // mkroot may have deleted it before
 	return f, err
 }
 
-// made is what mkroot made: a directory with root/ and src/.
+// made is the result of mkroot: a directory with root/ and src/.
 type made struct {
 	dir  string
-	skip string // why there is none on this machine
+	skip string // why it cannot be made on this machine
 	err  error
 	lock *os.File
 }
@@ -171,7 +171,7 @@ var (
 	fullSet = sync.OnceValue(func() made { return mkroot("--all") })
 )
 
-// mkroot runs the script of this name, unless DKMS_TEST_ROOT names what an earlier run of it printed.
+// mkroot runs the script of that name, unless DKMS_TEST_ROOT is the path that an earlier run printed.
 func mkroot(args ...string) (m made) {
 	if os.Getuid() != 0 {
 		return made{skip: "needs root"}
@@ -198,7 +198,7 @@ func mkroot(args ...string) (m made) {
 	return m
 }
 
-// get returns what set has, or skips the test; in CI a skip of this kind is a failure.
+// get returns what set has, or skips the test. In CI such a skip is a failure.
 func get(t testing.TB, set func() made) made {
 	t.Helper()
 	m := set()

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// makeIn runs make in a directory, without what a make that runs these tests has put into the environment.
+// makeIn runs make in a directory, without the environment of a make that runs these tests.
 func makeIn(t testing.TB, dir string, args ...string) {
 	t.Helper()
 	cmd := exec.Command("make", append([]string{"-C", dir}, args...)...)
@@ -24,7 +24,7 @@ func makeIn(t testing.TB, dir string, args ...string) {
 	}
 }
 
-// TestInstall shows what make install and make uninstall do to files that are there.
+// TestInstall checks what make install and make uninstall do to existing files.
 func TestInstall(t *testing.T) {
 	dest := t.TempDir()
 	read := func(name string) string {
@@ -60,7 +60,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestReproducible builds the program in two directories.
+// TestReproducible checks that the program is the same if built in two directories.
 func TestReproducible(t *testing.T) {
 	var builds [2][]byte
 	for i := range builds {

@@ -65,7 +65,7 @@ func makePackage(t testing.TB, kind string, args ...string) string {
 	return list[0]
 }
 
-// packed is a layout as it is in a package: manual pages are compressed.
+// packed returns a layout as it is in a package: manual pages are compressed.
 func packed(l map[string]string) map[string]string {
 	files := map[string]string{}
 	for file, entry := range l {
@@ -95,7 +95,7 @@ func TestDeb(t *testing.T) {
 	dir := t.TempDir()
 	commandOutput(t, "dpkg-deb", "--raw-extract", deb, dir)
 	want := packed(debianLayout)
-	// A conffile of ours would have dpkg ask about Debian's.
+	// As a conffile of our package, dpkg would ask about that of Debian's.
 	delete(want, "/etc/dkms/framework.conf")
 	want["/usr/share/doc/dkms-kernel-install/copyright"] = "-rw-r--r--"
 	conffiles := ""
@@ -130,7 +130,7 @@ func TestDeb(t *testing.T) {
 			t.Errorf("not root's: %s", line)
 		}
 	}
-	// The same source gives the same package.
+	// The same source makes the same package.
 	again := makePackage(t, "deb", "VERSION=v1.2.3-4-gabc1234")
 	commandOutput(t, "cmp", deb, again)
 }
@@ -149,7 +149,7 @@ func linkedModules(t testing.TB) (modules []string) {
 	return modules
 }
 
-// TestPackageArchitecture makes packages for other machines, of next to nothing.
+// TestPackageArchitecture makes packages for other architectures, with almost no files.
 func TestPackageArchitecture(t *testing.T) {
 	dir := t.TempDir()
 	for goarch, names := range map[string][2]string{"amd64": {"amd64", "x86_64"}, "arm64": {"arm64", "aarch64"}, "riscv64": {"riscv64", "riscv64"}, "ppc64le": {"ppc64el", "ppc64le"}, "s390x": {"s390x", "s390x"}} {
@@ -177,7 +177,7 @@ func TestPackageArchitecture(t *testing.T) {
 	}
 }
 
-// debianPackages downloads packages of Debian's to the cache, once, and returns the directory.
+// debianPackages downloads packages of Debian to the cache, once, and returns the directory.
 func debianPackages(t testing.TB, r *Root, names ...string) string {
 	t.Helper()
 	dir := filepath.Join(r.made.dir, "deb")
@@ -207,8 +207,8 @@ func debianPackages(t testing.TB, r *Root, names ...string) string {
 	return dir
 }
 
-// TestDebReplacesDkms moves a machine from Debian's dkms package to ours and back, by dpkg. In front of it are a
-// tree, keys, settings that an administrator changed, and a package that depends on dkms.
+// TestDebReplacesDkms moves a machine from Debian's dkms package to ours and back, by dpkg. The machine has a tree, keys,
+// settings that an administrator changed, and a package that depends on dkms.
 func TestDebReplacesDkms(t *testing.T) {
 	testskip.Without(t, "dpkg-deb")
 	for _, apt := range []bool{false, true} {
@@ -233,7 +233,7 @@ func TestDebReplacesDkms(t *testing.T) {
 					return
 				}
 				if deb == theirs && r.Exists("/usr/sbin/dkms-kernel-install") {
-					// It knows nothing of ours: dpkg alone does not see that it takes our place.
+					// It does not know our package: dpkg alone does not see that it replaces it.
 					r.MustRun("dpkg", "--remove", "--force-depends", "dkms-kernel-install")
 				}
 				r.MustRun("dpkg", "--install", "--auto-deconfigure", deb)
@@ -302,7 +302,7 @@ func TestDebReplacesDkms(t *testing.T) {
 			if diff := cmp.Diff(built, builds(r)); diff != "" {
 				t.Errorf("ours built again what Debian's had built: %s", diff)
 			}
-			was = r.Snapshot() // what a build was made from is now recorded beside it
+			was = r.Snapshot() // builds have fingerprints now
 
 			install(ours)
 			same("installed a second time")
@@ -316,7 +316,7 @@ func TestDebReplacesDkms(t *testing.T) {
 				t.Error("the program or its unit is still there")
 			}
 
-			// Purging what is left of ours takes nothing that is Debian's now.
+			// Purging the rest of our package removes nothing that belongs to Debian's now.
 			r.MustRun("dpkg", "--purge", "dkms-kernel-install")
 			same("with ours purged")
 			if hook() != theirHook {
@@ -329,11 +329,11 @@ func TestDebReplacesDkms(t *testing.T) {
 	}
 }
 
-// TestDebAlone installs our package where no dkms was, and purges it.
+// TestDebAlone installs our package on a machine without dkms, and purges it.
 func TestDebAlone(t *testing.T) {
 	testskip.Without(t, "dpkg-deb")
 	r := NewRoot(t)
-	// Users stay, as Debian wants it, and with them backups of the files that list them.
+	// Users stay, as is usual in Debian, and so do the backups of the files that list them.
 	const list = "find /etc /usr /var/lib/dkms -path /usr/lib/modules -prune -o -name '*-' -o -print 2>/dev/null | LC_ALL=C sort"
 	before := r.Sh(list)
 	text, err := os.ReadFile(makePackage(t, "deb"))
@@ -349,7 +349,7 @@ func TestDebAlone(t *testing.T) {
 	if got := r.MustRun("id", "-un", "dkms-build"); got != "dkms-build\n" {
 		t.Errorf("the user of builds: %q", got)
 	}
-	// Settings of Debian's come and go in silence: there are none of ours.
+	// dpkg does not ask about the settings of Debian's package: ours has none.
 	if r.Exists("/etc/dkms/framework.conf") {
 		t.Error("there is a framework.conf")
 	}
@@ -395,7 +395,7 @@ func TestRpm(t *testing.T) {
 		}
 		switch part[0][0] {
 		case 'd':
-			// Directories that are somebody else's are not ours: one may be a link there.
+			// Directories of other packages are not in ours: one of them may be a link.
 			if !strings.Contains(part[2], "dkms") {
 				t.Errorf("it holds the directory %s", part[2])
 			}
@@ -414,7 +414,7 @@ func TestRpm(t *testing.T) {
 	}
 }
 
-// TestRpmReplacesDkms has rpm put our package in the place of one that is called dkms, in a root of its own.
+// TestRpmReplacesDkms has rpm replace a package called dkms by ours, in a new root.
 func TestRpmReplacesDkms(t *testing.T) {
 	testskip.Without(t, "rpm")
 	ours := makePackage(t, "rpm")
@@ -447,7 +447,7 @@ func TestRpmReplacesDkms(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 
-	// What they depend on, and a shell for their scripts, is not there.
+	// Their dependencies, and a shell for their scripts, are not there.
 	rpm := func(args ...string) {
 		t.Helper()
 		all := append([]string{"--root", filepath.Join(dir, "root"), "--nodeps", "--noscripts", "--ignorearch"}, args...)

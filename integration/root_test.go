@@ -27,7 +27,7 @@ import (
 // Root is a throw-away copy of the root file system.
 type Root struct {
 	Dir     string        // where it is mounted
-	Env     []string      // of every command
+	Env     []string      // the environment of every command
 	Timeout time.Duration // of Run
 	t       testing.TB
 	made    made
@@ -37,11 +37,11 @@ type Root struct {
 // NewRoot mounts a fresh copy of the cached root file system for the time of the test.
 func NewRoot(t testing.TB) *Root { return newRoot(t, coreSet) }
 
-// NewFullRoot is NewRoot, and Unpack has every *-dkms package of the archive.
+// NewFullRoot is NewRoot for tests that unpack any *-dkms package of the archive.
 func NewFullRoot(t testing.TB) *Root {
 	t.Helper()
 	r := newRoot(t, fullSet)
-	r.Timeout = 2 * time.Hour // the largest packages, on a small machine that does other things too
+	r.Timeout = 2 * time.Hour // for the largest packages on a small and busy machine
 	return r
 }
 
@@ -96,8 +96,8 @@ func (r *Root) check(err error) {
 	}
 }
 
-// Command is a command in the root, in a process group of its own, with a clean environment. env of the root
-// looks it up: exec.LookPath would look outside.
+// Command returns a command in the root, in its own process group, with a clean environment. The root's env looks it
+// up, as exec.LookPath would look outside.
 func (r *Root) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "/usr/bin/env")
 	cmd.Args = append([]string{"env"}, args...)
@@ -112,7 +112,7 @@ func (r *Root) Command(ctx context.Context, args ...string) *exec.Cmd {
 // Result is how a command ended.
 type Result struct {
 	Stdout, Stderr string
-	Status         int // 128 + the signal's number when killed
+	Status         int // 128 + the signal's number if it was killed
 	Time           time.Duration
 }
 
@@ -155,7 +155,7 @@ func (r *Root) Sh(script string) string {
 	return r.MustRun("sh", "-ec", script)
 }
 
-// Start starts a command, killed with its group at the end of the test.
+// Start starts a command. It is killed with its group at the end of the test.
 func (r *Root) Start(args ...string) *exec.Cmd {
 	r.t.Helper()
 	cmd := r.Command(r.t.Context(), args...)
@@ -164,7 +164,7 @@ func (r *Root) Start(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Processes lists what runs in the root, as command lines.
+// Processes returns the command lines of the processes in the root.
 func (r *Root) Processes() []string {
 	var list []string
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
@@ -177,7 +177,7 @@ func (r *Root) Processes() []string {
 	return list
 }
 
-// open opens a path as a process in the root would: no symlink, absolute or not, leads out.
+// open opens a path as a process in the root would: no symlink leads out.
 func (r *Root) open(name string, flags int, mode os.FileMode) (*os.File, error) {
 	how := &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Mode: uint64(mode), Resolve: unix.RESOLVE_IN_ROOT}
 	fd, err := unix.Openat2(int(r.fd.Fd()), path.Join("/", name), how)
@@ -190,7 +190,7 @@ func (r *Root) open(name string, flags int, mode os.FileMode) (*os.File, error) 
 	return os.NewFile(uintptr(fd), "/proc/self/fd/"+strconv.Itoa(fd)), nil
 }
 
-// Open makes Root an fs.FS, as far as fs.Glob needs one.
+// Open makes Root an fs.FS, for fs.Glob.
 func (r *Root) Open(name string) (fs.File, error) {
 	return r.open(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 }
@@ -206,7 +206,7 @@ func (r *Root) Glob(pattern string) []string {
 	return list
 }
 
-// Exists reports whether the path does, be it a symlink to nowhere.
+// Exists reports whether the path exists, even as a symlink that leads nowhere.
 func (r *Root) Exists(name string) bool {
 	f, err := r.open(name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err == nil {
@@ -226,7 +226,7 @@ func (r *Root) Read(name string) string {
 	return string(b)
 }
 
-// Write makes a file with its directories, or replaces its content.
+// Write writes a file, and makes the directories above it that are missing.
 func (r *Root) Write(name, content string, mode os.FileMode) {
 	r.t.Helper()
 	r.mkdirAll(path.Dir(path.Join("/", name)))
@@ -257,11 +257,11 @@ func (r *Root) Kernels() []string {
 	return list
 }
 
-// layIn copies a cached package over the root, as unpacking it would.
+// layIn copies the files of a cached package into the root, as unpacking it would.
 func (r *Root) layIn(pkg string) string {
 	r.t.Helper()
 	dir := filepath.Join(r.made.dir, "src", pkg)
-	// With this machine's tar: the cache is not visible from inside. /lib and the like are symlinks in the root.
+	// With this machine's tar, as the root does not see the cache. In the root /lib and the like are symlinks.
 	tar := exec.Command("sh", "-c", `tar -C "$1" -c . | tar -C "$2" --keep-directory-symlink -xp`, "sh", dir, r.Dir)
 	if out, err := tar.CombinedOutput(); err != nil {
 		r.t.Fatalf("unpack %s: %v\n%s", pkg, err, out)
@@ -269,8 +269,8 @@ func (r *Root) layIn(pkg string) string {
 	return dir
 }
 
-// Unpack lays a *-dkms package's files into the root, as dpkg does before it runs the postinst, and returns the
-// module name and version, which its conf says to bash.
+// Unpack copies a *-dkms package's files into the root, as dpkg does before it runs the postinst, and returns the
+// package's name and version, as bash reads them in its conf.
 func (r *Root) Unpack(pkg string) (m, v string) {
 	r.t.Helper()
 	confs, err := filepath.Glob(filepath.Join(r.layIn(pkg), "usr/src/*/dkms.conf"))
@@ -287,9 +287,9 @@ func (r *Root) Unpack(pkg string) (m, v string) {
 	return m, v
 }
 
-var makeLock sync.Mutex // one make at a time: all write the same binary
+var makeLock sync.Mutex // held while make runs: all write the same binary
 
-// InstallProgram installs what is being tested, as its Makefile does.
+// InstallProgram installs the program that is tested, as the Makefile does.
 func (r *Root) InstallProgram() {
 	r.t.Helper()
 	makeLock.Lock()
@@ -297,10 +297,10 @@ func (r *Root) InstallProgram() {
 	makeIn(r.t, "..", "install", "DESTDIR="+r.Dir)
 }
 
-// InstallPeer installs Debian's dkms, whole: the command, its kernel-install plugin and its kernel hooks.
+// InstallPeer installs all of Debian's dkms: the command, its kernel-install plugin and its kernel hooks.
 func (r *Root) InstallPeer() { r.t.Helper(); r.layIn("dkms") }
 
-// Peer runs Debian's dkms, be it installed, or only looking at what ours made.
+// Peer runs Debian's dkms, whether or not it is installed.
 func (r *Root) Peer(args ...string) Result {
 	r.t.Helper()
 	const file = "/opt/peer/dkms"
@@ -312,8 +312,8 @@ func (r *Root) Peer(args ...string) Result {
 	return r.Run(append([]string{file}, args...)...)
 }
 
-// UseRepository makes mkroot's /opt/repo the one place that apt in the root installs from, without network. As on
-// a machine where nothing runs, no service is started.
+// UseRepository makes mkroot's /opt/repo the only source of apt in the root. It needs no network. Services are not
+// started.
 func (r *Root) UseRepository() {
 	r.t.Helper()
 	r.Env = append(r.Env, "DEBIAN_FRONTEND=noninteractive")
@@ -328,8 +328,8 @@ DPkg::Options:: "--force-unsafe-io";
 	r.MustRun("apt-get", "update")
 }
 
-// AddToRepository makes a package of a directory of the root that is laid out as dpkg-deb -R does, for apt to find
-// beside the packages of UseRepository.
+// AddToRepository makes a package from a directory of the root, laid out as by dpkg-deb -R, and adds it to the
+// repository of UseRepository.
 func (r *Root) AddToRepository(dir string) {
 	r.t.Helper()
 	r.Sh("mkdir -p /opt/more && dpkg-deb --root-owner-group -b " + dir + " /opt/more && cd /opt/more && dpkg-scanpackages -m . >Packages")
@@ -337,7 +337,7 @@ func (r *Root) AddToRepository(dir string) {
 	r.MustRun("apt-get", "update")
 }
 
-// Apt runs apt-get, expects that it succeeds and leaves no package half installed, and returns all that it said.
+// Apt runs apt-get, which must succeed and leave no package half installed, and returns its output.
 func (r *Root) Apt(args ...string) string {
 	r.t.Helper()
 	res := r.Run(append([]string{"apt-get"}, args...)...)
@@ -350,7 +350,7 @@ func (r *Root) Apt(args ...string) string {
 	return res.Stdout + res.Stderr
 }
 
-// InstallDeb installs what is being tested with apt, as the package that its Makefile makes.
+// InstallDeb installs the program that is tested with apt, as the package that the Makefile makes.
 func (r *Root) InstallDeb() {
 	r.t.Helper()
 	const file = "/root/dkms-kernel-install.deb"
@@ -360,13 +360,13 @@ func (r *Root) InstallDeb() {
 	r.Apt("install", file)
 }
 
-// Entry is what Snapshot tells of a file: its type and mode, and where a symlink points.
+// Entry is a file in a Snapshot: its type and mode, and the target of a symlink.
 type Entry struct{ Mode, Target string }
 
 // own are the names of files in the tree that only our program makes.
 var own = []string{".lock", ".fingerprint.json"}
 
-// Snapshot lists what lies in the DKMS tree and below /lib/modules, but for depmod's indexes.
+// Snapshot lists the files in the DKMS tree and below /lib/modules, except depmod's indexes.
 func (r *Root) Snapshot() map[string]Entry {
 	r.t.Helper()
 	snap := map[string]Entry{}

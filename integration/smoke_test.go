@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRoot shows that the root is what the other tests take it for: paths stay inside, kernel-install makes an
-// initramfs and a boot entry for each kernel, and nothing of one test reaches another.
+// TestRoot checks what the other tests rely on: paths stay inside the root, kernel-install makes an initramfs and a boot
+// entry for each kernel, and no test sees what another did.
 func TestRoot(t *testing.T) {
 	r := NewRoot(t)
 	pristine := r.Snapshot()
@@ -44,7 +44,7 @@ func TestRoot(t *testing.T) {
 		t.Errorf("a test could load a module into this machine's kernel: capabilities %x, %v", caps, err)
 	}
 	sleep := strconv.Itoa(r.Start("sleep", "1000").Process.Pid)
-	if got := r.Processes(); len(got) != 1 || !strings.HasPrefix(got[0], sleep+" ") { // its command line may yet be empty
+	if got := r.Processes(); len(got) != 1 || !strings.HasPrefix(got[0], sleep+" ") { // its command line may still be empty
 		t.Errorf("processes: %q, want sleep's, %s", got, sleep)
 	}
 
@@ -68,8 +68,8 @@ func TestRoot(t *testing.T) {
 	}
 }
 
-// TestPeer shows that Debian's own dkms works in the root, and what a kernel says of a module that it signed, so
-// that both can be compared with.
+// TestPeer checks that Debian's own dkms works in the root, and how a kernel loads a module that it signed, so that other
+// tests can compare with both.
 func TestPeer(t *testing.T) {
 	r := NewRoot(t)
 	r.InstallPeer()

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestSync changes what builds are made from, one thing after the other: sync builds exactly what that concerns, runs
-// depmod once for each kernel that it touched, and makes again the one initramfs that carries a module.
+// TestSync changes what builds are made from, one thing after the other. Each time sync makes the builds that depend on
+// it, and no others, runs depmod once for each kernel concerned, and renews only the initramfs that has a module.
 func TestSync(t *testing.T) {
 	r := NewRoot(t)
 	r.InstallProgram()
@@ -21,7 +21,7 @@ func TestSync(t *testing.T) {
 	counted := func(program, real string) {
 		r.Write("/usr/local/sbin/"+program, "#!/bin/sh\necho \"$*\" >>/tmp/"+program+".log\n"+real+"\n", 0o755)
 	}
-	// Small images, made in seconds.
+	// Small images are made in seconds.
 	r.Write("/etc/dracut.conf.d/test.conf", "hostonly=no\ncompress=cat\ndracutmodules=\" base \"\n", 0o644)
 	r.Unpack("acpi-call-dkms")
 	r.Unpack("bbswitch-dkms")
@@ -55,7 +55,7 @@ func TestSync(t *testing.T) {
 			t.Errorf("%q built %q, want %q: %v", command, got, want, res)
 		}
 		for program, want := range map[string][]string{"depmod": depmod, "dracut": dracut} {
-			// dracut has depmod look into its own directories too.
+			// dracut also runs depmod on its own directories.
 			ran := slices.DeleteFunc(strings.Split(strings.TrimSpace(r.Read("/tmp/"+program+".log")), "\n"), func(line string) bool {
 				return line == "" || strings.Contains(line, "/initramfs")
 			})
@@ -63,7 +63,7 @@ func TestSync(t *testing.T) {
 				t.Errorf("%q ran %s as %q, want it for %q", command, program, ran, want)
 				continue
 			}
-			for _, k := range want { // in whatever order: kernels are worked on side by side
+			for _, k := range want { // in any order: kernels are worked on at the same time
 				if !slices.ContainsFunc(ran, func(line string) bool { return strings.Contains(line, k) }) {
 					t.Errorf("%q ran %s as %q, want it for %q", command, program, ran, want)
 				}
@@ -73,7 +73,7 @@ func TestSync(t *testing.T) {
 	}
 	carried := func() { t.Helper(); carries(r, cloud, "/boot/initrd.img-"+cloud) }
 	other := ""
-	// renewed is carried, and the module has not been in the image before.
+	// renewed is carried, but the module must not have been in the image before.
 	renewed := func() {
 		t.Helper()
 		carried()
@@ -144,17 +144,17 @@ exec /usr/bin/dracut "$@"`)
 	sync(0, nil, nil, nil, "sync")
 }
 
-// acpiCall is the file of a module for a kernel, without a slash at the beginning.
+// acpiCall returns the path of the module for a kernel, without a slash at the beginning.
 func acpiCall(k string) string { return "usr/lib/modules/" + k + "/updates/dkms/acpi_call.ko.xz" }
 
-// carries checks that the image, which is unpacked to /tmp/image, holds the module that is installed.
+// carries unpacks the image to /tmp/image and checks that it holds the installed module.
 func carries(r *Root, k, image string) {
 	r.t.Helper()
 	r.Sh("rm -rf /tmp/image && mkdir /tmp/image && cd /tmp/image && lsinitrd --unpack " + image + " && cmp " + acpiCall(k) + " /" + acpiCall(k))
 }
 
-// TestSyncByKernelInstall has kernel-install in charge of the initramfs: it makes it again, calls our plugin on the way,
-// which finds nothing to do, and runs depmod. Whatever sync is killed in, the next one makes up for it.
+// TestSyncByKernelInstall lets kernel-install make the initramfs: it calls our plugin on the way, which finds nothing to
+// do, and runs depmod. If sync is killed, the next one does what is left.
 func TestSyncByKernelInstall(t *testing.T) {
 	r := NewRoot(t)
 	r.InstallProgram()

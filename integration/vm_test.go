@@ -33,7 +33,7 @@ func BootAndLoad(t testing.TB, kernelImage string, moduleFiles ...string) string
 	if err := os.WriteFile(initramfs, cpio(t, init, moduleFiles), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// Emulated, never KVM: the same on every machine, and a virtual one rarely has it.
+	// Emulated, without KVM: it is the same on every machine, and virtual machines rarely have KVM.
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-nodefaults", "-no-reboot",
@@ -65,7 +65,7 @@ var vmInit = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(file)
 })
 
-// cpio is an initramfs in the "newc" format that kernels read.
+// cpio returns an initramfs in the "newc" format that kernels read.
 func cpio(t testing.TB, init []byte, moduleFiles []string) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -83,7 +83,7 @@ func cpio(t testing.TB, init []byte, moduleFiles []string) []byte {
 	}
 	const dir, char, file = 0o040755, 0o020600, 0o100755
 	add("dev", dir, 0, 0, nil)
-	add("dev/console", char, 5, 1, nil) // else the kernel gives process 1 no stdout
+	add("dev/console", char, 5, 1, nil) // without it, process 1 has no stdout
 	add("proc", dir, 0, 0, nil)
 	add("modules", dir, 0, 0, nil)
 	for i, f := range moduleFiles {
@@ -98,8 +98,8 @@ func cpio(t testing.TB, init []byte, moduleFiles []string) []byte {
 	return b.Bytes()
 }
 
-// TestVM shows what Debian's kernel does with its own module, compressed in each way: it decompresses xz only,
-// the format of its configuration, and of xz only files with CRC32 checks.
+// TestVM checks what Debian's kernel does with its own module, compressed in each way. It decompresses only xz, the format
+// of its configuration, and only with CRC32 checks.
 func TestVM(t *testing.T) {
 	r := NewRoot(t)
 	kernels := r.Kernels()

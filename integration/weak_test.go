@@ -9,9 +9,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// mendPeer mends what keeps Debian's dkms 3.2.2 from ever telling of modules that a kernel shares: it does so only
-// where they are switched off, takes the pattern for any name as a name, looks for whole paths among names, and
-// wants Module.symvers shared too. What is left is how it says it, as versions before it did.
+// mendPeer mends the faults for which Debian's dkms 3.2.2 never reports modules that a kernel shares: it does so only
+// if they are switched off, takes the pattern for any name for a name, looks for whole paths among names, and wants
+// Module.symvers to be shared too. Then it reports them as earlier versions did.
 const mendPeer = `sed -e '/^module_status_weak()/,/^}/{
 	s/\[\[ \$NO_WEAK_MODULES \]\] || return 1/[[ ! $NO_WEAK_MODULES ]] || return 1/
 	s/"\(\${[1-5]:-\*}\)"/\1/g
@@ -21,8 +21,8 @@ const mendPeer = `sed -e '/^module_status_weak()/,/^}/{
 chmod 755 /opt/peer/mended
 test "$(diff /opt/peer/dkms /opt/peer/mended | grep -c '^>')" = 4`
 
-// TestWeakModules has Debian's dkms and ours in turn tell a distribution's script of modules that come and go, and
-// tell the user of modules that a kernel shares.
+// TestWeakModules checks that Debian's dkms and our program, in turn, call a distribution's script when modules are
+// installed and removed, and report modules that a kernel shares.
 func TestWeakModules(t *testing.T) {
 	const script = `#!/bin/sh
 {
@@ -32,7 +32,7 @@ func TestWeakModules(t *testing.T) {
 } >>/tmp/log
 `
 	for _, tt := range []struct{ name, release, script string }{
-		// RHEL itself says that it is like Fedora, and Debian's dkms then takes it for one.
+		// RHEL calls itself like Fedora, and Debian's dkms then treats it as one.
 		{"redhat", "ID=rocky\nID_LIKE=\"rhel centos fedora\"\n", "/usr/sbin/weak-modules"},
 		{"suse", "ID=opensuse-leap\nID_LIKE=\"suse opensuse\"\n", "/usr/lib/module-init-tools/weak-modules2"},
 	} {
@@ -66,7 +66,7 @@ AUTOINSTALL=yes
 			}
 			theirs := func(args ...string) string {
 				t.Helper()
-				// It means the kernel, and says so in single quotes.
+				// It prints the variable in single quotes, and means the kernel.
 				return strings.ReplaceAll(logOf("/opt/peer/dkms", args...), "${kernelver}", k)
 			}
 			compare := func(what, want, got string) {
@@ -96,7 +96,7 @@ AUTOINSTALL=yes
 			if got := r.MustRun("dkms", "status", "toy/1.0", "-k", other); got != "toy/1.0: added\n"+want {
 				t.Errorf("status: %q", got)
 			}
-			// Both leave it at that.
+			// Neither of them installs it.
 			r.MustRun("/opt/peer/mended", "autoinstall", "-k", other)
 			r.MustRun("dkms", "autoinstall", "-k", other)
 			if r.Exists("/var/lib/dkms/toy/kernel-" + other + "-x86_64") {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// vminit is process 1 of the virtual machine of the integration tests. It loads each file in /modules, in order
-// of name, and the kernel itself decompresses it. Then it prints what came of it, and ends the machine.
+// Command vminit is process 1 of the virtual machine of the integration tests. It loads each file in /modules, in the
+// order of their names, and the kernel itself decompresses it. Then it prints the results and stops the machine.
 package main
 
 import (
@@ -17,7 +17,7 @@ func main() {
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		fmt.Println("vminit: mount /proc:", err)
 	}
-	unix.Klogctl(unix.SYSLOG_ACTION_CONSOLE_OFF, nil) // so that no message is written into our lines
+	unix.Klogctl(unix.SYSLOG_ACTION_CONSOLE_OFF, nil) // so that no message gets into the lines below
 	files, _ := filepath.Glob("/modules/*")
 	for _, file := range files {
 		_, name, _ := strings.Cut(filepath.Base(file), "-")
@@ -37,7 +37,7 @@ func main() {
 		}
 	}
 	fmt.Println("vminit: end")
-	// Restart, not power off: it needs no ACPI, and qemu -no-reboot ends at it.
+	// A restart, unlike a power-off, needs no ACPI, and makes qemu -no-reboot end.
 	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }
 
