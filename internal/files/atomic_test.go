@@ -38,7 +38,7 @@ func TestWrite(t *testing.T) {
 	if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o640 {
 		t.Errorf("%v, %v", fi.Mode(), err)
 	}
-	// A link in the temporary's place does not lead elsewhere.
+	// A link with the name of the temporary is not followed.
 	if err := os.Symlink(filepath.Join(dir, "elsewhere"), filepath.Join(dir, TempName("f"))); err != nil {
 		t.Fatal(err)
 	}
@@ -47,8 +47,8 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// What a killed process left is written over, and removed by Clean; what a
-// living one has is not.
+// Temporaries that a killed process left are written over, and removed by Clean. Those
+// that a running process has are not.
 func TestLeftOvers(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "f")
@@ -86,7 +86,7 @@ func TestLeftOvers(t *testing.T) {
 	}
 }
 
-// Whoever reads while many write finds one whole content.
+// A reader finds one whole content while many write.
 func TestConcurrent(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "f")
 	var wg sync.WaitGroup

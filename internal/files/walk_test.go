@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nest makes n directories in each other in dir, with a file in the last.
+// nest makes n nested directories in dir, with a file in the innermost.
 func nest(t *testing.T, dir string, n int) {
 	t.Helper()
 	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -116,7 +116,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// What is in the cache is not read again while it looks the same.
+// Files whose hashes are known are not read again while they look the same.
 func TestCache(t *testing.T) {
 	dir := t.TempDir()
 	src, file := dir+"/src", dir+"/cache/hashes.json"
@@ -244,8 +244,8 @@ func TestDiffers(t *testing.T) {
 	}
 }
 
-// When one file of a directory changes, the others are not read again; nor is a
-// directory that two kernels' headers share.
+// If one file in a directory changes, the others are not read again. Neither is a
+// directory that the headers of two kernels share.
 func TestDigests(t *testing.T) {
 	dir := t.TempDir()
 	src, file := dir+"/src", dir+"/cache/hashes.json"
@@ -268,7 +268,7 @@ func TestDigests(t *testing.T) {
 	if len(kept.was) != 2 {
 		t.Fatalf("%d digests are kept: %v", len(kept.was), kept)
 	}
-	// Whoever reads b/c again will not find this.
+	// Reading b/c again would give another hash.
 	c := kept.was["b/c"]
 	c.Sum = "remembered"
 	kept.now = map[string]digest{"a": kept.was["a"], "b/c": c}
@@ -319,7 +319,7 @@ func TestDigests(t *testing.T) {
 	}
 }
 
-// Who asks while another works on the same answer waits for it.
+// If two goroutines ask the same at once, one waits for the other's answer.
 func TestOnce(t *testing.T) {
 	c := OpenHashes("")
 	made := 0
@@ -328,7 +328,7 @@ func TestOnce(t *testing.T) {
 		wg.Go(func() {
 			got, err := c.value([]string{"/key"}, func(io.Writer) error { return nil }, func() (string, error) {
 				time.Sleep(10 * time.Millisecond)
-				made++ // two at once would be a race
+				made++ // if two did this at once, it would be a race
 				return "value", nil
 			})
 			if got != "value" || err != nil {
@@ -342,7 +342,7 @@ func TestOnce(t *testing.T) {
 	}
 }
 
-// Anew looks again.
+// Again looks again.
 func TestAnew(t *testing.T) {
 	src := t.TempDir()
 	write(t, src+"/a", "1")

@@ -12,7 +12,8 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// Whoever only looks holds no lock: the temporary may be of a run that goes on.
+// TestTemporaries checks that methods that only look leave temporaries alone: their
+// callers do not hold the lock, and another run may be at work.
 func TestTemporaries(t *testing.T) {
 	dir := t.TempDir()
 	target := tree.Target{Release: "6.1", Arch: "x86_64"}
@@ -40,7 +41,7 @@ func TestSame(t *testing.T) {
 	old := time.Now().Add(-time.Hour)
 	write := func(t *testing.T, file, content string, modified time.Time) {
 		t.Helper()
-		// Long enough ago for the clock of files to have moved on.
+		// Long enough for the clock of the file system to advance.
 		time.Sleep(20 * time.Millisecond)
 		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
@@ -60,7 +61,7 @@ func TestSame(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, true},
-		{"copied by somebody else", func(t *testing.T, placed, built string) {
+		{"copied by another program", func(t *testing.T, placed, built string) {
 			write(t, built, "module", old)
 			write(t, placed, "module", time.Now())
 		}, true},

@@ -23,12 +23,12 @@ import (
 
 func key(n int) string { return fmt.Sprintf("%x", sha256.Sum256([]byte{byte(n)})) }
 
-func newCache(t *testing.T) *Dir {
+func newStore(t *testing.T) *Dir {
 	t.Helper()
 	return &Dir{Path: filepath.Join(t.TempDir(), "var/builds"), MaxSize: 1 << 20}
 }
 
-// write makes files with these contents; those that end in ! may be executed.
+// write makes files with these contents. Those whose contents end in ! may be executed.
 func write(t *testing.T, dir string, files map[string]string) {
 	t.Helper()
 	for name, content := range files {
@@ -45,7 +45,7 @@ func write(t *testing.T, dir string, files map[string]string) {
 	}
 }
 
-// read returns what write would make.
+// read returns the contents of the files below a directory, as write takes them.
 func read(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -78,20 +78,20 @@ var content = map[string]string{
 	"out/a/b/tool!":         "#!/bin/sh\n",
 }
 
-// put keeps content under the key, each of its directories for itself.
-func put(t *testing.T, c *Dir, key string) {
+// put puts content under the key, each top directory as a part.
+func put(t *testing.T, d *Dir, key string) {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, dir, content)
-	if err := c.Put(key, map[string]string{"module": dir + "/module", "make.log": dir + "/make.log", "out": dir + "/out"}); err != nil {
+	if err := d.Put(key, map[string]string{"module": dir + "/module", "make.log": dir + "/make.log", "out": dir + "/out"}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func has(t *testing.T, c *Dir, key string) bool {
+func has(t *testing.T, d *Dir, key string) bool {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "parent", "to")
-	ok, err := c.Get(key, to)
+	ok, err := d.Get(key, to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,38 +107,38 @@ func has(t *testing.T, c *Dir, key string) bool {
 }
 
 func TestPutGet(t *testing.T) {
-	c := newCache(t)
-	if has(t, c, key(1)) {
+	d := newStore(t)
+	if has(t, d, key(1)) {
 		t.Error("an empty cache has something")
 	}
-	put(t, c, key(1))
-	put(t, c, key(1)) // again
-	if !has(t, c, key(1)) || has(t, c, key(2)) {
+	put(t, d, key(1))
+	put(t, d, key(1)) // again
+	if !has(t, d, key(1)) || has(t, d, key(2)) {
 		t.Error("it does not have what was put into it, or more")
 	}
-	for path, mode := range map[string]os.FileMode{c.Path: 0o700 | os.ModeDir, c.path(key(1)): 0o600} {
+	for path, mode := range map[string]os.FileMode{d.Path: 0o700 | os.ModeDir, d.path(key(1)): 0o600} {
 		if fi, err := os.Stat(path); err != nil || fi.Mode() != mode {
 			t.Errorf("%s: %v, %v", path, fi.Mode(), err)
 		}
 	}
-	if entries, _ := os.ReadDir(c.Path); len(entries) != 1 {
+	if entries, _ := os.ReadDir(d.Path); len(entries) != 1 {
 		t.Errorf("%v are in it", entries)
 	}
 	for _, bad := range []string{"", "short", "../" + key(1), strings.ToUpper(key(1)), files.TempName(key(1))} {
-		if c.Put(bad, nil) == nil || has(t, c, bad) {
+		if d.Put(bad, nil) == nil || has(t, d, bad) {
 			t.Errorf("%q is a key", bad)
 		}
 	}
 }
 
 func TestPutRefuses(t *testing.T) {
-	c := newCache(t)
+	d := newStore(t)
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"a": "1", "large": ""})
 	if err := os.Symlink("a", dir+"/link"); err != nil {
 		t.Fatal(err)
 	}
-	noise := make([]byte, c.MaxSize+1)
+	noise := make([]byte, d.MaxSize+1)
 	for i := range noise {
 		noise[i] = byte(rand.Int())
 	}
@@ -153,20 +153,20 @@ func TestPutRefuses(t *testing.T) {
 		"a file as directory": {"x": dir + "/a", "x/y": dir + "/a"},
 		"too much":            {"x": dir + "/large"},
 	} {
-		if err := c.Put(key(1), files); err == nil {
+		if err := d.Put(key(1), files); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if entries, _ := os.ReadDir(c.Path); len(entries) != 0 {
+	if entries, _ := os.ReadDir(d.Path); len(entries) != 0 {
 		t.Errorf("%v is left of what was refused", entries)
 	}
 }
 
-// Any byte of an entry that is not what it was makes it no entry.
+// If any byte of an entry has changed, Get does not return it.
 func TestDamage(t *testing.T) {
-	c := newCache(t)
-	put(t, c, key(1))
-	file := c.path(key(1))
+	d := newStore(t)
+	put(t, d, key(1))
+	file := d.path(key(1))
 	whole, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +176,7 @@ func TestDamage(t *testing.T) {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if has(t, c, key(1)) {
+		if has(t, d, key(1)) {
 			t.Errorf("%s: taken", name)
 		}
 		if _, err := os.Lstat(file); err == nil {
@@ -186,13 +186,13 @@ func TestDamage(t *testing.T) {
 	for i := range whole {
 		b := bytes.Clone(whole)
 		b[i] ^= 0x20
-		// Two bytes of a stream may be about nothing but how it was compressed:
-		// then the contents are whole, which has checks.
+		// A byte of the stream may only concern how it was compressed. Then the
+		// contents are whole, which has checks.
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		head := bytes.Index(whole, []byte("\x28\xb5\x2f\xfd"))
-		if has(t, c, key(1)) && i < head {
+		if has(t, d, key(1)) && i < head {
 			t.Errorf("byte %d of %d, %q: taken", i, len(whole), whole[i])
 		}
 	}
@@ -204,52 +204,52 @@ func TestDamage(t *testing.T) {
 	try("empty", nil)
 	try("two in one", append(bytes.Clone(whole), whole...))
 	try("a tail", append(bytes.Clone(whole), "tail"...))
-	if err := os.WriteFile(c.path(key(2)), whole, 0o600); err != nil {
+	if err := os.WriteFile(d.path(key(2)), whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if has(t, c, key(2)) {
+	if has(t, d, key(2)) {
 		t.Error("an entry under another key: taken")
 	}
 	if err := os.WriteFile(file, whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if !has(t, c, key(1)) {
+	if !has(t, d, key(1)) {
 		t.Error("the whole entry: not taken")
 	}
 }
 
-// What others may write to is no entry, and no cache.
+// An entry, or a directory, that others may write to is not used.
 func TestOthers(t *testing.T) {
-	c := newCache(t)
-	put(t, c, key(1))
-	for _, path := range []string{c.Path, c.path(key(1))} {
+	d := newStore(t)
+	put(t, d, key(1))
+	for _, path := range []string{d.Path, d.path(key(1))} {
 		if err := os.Chmod(path, 0o777); err != nil {
 			t.Fatal(err)
 		}
-		if has(t, c, key(1)) {
+		if has(t, d, key(1)) {
 			t.Errorf("%s: trusted", path)
 		}
-		if err := os.Chmod(c.Path, 0o700); err != nil {
+		if err := os.Chmod(d.Path, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		put(t, c, key(1))
+		put(t, d, key(1))
 	}
 	if os.Geteuid() == 0 {
-		if err := os.Chown(c.path(key(1)), 1, 1); err != nil {
+		if err := os.Chown(d.path(key(1)), 1, 1); err != nil {
 			t.Fatal(err)
 		}
-		if has(t, c, key(1)) {
+		if has(t, d, key(1)) {
 			t.Error("another user's entry: trusted")
 		}
-		if err := os.Chown(c.Path, 1, 1); err != nil {
+		if err := os.Chown(d.Path, 1, 1); err != nil {
 			t.Fatal(err)
 		}
-		if c.Put(key(1), nil) == nil {
+		if d.Put(key(1), nil) == nil {
 			t.Error("another user's directory: written to")
 		}
 	}
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(c.Path, link); err != nil {
+	if err := os.Symlink(d.Path, link); err != nil {
 		t.Fatal(err)
 	}
 	if (&Dir{Path: link, MaxSize: 1 << 20}).Put(key(2), nil) == nil {
@@ -257,29 +257,29 @@ func TestOthers(t *testing.T) {
 	}
 }
 
-// A directory that cannot be unpacked to is an error, and the entry stays.
+// If the directory to unpack to cannot be written, that is an error, and the entry stays.
 func TestGetFails(t *testing.T) {
-	c := newCache(t)
-	put(t, c, key(1))
+	d := newStore(t)
+	put(t, d, key(1))
 	to := t.TempDir()
-	if ok, err := c.Get(key(1), to); ok || err == nil {
+	if ok, err := d.Get(key(1), to); ok || err == nil {
 		t.Errorf("%v, %v: unpacked to a directory that is there", ok, err)
 	}
-	if !has(t, c, key(1)) {
+	if !has(t, d, key(1)) {
 		t.Error("the entry went")
 	}
 }
 
 func TestTidy(t *testing.T) {
-	c := newCache(t)
-	put(t, c, key(0))
-	fi, err := os.Stat(c.path(key(0)))
+	d := newStore(t)
+	put(t, d, key(0))
+	fi, err := os.Stat(d.path(key(0)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	left := func() (list []int) {
 		for n := range 8 {
-			if _, err := os.Stat(c.path(key(n))); err == nil {
+			if _, err := os.Stat(d.path(key(n))); err == nil {
 				list = append(list, n)
 			}
 		}
@@ -287,75 +287,75 @@ func TestTidy(t *testing.T) {
 	}
 	used := func(n int, ago time.Duration) {
 		t.Helper()
-		if err := os.Chtimes(c.path(key(n)), time.Now().Add(-ago), time.Now().Add(-ago)); err != nil {
+		if err := os.Chtimes(d.path(key(n)), time.Now().Add(-ago), time.Now().Add(-ago)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for n, hours := range []time.Duration{50, 10, 40, 20, 30, 1000} {
-		put(t, c, key(n))
+		put(t, d, key(n))
 		used(n, hours*time.Hour)
 	}
-	write(t, c.Path, map[string]string{files.TempName(key(9)): "left", "README": "not ours"})
-	has(t, c, key(0)) // used just now
-	c.MaxAge = 999 * time.Hour
-	c.Tidy()
+	write(t, d.Path, map[string]string{files.TempName(key(9)): "left", "README": "not ours"})
+	has(t, d, key(0)) // used just now
+	d.MaxAge = 999 * time.Hour
+	d.Tidy()
 	if diff := cmp.Diff([]int{0, 1, 2, 3, 4}, left()); diff != "" {
 		t.Error("by age: ", diff)
 	}
-	c.MaxSize = 3*fi.Size() + 1
-	c.Tidy()
+	d.MaxSize = 3*fi.Size() + 1
+	d.Tidy()
 	if diff := cmp.Diff([]int{0, 1, 2, 3, 4}, left()); diff != "" {
 		t.Error("nothing was added since: ", diff)
 	}
-	put(t, c, key(6))
-	c.Tidy()
+	put(t, d, key(6))
+	d.Tidy()
 	if diff := cmp.Diff([]int{0, 1, 6}, left()); diff != "" {
 		t.Error("by size: ", diff)
 	}
-	if entries, _ := os.ReadDir(c.Path); len(entries) != 5 {
+	if entries, _ := os.ReadDir(d.Path); len(entries) != 5 {
 		t.Errorf("%v: want three entries, the stamp, and a file that is not the store's", entries)
 	}
-	// Age counts though nothing was added, once the last look is a day old.
+	// Old entries are removed even if nothing was added, once a day.
 	used(6, 2000*time.Hour)
-	c.Tidy()
+	d.Tidy()
 	if diff := cmp.Diff([]int{0, 1, 6}, left()); diff != "" {
 		t.Error("tidied twice in a day: ", diff)
 	}
 	yesterday := time.Now().Add(-25 * time.Hour)
-	if err := os.Chtimes(filepath.Join(c.Path, tidied), yesterday, yesterday); err != nil {
+	if err := os.Chtimes(filepath.Join(d.Path, tidied), yesterday, yesterday); err != nil {
 		t.Fatal(err)
 	}
-	c.Tidy()
+	d.Tidy()
 	if diff := cmp.Diff([]int{0, 1}, left()); diff != "" {
 		t.Error("by age, a day later: ", diff)
 	}
-	if err := os.Remove(filepath.Join(c.Path, "README")); err != nil {
+	if err := os.Remove(filepath.Join(d.Path, "README")); err != nil {
 		t.Fatal(err)
 	}
-	c.MaxSize = 0
-	put(t, c, key(7))
-	if has(t, c, key(0)) || has(t, c, key(7)) {
+	d.MaxSize = 0
+	put(t, d, key(7))
+	if has(t, d, key(0)) || has(t, d, key(7)) {
 		t.Error("it is off, and has something")
 	}
-	c.Tidy()
-	if _, err := os.Stat(c.Path); err == nil {
+	d.Tidy()
+	if _, err := os.Stat(d.Path); err == nil {
 		t.Error("it is off, and there")
 	}
-	c.Tidy()
+	d.Tidy()
 	(&Dir{}).Tidy()
 }
 
-// Many put, get and tidy at once: whoever gets something gets all of it.
+// If many put, get and tidy at once, each Get returns a whole entry or none.
 func TestConcurrent(t *testing.T) {
-	dir := newCache(t).Path
+	dir := newStore(t).Path
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			c := &Dir{Path: dir, MaxSize: 1500} // a process of its own
+			d := &Dir{Path: dir, MaxSize: 1500} // as another process would
 			for n := range 10 {
-				put(t, c, key(n%3))
-				has(t, c, key((n+1)%3))
-				c.Tidy()
+				put(t, d, key(n%3))
+				has(t, d, key((n+1)%3))
+				d.Tidy()
 			}
 		})
 	}
@@ -365,18 +365,18 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// FuzzUnpack unpacks what is damaged but whose manifest has the right hash, as
-// somebody could make it who knows the format.
+// FuzzUnpack unpacks damaged entries whose manifest has the right hash, as only somebody
+// who knows the format can make them.
 func FuzzUnpack(f *testing.F) {
-	c := &Dir{Path: filepath.Join(f.TempDir(), "builds"), MaxSize: 1 << 20}
+	d := &Dir{Path: filepath.Join(f.TempDir(), "builds"), MaxSize: 1 << 20}
 	dir := f.TempDir()
 	if err := os.WriteFile(dir+"/toy.ko", []byte("module"), 0o644); err != nil {
 		f.Fatal(err)
 	}
-	if err := c.Put(key(1), map[string]string{"module": dir}); err != nil {
+	if err := d.Put(key(1), map[string]string{"module": dir}); err != nil {
 		f.Fatal(err)
 	}
-	b, err := os.ReadFile(c.path(key(1)))
+	b, err := os.ReadFile(d.path(key(1)))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -388,7 +388,7 @@ func FuzzUnpack(f *testing.F) {
 		if m, err := readManifest(bufio.NewReader(bytes.NewReader(entryOf(manifest, data))), key(1)); err == nil {
 			for _, f := range m.Files {
 				if f.Size > 1<<20 {
-					return // as large as it says, and no larger
+					return // it is no larger than its manifest says
 				}
 			}
 		}

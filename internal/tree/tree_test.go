@@ -41,8 +41,8 @@ func TestRead(t *testing.T) {
 	dir := t.TempDir()
 	makeAll(t, dir,
 		"src/a-1/", "src/a-2/", "src/b-3/", "elsewhere/b-1/", "srclink -> src",
-		// Versions in the order of their numbers, several architectures, what
-		// a module displaced, things that nobody knows.
+		// Versions in numerical order, several architectures, displaced modules,
+		// and things that do not belong there.
 		"tree/a/1/source -> DIR/src/a-1", "tree/a/2/source -> ../../../src/a-2", "tree/a/10/source -> DIR/srclink/a-1",
 		"tree/a/1/6.1/x86_64/module/a.ko.xz", "tree/a/1/6.1/x86_64/module/a0.ko", "tree/a/1/6.1/x86_64/module/Module.symvers",
 		"tree/a/1/6.1/x86_64/module/c.ko/", "tree/a/1/6.1/x86_64/log/make.log",
@@ -55,7 +55,7 @@ func TestRead(t *testing.T) {
 		"tree/a/kernel-6.1-x86_64 -> 2/6.1/x86_64", "tree/a/kernel-6.2-aarch64 -> DIR/tree/a/1/6.2/aarch64",
 		"tree/a/kernel-6.9-x86_64 -> 1/6.9/x86_64",
 		"tree/a/original_module/6.2/aarch64/a.ko",
-		// Broken, each in its way.
+		// Broken packages, and directories that are not packages.
 		"tree/b/1/source -> DIR/src/b-1", "tree/b/2/source -> DIR/gone/b-2", "tree/b/3/", "tree/b/4/source -> DIR/tree/file", "tree/b/4/6.1/x86_64/module/b.ko",
 		"tree/b/backup/notes", "tree/file", "tree/.hidden/1/source -> DIR/src/a-1", "tree/b/5/source -> DIR/src/link-5", "src/link-5 -> ../elsewhere/b-1",
 	)
@@ -101,8 +101,8 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// The note that nothing is left of killed runs is of this boot, and of runs that
-// ended.
+// The note that killed runs left nothing counts only in this boot, and only from runs
+// that ended.
 func TestHealed(t *testing.T) {
 	if healedNote() == "" {
 		testskip.For(t, "this machine's boots have no IDs")
@@ -126,7 +126,7 @@ func TestHealed(t *testing.T) {
 	}
 	release(lock(false), true)
 	release(lock(true), true)
-	l := lock(true) // and it is killed
+	l := lock(true) // a run that is killed
 	if note, err := os.ReadFile(file); err != nil || len(note) != 0 {
 		t.Errorf("while it runs the note says %q, %v", note, err)
 	}
