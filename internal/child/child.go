@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package child runs programs so that nothing of them is left when they end,
-// are cancelled, or this process dies.
+// Package child runs programs so that nothing of them is left when they end, when
+// they are cancelled, or when this process dies.
 package child
 
 import (
@@ -13,30 +13,31 @@ import (
 	"time"
 )
 
-// Start starts cmd as the first process of a PID namespace of its own: with it
-// ends everything that it started, daemons included. Where the machine denies
-// such a namespace, the process gets a process group, which holds all that does
-// not deliberately leave it. When this process dies, cmd is killed.
+// Start starts cmd as the first process of a PID namespace of its own. When it ends,
+// so does everything that it started, daemons included. If the machine denies such a
+// namespace, cmd only gets a process group, which a process may leave. When this
+// process dies, cmd is killed.
 //
-// The kernel sees the death of the starting thread, not of the process: a
-// caller that may lose its thread before cmd has ended uses [Run].
+// The kernel looks at the thread that starts cmd, not at its process: cmd is killed
+// when that thread ends. [Run] keeps the thread.
 func Start(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = attr(namespaces())
 	return cmd.Start()
 }
 
-// Kill kills what [Start] started. The caller still has to wait for it.
+// Kill kills cmd, which [Start] started, with its process group. The caller still has
+// to wait for cmd.
 func Kill(cmd *exec.Cmd) error {
 	return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 }
 
-// Run runs cmd to its end, or kills it when ctx is done and returns the cause.
-// Its result is that of [exec.Cmd.Run].
+// Run runs cmd to its end. Its result is that of [exec.Cmd.Run]. When ctx is done, it
+// kills cmd and returns the cause. It changes cmd.WaitDelay and cmd.SysProcAttr.
 func Run(ctx context.Context, cmd *exec.Cmd) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	// A process that left the group may hold our pipes open; it does not
-	// keep us waiting.
+	// A process that left the group may hold the pipes of cmd open. Do not wait
+	// for it.
 	cmd.WaitDelay = time.Second
 	if err := Start(cmd); err != nil {
 		return err
@@ -45,7 +46,7 @@ func Run(ctx context.Context, cmd *exec.Cmd) error {
 	defer stop()
 	err := cmd.Wait()
 	if !namespaces() {
-		// What the first process left behind in its group ends with it.
+		// What the process left in its group has to be killed.
 		Kill(cmd)
 	}
 	if ctx.Err() != nil {
@@ -62,8 +63,8 @@ func attr(namespace bool) *syscall.SysProcAttr {
 	return a
 }
 
-// namespaces reports whether PID namespaces can be made. Many things can deny
-// them; only trying tells.
+// namespaces reports whether PID namespaces can be made. Many things can deny them, so
+// it tries.
 var namespaces = sync.OnceValue(func() bool {
 	cmd := exec.Command("true")
 	cmd.SysProcAttr = attr(true)

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// locked reports whether some process holds a lock on file, as flock(1) in the
-// children of these tests does: the lock ends with the last of them.
+// locked reports whether a process holds a lock on file. The children of these tests
+// take one with flock(1), which ends with the last of them.
 func locked(t *testing.T, file string) bool {
 	t.Helper()
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
@@ -43,7 +43,7 @@ func TestRunLeavesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if name == "daemon" && !namespaces() {
-				t.Log("no PID namespaces here: a daemon may stay, as documented")
+				t.Log("no PID namespaces here: a daemon may stay")
 				return
 			}
 			lock := filepath.Join(t.TempDir(), "lock")

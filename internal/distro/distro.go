@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package distro tells what follows from the distribution: where modules go,
-// and which package brings a kernel's headers. Distributions are told apart by
-// os-release(5).
+// Package distro knows what depends on the distribution: where modules go, and which
+// package has a kernel's headers. It tells distributions apart by os-release(5).
 package distro
 
 import (
@@ -14,13 +13,13 @@ import (
 	"strings"
 )
 
-// Distro is a distribution: its ID and those it is like, most specific first.
+// Distro is a distribution.
 type Distro struct {
-	IDs []string
+	IDs []string // ID and ID_LIKE of os-release(5), most specific first
 }
 
-// Read reads the first of the os-release files that is there. A system without one
-// is like no other.
+// Read reads the first of the os-release files that it can open. If there is none, the
+// Distro has no IDs.
 func Read(files ...string) Distro {
 	var f *os.File
 	for _, file := range files {
@@ -42,17 +41,17 @@ func Read(files ...string) Distro {
 	return Distro{append(strings.Fields(values["ID"]), strings.Fields(values["ID_LIKE"])...)}
 }
 
-// Is reports whether the distribution is one of ids, or like one.
+// Is reports whether the distribution is one of ids, or is like one of them.
 func (d Distro) Is(ids ...string) bool {
 	return slices.ContainsFunc(d.IDs, func(id string) bool {
-		// openSUSE's IDs are opensuse-leap and the like.
+		// The IDs of openSUSE are opensuse-leap and the like.
 		return slices.Contains(ids, id) || strings.HasPrefix(id, "opensuse") && slices.Contains(ids, "suse") ||
 			(id == "sles" || id == "sled") && slices.Contains(ids, "suse")
 	})
 }
 
-// AddonModulesDir returns the directory below /lib/modules/K to which every module
-// goes; "" where each package's dkms.conf decides.
+// AddonModulesDir returns the directory below /lib/modules/K, with a leading slash,
+// that every module goes to. It returns "" if each package's dkms.conf decides.
 func (d Distro) AddonModulesDir() string {
 	switch {
 	case d.Is("debian", "ubuntu", "arch"):
@@ -65,8 +64,8 @@ func (d Distro) AddonModulesDir() string {
 	return ""
 }
 
-// HeadersHint says how to get the headers of the kernel whose modules are in
-// dir, /lib/modules/K.
+// HeadersHint returns how to get the headers of the kernel whose modules are in dir,
+// /lib/modules/K, for a person to read.
 func (d Distro) HeadersHint(dir string) string {
 	release := filepath.Base(dir)
 	install := func(manager, pkg string) string { return fmt.Sprintf("run: %s %s", manager, pkg) }
@@ -76,7 +75,7 @@ func (d Distro) HeadersHint(dir string) string {
 	case d.Is("fedora", "rhel", "centos"):
 		return install("dnf install", "kernel-devel-"+release)
 	case d.Is("arch"):
-		// The package of the kernel leaves its own name there.
+		// The package of the kernel writes its name there.
 		base, err := os.ReadFile(filepath.Join(dir, "pkgbase"))
 		name := strings.TrimSpace(string(base))
 		if err != nil || name == "" {

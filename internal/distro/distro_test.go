@@ -44,6 +44,6 @@ func TestDistro(t *testing.T) {
 		}
 	}
 	if d := Read("/nonexistent"); len(d.IDs) != 0 {
-		t.Errorf("no file is %v", d)
+		t.Errorf("without a file it is %v", d)
 	}
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package failure is how work that failed is told to a person: what failed,
-// why, and what to do next.
+// Package failure describes work that failed for a person: what failed, why, and what
+// to do next.
 package failure
 
 import (
@@ -14,46 +14,49 @@ import (
 
 // Failure is an error that a person can act on.
 type Failure struct {
-	// What failed, as "build failed".
+	// What is what failed, such as "build failed".
 	What string
-	// Why is the decisive line; Log the file with all lines, where there is
-	// one.
-	Why, Log string
-	// Hint is what to do next; empty where nothing better than Why is known.
+	// Why is the cause, in one line.
+	Why string
+	// Log is the file with all that was printed, or "" if there is none.
+	Log string
+	// Hint is what to do next. It is empty if nothing helps more than Why.
 	Hint string
 	// Status is the exit status that the classic dkms command has for it.
 	Status int
-	// Lasting says that the same work fails again while nothing changes: it is
-	// not about a lack of room, of memory, of time, or of a program.
+	// Lasting reports whether the same work fails again until the package, the kernel
+	// or a setting changes. A lack of room, memory or time, or of a program, is not
+	// lasting.
 	Lasting bool
-	// Err is the cause, where it is an error of its own.
+	// Err is the cause, or nil if that is no error.
 	Err error
 }
 
-// Exit statuses of the classic dkms command.
+// Exit statuses of the classic dkms command; dkms(8) describes them.
 const (
-	StatusUsage       = 1  // not root, or arguments missing
-	StatusNotFound    = 2  // no source, unknown option
-	StatusAlready     = 3  // already there, or not in the tree
-	StatusNoConf      = 4  // no conf file, broken
-	StatusPatchUnsafe = 5  // a patch is missing or unsafe
-	StatusNoAll       = 5  // --all where it makes no sense
-	StatusInstalled   = 5  // already installed
-	StatusPatch       = 6  // a patch does not apply
-	StatusInstall     = 6  // install failed
-	StatusNoModule    = 7  // a built module is missing
-	StatusBadConf     = 8  // the conf has errors
-	StatusNoPerm      = 9  // not a DKMS tree, or no permission
-	StatusMake        = 10 // make failed
-	StatusAutoinstall = 11 // at least one package failed
-	StatusNoArch      = 12 // no architecture
-	StatusDepends     = 13 // BUILD_DEPENDS missing
-	StatusKernelHook  = 14 // kernel_preinst or kernel_prerm failed
-	StatusHeaders     = 21 // kernel headers missing
-	StatusExclusive   = 77 // skipped by BUILD_EXCLUSIVE
-	StatusPreInstall  = 101
+	StatusUsage       = 1   // not root, or arguments missing
+	StatusNotFound    = 2   // no source, unknown option
+	StatusAlready     = 3   // already there, or not in the tree
+	StatusNoConf      = 4   // no dkms.conf, or the package is broken
+	StatusPatchUnsafe = 5   // a patch is missing or unsafe
+	StatusNoAll       = 5   // --all where it makes no sense
+	StatusInstalled   = 5   // already installed
+	StatusPatch       = 6   // a patch does not apply
+	StatusInstall     = 6   // installation failed
+	StatusNoModule    = 7   // a built module is missing
+	StatusBadConf     = 8   // dkms.conf has errors
+	StatusNoPerm      = 9   // not a DKMS tree, or no permission
+	StatusMake        = 10  // make failed
+	StatusAutoinstall = 11  // at least one package failed
+	StatusNoArch      = 12  // no architecture
+	StatusDepends     = 13  // a package of BUILD_DEPENDS is missing
+	StatusKernelHook  = 14  // kernel_preinst or kernel_prerm failed
+	StatusHeaders     = 21  // the kernel's headers are missing
+	StatusExclusive   = 77  // passed over because of BUILD_EXCLUSIVE
+	StatusPreInstall  = 101 // PRE_INSTALL failed
 )
 
+// Error returns What, Why and Log in one line.
 func (f *Failure) Error() string {
 	s := f.What
 	if f.Why != "" {
@@ -67,8 +70,8 @@ func (f *Failure) Error() string {
 
 func (f *Failure) Unwrap() error { return f.Err }
 
-// From makes a Failure of any error: err itself where it is one already, else
-// one of the given kind with the hint that fits the cause.
+// From returns err as a Failure. If err is none, From makes one of what and status,
+// with the hint that fits err.
 func From(err error, what string, status int) *Failure {
 	var f *Failure
 	if errors.As(err, &f) {
@@ -77,6 +80,7 @@ func From(err error, what string, status int) *Failure {
 	return &Failure{What: what, Why: strings.ReplaceAll(err.Error(), "\n", "; "), Hint: hint(err), Status: status, Err: err}
 }
 
+// hint returns what to do about a common err, or "".
 func hint(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):

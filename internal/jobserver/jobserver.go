@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 // Package jobserver shares the processors of the machine between all builds of a
-// run: it is the jobserver of GNU make for them, as the chapter "POSIX Jobserver"
-// of make's manual describes it. A token is the right to keep one processor busy.
-// Each build holds one of its own from start to end, and its make takes more of
-// them from a pipe, and gives them back.
+// run. It is a jobserver of GNU make, as the chapter "POSIX Jobserver" of make's
+// manual describes it. A token is the right to keep one processor busy. Each build
+// holds tokens of its own from start to end, at least one. Its make takes more of
+// them from a pipe, and gives those back.
 //
-// Builds are not trusted: one that is killed takes its tokens along, and a hostile
-// one may take, add, or clog the pipe. So what is in the pipe is never believed.
-// Builds hold no more own tokens than there are; what is too much in the pipe is
-// taken out; and when no build holds any, the pipe is filled again: as long as
-// builds end, others start.
+// Builds are not trusted. One that is killed takes its tokens along, and a hostile
+// one may take tokens, add some, or clog the pipe. So the server does not rely on
+// what is in the pipe: builds hold no more tokens of their own than there are, what
+// is too much in the pipe is taken out, and when no build holds any, the pipe is
+// filled again. As long as builds end, others start.
 package jobserver
 
 import (
@@ -27,31 +27,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Max is how many tokens there can be: no more than can be written to a pipe at
-// once.
+// Max is how many tokens there can be, which is how many bytes can be written to a
+// pipe at once.
 const Max = 4096
 
-// Server is a jobserver. Close it.
+// Server is a jobserver. Several goroutines may use it at once. Close it.
 type Server struct {
-	n int
-	// auth is how make is told of the pipe, given the two ends; empty where
-	// make cannot use it.
+	n int // how many tokens there are
+	// auth is the format of make's arguments for the two ends of the pipe. It is
+	// empty if make cannot use the pipe.
 	auth string
-	r, w int // the pipe; neither end ever blocks
-	size int // its capacity in bytes
-	// wait is the pipe's end for reading once more, for whoever waits.
+	r, w int // the two ends of the pipe, which never block
+	size int // capacity of the pipe in bytes
+	// wait is the end of the pipe for reading, opened again for Acquire to wait at.
 	wait *os.File
-	turn chan struct{} // held by the one who waits
-	quit chan struct{}
+	turn chan struct{} // has an element while an Acquire waits or takes
+	quit chan struct{} // closed to end watching
+	// watching is done when watch has returned.
+	watching sync.WaitGroup
 
-	mu      sync.Mutex    // guards what follows
-	held    int           // own tokens of builds
-	taken   int           // those of whoever waits
-	changed chan struct{} // closed when held or the pipe did
+	// mu guards the fields below, and is held to put tokens into the pipe and to take
+	// them out. Only Acquire takes single ones without it, and counts them in taken
+	// later. Until then, there seem to be fewer tokens than there are, never more.
+	mu      sync.Mutex
+	held    int           // tokens that builds hold as their own
+	taken   int           // tokens that the waiting Acquire has so far
+	changed chan struct{} // closed, and replaced, by wake
 }
 
-// New returns a jobserver of n tokens, at most [Max], for the make that gives
-// this as its version, in the first line of what make --version says.
+// New returns a jobserver of n tokens, at least 1 and at most [Max]. The first line
+// of what make --version prints is version.
 func New(n int, version string) (*Server, error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
@@ -64,8 +69,8 @@ func New(n int, version string) (*Server, error) {
 	s.size, _ = unix.FcntlInt(uintptr(s.w), unix.F_GETPIPE_SZ, 0)
 	fd, err := reopen(s.r, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		// Without /proc there is but one open file description for the pipe,
-		// and what one make sets on it would hold for all and for us.
+		// Without /proc all would share one open file description, and what one
+		// make sets on it would hold for all.
 		s.auth = ""
 		fd, err = unix.FcntlInt(uintptr(s.r), unix.F_DUPFD_CLOEXEC, 0)
 	}
@@ -76,32 +81,31 @@ func New(n int, version string) (*Server, error) {
 	}
 	s.wait = os.NewFile(uintptr(fd), "jobserver")
 	s.put(s.n)
-	go s.watch()
+	s.watching.Go(s.watch)
 	return s, nil
 }
 
-// Close ends the jobserver. No build may hold a token or wait for one any more.
+// Close ends the jobserver. Nobody may call another method any more, and no Acquire
+// may wait.
 func (s *Server) Close() {
 	close(s.quit)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.watching.Wait()
 	s.wait.Close()
 	unix.Close(s.r)
 	unix.Close(s.w)
-	s.r, s.w = -1, -1
 }
 
 // Tokens returns how many tokens there are.
 func (s *Server) Tokens() int { return s.n }
 
-// Shares reports whether [Server.Share] works: this make knows jobservers, and the
-// machine has a /proc.
+// Shares reports whether [Server.Share] works, that is whether this make knows
+// jobservers and the machine has /proc.
 func (s *Server) Shares() bool { return s.auth != "" }
 
 var gnu = regexp.MustCompile(`^GNU Make (\d+)\.(\d+)`)
 
-// auth returns the format of the arguments that make is given for a pipe with the
-// two ends %d, besides the number of jobs.
+// auth returns the format of make's arguments for the two ends of a pipe, or "" for a
+// make that knows no jobserver.
 func auth(version string) string {
 	m := gnu.FindStringSubmatch(version)
 	if m == nil {
@@ -110,21 +114,22 @@ func auth(version string) string {
 	major, _ := strconv.Atoi(m[1])
 	minor, _ := strconv.Atoi(m[2])
 	if major < 4 || major == 4 && minor < 2 {
-		// It takes a number for one that its user gave, and would rather
-		// have that than a jobserver.
+		// It takes a number after -j for one of its user, and prefers that to a
+		// jobserver.
 		return "-j --jobserver-fds=%d,%d"
 	}
 	return "--jobserver-auth=%d,%d"
 }
 
-// Share lets each make that cmd starts, which is about to, take tokens. The files
-// that it adds to cmd are closed by done, after cmd was started.
+// Share lets each make that cmd starts take tokens. It changes ExtraFiles and Env of
+// cmd, which has not started yet. The caller calls done once it has, to close the
+// files. If there is nothing to share, Share does nothing.
 func (s *Server) Share(cmd *exec.Cmd) (done func(), err error) {
 	if s.n == 1 || s.auth == "" {
 		return func() {}, nil // there is nothing to take
 	}
-	// Each build gets the pipe opened again: some makes set O_NONBLOCK, others
-	// cannot live with it.
+	// Each build gets an open file description of its own: some makes set
+	// O_NONBLOCK, and others cannot cope with it.
 	r, err := reopen(s.r, unix.O_RDONLY)
 	if err != nil {
 		return nil, err
@@ -151,7 +156,7 @@ func (s *Server) Share(cmd *exec.Cmd) (done func(), err error) {
 	}, nil
 }
 
-// withMakeflags returns env with flags in MAKEFLAGS, before those that are there.
+// withMakeflags returns env with flags in MAKEFLAGS before those that are there.
 func withMakeflags(env []string, flags string) []string {
 	value := " " + flags
 	for _, e := range env {
@@ -161,7 +166,7 @@ func withMakeflags(env []string, flags string) []string {
 		}
 		value = " " + flags
 		if first, _, _ := strings.Cut(there, " "); first != "" && first[0] != '-' && !strings.Contains(first, "=") {
-			there = "-" + there // letters may stand without a dash, but at the begin only
+			there = "-" + there // letters need no dash, but only at the beginning
 		}
 		if there != "" {
 			value += " " + there
@@ -170,10 +175,10 @@ func withMakeflags(env []string, flags string) []string {
 	return append(env[:len(env):len(env)], "MAKEFLAGS="+value)
 }
 
-// Acquire takes n tokens for a build, as many as there are at most. It waits for
-// them, but not when no build holds any: then the tokens are counted again. Builds
-// are served one after the other, so that of two that want many each gets them.
-// The only error is the cause of ctx.
+// Acquire takes n tokens for a build, at least 1 and at most all. It waits for them,
+// unless no build holds any: then it fills the pipe again. Builds are served one
+// after the other, so that each of two that want many gets them. When ctx is done,
+// Acquire returns its cause. There is no other error.
 func (s *Server) Acquire(ctx context.Context, n int) error {
 	n = max(1, min(n, s.n))
 	select {
@@ -206,7 +211,7 @@ func (s *Server) Acquire(ctx context.Context, n int) error {
 			s.held, s.taken = s.held+n, 0
 			return nil
 		}
-		// Whatever is in the pipe, builds hold no more than there are.
+		// Whatever is in the pipe, builds hold no more tokens than there are.
 		failed := s.held+s.taken >= s.n
 		if !failed {
 			var token [1]byte
@@ -229,7 +234,7 @@ func (s *Server) Acquire(ctx context.Context, n int) error {
 	}
 }
 
-// Release gives back the tokens of a build that got n of them from [Server.Acquire].
+// Release gives back the tokens of a build that called [Server.Acquire] with n.
 func (s *Server) Release(n int) {
 	n = max(1, min(n, s.n))
 	s.mu.Lock()
@@ -239,15 +244,15 @@ func (s *Server) Release(n int) {
 	s.wake()
 }
 
-// wake has whoever waits look again.
+// wake has the waiting Acquire look again. The caller holds the lock.
 func (s *Server) wake() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 	_ = s.wait.SetReadDeadline(time.Unix(1, 0))
 }
 
-// watch puts right, once a second, what builds did to the pipe: a build that fills
-// it must not keep the make of another, which gives back a token, waiting.
+// watch repairs the pipe once a second. If a build fills it, the make of another
+// build would otherwise wait for good to give back a token.
 func (s *Server) watch() {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -263,11 +268,9 @@ func (s *Server) watch() {
 	}
 }
 
-// put puts n tokens into the pipe, and takes out what is more than there can be.
+// put puts n tokens into the pipe, and takes out what is more than there can be. The
+// caller holds the lock.
 func (s *Server) put(n int) {
-	if s.w < 0 {
-		return // closed
-	}
 	if size, err := unix.FcntlInt(uintptr(s.w), unix.F_GETPIPE_SZ, 0); err == nil && size < s.size {
 		_, _ = unix.FcntlInt(uintptr(s.w), unix.F_SETPIPE_SZ, s.size)
 	}
@@ -281,6 +284,7 @@ func (s *Server) put(n int) {
 	s.write(min(s.drain()+n, most))
 }
 
+// write writes n tokens into the pipe, all or none, and reports whether it did.
 func (s *Server) write(n int) bool {
 	if n <= 0 {
 		return true
@@ -289,13 +293,14 @@ func (s *Server) write(n int) bool {
 	return err == nil
 }
 
+// writable reports whether a token can be written into the pipe.
 func (s *Server) writable() bool {
 	fds := []unix.PollFd{{Fd: int32(s.w), Events: unix.POLLOUT}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n == 1
 }
 
-// drain takes out what is in the pipe and returns how much that was.
+// drain takes out what is in the pipe, and returns how many tokens that was.
 func (s *Server) drain() (n int) {
 	var b [1 << 16]byte
 	for range 64 { // somebody may write as fast as we read
@@ -308,7 +313,7 @@ func (s *Server) drain() (n int) {
 	return n
 }
 
-// reopen opens the file of fd once more, with an open file description of its own.
+// reopen opens the file of fd again, with an open file description of its own.
 func reopen(fd, flags int) (int, error) {
 	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), flags|unix.O_CLOEXEC, 0)
 }

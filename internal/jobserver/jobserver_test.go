@@ -41,17 +41,17 @@ func acquire(t *testing.T, s *Server, n int) {
 	}
 }
 
-// waits checks that nobody gets n tokens now.
+// waits checks that n tokens cannot be had now.
 func waits(t *testing.T, s *Server, n int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if err := s.Acquire(ctx, n); !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("%d tokens were there: %v", n, err)
+		t.Fatalf("%d tokens could be had: %v", n, err)
 	}
 }
 
-// pipe is what a make in a build does with the pipe.
+// pipe is the pipe as the make of a build has it.
 type pipe struct {
 	t    *testing.T
 	r, w int
@@ -79,7 +79,7 @@ func (p pipe) there() int {
 func (p pipe) take(n int) {
 	p.t.Helper()
 	if got, err := unix.Read(p.r, make([]byte, n)); got != n || err != nil {
-		p.t.Fatalf("%d of %d tokens are there, %v", got, n, err)
+		p.t.Fatalf("%d of %d tokens are in the pipe, %v", got, n, err)
 	}
 }
 
@@ -109,7 +109,7 @@ func TestTokens(t *testing.T) {
 	}
 	waits(t, s, 2)
 	if p.there() != 1 {
-		t.Error("who gave up waiting kept a token")
+		t.Error("the one that gave up kept a token")
 	}
 	s.Release(1)
 	acquire(t, s, 2)
@@ -126,7 +126,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// A build that was killed had tokens.
+// Tokens that a killed build had are lost, until no build holds any.
 func TestLost(t *testing.T) {
 	s := open(t, 4)
 	p := share(t, s)
@@ -140,7 +140,7 @@ func TestLost(t *testing.T) {
 	go func() { got <- s.Acquire(t.Context(), 3) }()
 	s.Release(1)
 	s.Release(1)
-	// Nobody holds any: they are counted again, for who waits already too.
+	// Nobody holds any: the pipe is filled again, even for one that waits already.
 	if err := <-got; err != nil {
 		t.Fatal(err)
 	}
@@ -173,8 +173,8 @@ func TestAdded(t *testing.T) {
 	s.Release(1)
 }
 
-// A build may clog the pipe in several ways. What is given back then must neither
-// block nor get lost, and no make of another build may block for good.
+// A build may clog the pipe in several ways. To give tokens back must not block even
+// then, none may get lost, and no make of another build may block for good.
 func TestClogged(t *testing.T) {
 	// fill writes tokens until there is no room, and returns how many.
 	fill := func(p pipe, flags int) (n int) {
@@ -207,7 +207,7 @@ func TestClogged(t *testing.T) {
 			s.mu.Lock() // keeps the watch away until the pipe is clogged
 			clog(hostile)
 			s.mu.Unlock()
-			other.add(1) // waits for the watch, if it must
+			other.add(1) // may have to wait for the watch
 			s.Release(1)
 			if n := other.there(); n < 15 || n > 19 {
 				t.Errorf("%d tokens in the pipe", n)
@@ -222,7 +222,7 @@ func TestClogged(t *testing.T) {
 	}
 }
 
-// One build cannot make the pipe block, or not block, for another or for us.
+// A build cannot make the pipe block, or not block, for another build or the server.
 func TestDescriptions(t *testing.T) {
 	s := open(t, 2)
 	one, two := share(t, s), share(t, s)
@@ -238,13 +238,13 @@ func TestDescriptions(t *testing.T) {
 	}
 	for _, fd := range []int{s.r, s.w} {
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
-			t.Errorf("our flags are %o, %v", flags, err)
+			t.Errorf("flags of the server are %o, %v", flags, err)
 		}
 	}
 }
 
-// Of builds that want many tokens each gets them, and never are more held than
-// there are.
+// Each of several builds that want many tokens gets them, and they never hold more
+// than there are.
 func TestMany(t *testing.T) {
 	const n = 5
 	s := open(t, n)
@@ -328,8 +328,8 @@ func TestWithMakeflags(t *testing.T) {
 	}
 }
 
-// TestMake has the make that is here share the tokens: all jobs of a target run at
-// once or none ends, and no more run than there are tokens.
+// TestMake has the make of this machine share the tokens. The jobs of one target only
+// end if they run all at once, and no more jobs run than there are tokens.
 func TestMake(t *testing.T) {
 	out, err := exec.Command("make", "--version").Output()
 	if err != nil {

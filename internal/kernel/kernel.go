@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package kernel tells what is true of one installed kernel: its headers,
-// configuration, compiler, and how its modules are signed and compressed.
+// Package kernel looks at an installed kernel: its headers, configuration and
+// compiler, and how its modules are signed and compressed.
 package kernel
 
 import (
@@ -23,17 +23,16 @@ import (
 	"dkms-kernel-install/internal/version"
 )
 
-// Kernel is one installed kernel.
+// Kernel is one kernel. It need not exist; see [Kernel.Exists].
 type Kernel struct {
-	Release string // uname -r
-	Arch    string // uname -m
-	// Dir holds its modules: /lib/modules/RELEASE.
-	Dir string
-	// SourceDir holds its headers.
-	SourceDir string
+	Release   string // as uname -r prints it
+	Arch      string // as uname -m prints it
+	Dir       string // directory of its modules, /lib/modules/RELEASE
+	SourceDir string // directory of its headers
 
-	configFile string
-	boot       string
+	configFile string // [Dirs].Config
+	boot       string // [Dirs].Boot
+	// Each looks once and remembers.
 	findConfig func() string
 	config     func() (map[string]string, error)
 	compiler   func() Compiler
@@ -48,7 +47,8 @@ type Dirs struct {
 	Source, Config string
 }
 
-// Kernel describes the kernel called release, which need not be there.
+// Kernel returns the kernel called release, which need not exist. It does not look at
+// it yet.
 func (d Dirs) Kernel(release, arch string) *Kernel {
 	k := &Kernel{
 		Release:    release,
@@ -67,8 +67,8 @@ func (d Dirs) Kernel(release, arch string) *Kernel {
 	return k
 }
 
-// List returns the releases of the kernels that have a directory of modules,
-// oldest first.
+// List returns the releases of the kernels that have a directory of modules, oldest
+// first. If there is no directory for those, the list is empty.
 func (d Dirs) List() ([]string, error) {
 	entries, err := os.ReadDir(d.Modules)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -87,20 +87,21 @@ func (d Dirs) List() ([]string, error) {
 	return releases, nil
 }
 
-// Exists reports whether the kernel's directory of modules is there.
+// Exists reports whether the kernel has a directory of modules.
 func (k *Kernel) Exists() bool {
 	fi, err := os.Stat(k.Dir)
 	return err == nil && fi.IsDir()
 }
 
-// HasHeaders reports whether what modules are built with is installed.
+// HasHeaders reports whether the kernel's headers are installed, with which modules
+// are built.
 func (k *Kernel) HasHeaders() bool {
 	fi, err := os.Stat(filepath.Join(k.SourceDir, "include"))
 	return err == nil && fi.IsDir()
 }
 
-// ConfigFile returns the file with the kernel's configuration: the one that
-// kbuild uses, else the one beside the kernel's image; "" if there is none. It
+// ConfigFile returns the file with the kernel's configuration: the one that kbuild
+// uses, else the one beside the kernel's image. It returns "" if there is none. It
 // looks once.
 func (k *Kernel) ConfigFile() string { return k.findConfig() }
 
@@ -124,7 +125,7 @@ func (k *Kernel) findConfigFile() string {
 func (k *Kernel) readConfig() (map[string]string, error) {
 	file := k.ConfigFile()
 	if file == "" {
-		return nil, fmt.Errorf("kernel %s has no configuration to look at: neither %s/include/config/auto.conf nor %s/config-%[1]s is there", k.Release, k.SourceDir, k.boot)
+		return nil, fmt.Errorf("kernel %s has no configuration: neither %s/include/config/auto.conf nor %s/config-%[1]s exists", k.Release, k.SourceDir, k.boot)
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -142,21 +143,22 @@ func (k *Kernel) readConfig() (map[string]string, error) {
 	return config, lines.Err()
 }
 
-// Option returns the value of a configuration option such as CONFIG_MODULES,
-// without quotes; "" where it is not set.
+// Option returns the value of a configuration option such as CONFIG_MODULES, without
+// quotes. It returns "" if the option is not set, or the configuration cannot be read.
 func (k *Kernel) Option(name string) string {
 	config, _ := k.config()
 	return config[name]
 }
 
-// Enabled reports whether option is y or m. It is a [conf.KernelConfig].
+// Enabled reports whether option, such as CONFIG_MODULES, is y or m. It returns an
+// error if the configuration cannot be read. It is a [conf.KernelConfig].
 func (k *Kernel) Enabled(option string) (bool, error) {
 	config, err := k.config()
 	return config[option] == "y" || config[option] == "m", err
 }
 
-// Compression tells how the kernel's own modules are compressed: as those that
-// came with it are, and where there are none, as its configuration says.
+// Compression returns how the kernel's own modules are compressed: as the first that
+// came with it is, or, if there is none, as the configuration says.
 func (k *Kernel) Compression() codec.Compression {
 	found := codec.None
 	errFound := errors.New("found")
@@ -190,15 +192,15 @@ func (k *Kernel) Compression() codec.Compression {
 
 // Compiler is what the kernel was built with, as far as modules must match it.
 type Compiler struct {
-	CC    string   // a program in PATH; "" where the kernel's is not here
-	Strip string   // the program that strips its output
-	Args  []string // for the command line of make
+	CC    string   // program in PATH; "" if the kernel's compiler is not installed
+	Strip string   // program that strips what CC makes
+	Args  []string // arguments for make
 }
 
 var gccWord = regexp.MustCompile(`^\S*gcc\S*$`)
 var clangVersion = regexp.MustCompile(`clang version (\d+)`)
 
-// Compiler looks up the kernel's compiler, once.
+// Compiler returns the kernel's compiler. It looks once.
 func (k *Kernel) Compiler() Compiler { return k.compiler() }
 
 func (k *Kernel) findCompiler() Compiler {
@@ -239,12 +241,12 @@ func inPath(program string) bool {
 	return err == nil
 }
 
-// SignHash returns the hash that the kernel wants modules signed with, such as
-// sha256; "" if it checks no signatures.
+// SignHash returns the hash that modules are signed with for the kernel, such as
+// sha256. It returns "" if the kernel checks no signatures.
 func (k *Kernel) SignHash() string { return k.Option("CONFIG_MODULE_SIG_HASH") }
 
-// SignFile returns the kernel's own program that signs a module; "" if it is
-// not installed.
+// SignFile returns the path of the kernel's own program that signs a module, or "" if
+// it is not installed.
 func (k *Kernel) SignFile() string {
 	for _, file := range []string{
 		filepath.Join(k.SourceDir, "scripts/sign-file"),

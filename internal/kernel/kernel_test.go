@@ -12,7 +12,7 @@ import (
 	"dkms-kernel-install/internal/codec"
 )
 
-// files writes files below a new directory, which is the install tree.
+// files writes files below a new directory, the install tree, and returns that.
 func files(t *testing.T, texts map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -57,7 +57,7 @@ func TestConfig(t *testing.T) {
 	}
 	gone := Dirs{Modules: dir}.Kernel("0.0-none", "x86_64")
 	if _, err := gone.Enabled("CONFIG_A"); err == nil || gone.HasHeaders() || gone.Exists() || gone.SignHash() != "" {
-		t.Errorf("a kernel that is not there has something: %v", err)
+		t.Errorf("a kernel that does not exist has something: %v", err)
 	}
 }
 

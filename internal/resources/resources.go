@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package resources tells how much of the machine this process may use. Control
-// groups count, of both versions; see cgroups(7) and, in the kernel's
-// documentation, admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
+// Package resources knows how much of the machine this process may use. It respects
+// control groups of both versions: see cgroups(7) and, in the documentation of the
+// kernel, admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
 package resources
 
 import (
@@ -15,19 +15,18 @@ import (
 	"strings"
 )
 
-// Processors returns how many processors this process may keep busy: those that
-// it may run on, and no more than the quota of its control group, rounded up. It
-// is at least 1.
+// Processors returns how many processors this process may keep busy, at least 1: those
+// that it may run on, but no more than the quota of its control group, rounded up.
 func Processors() int { return processors("/", runtime.NumCPU()) }
 
-// Memory returns how many bytes this process and those that it starts can take
-// before the machine, or their control group, has to swap or to kill; ok is false
-// where nobody says so.
+// Memory returns how many bytes this process and those that it starts can take before
+// the machine, or their control group, has to swap or to kill. It reports false if that
+// is not known.
 func Memory() (bytes int64, ok bool) { return memory("/") }
 
-// RAM returns how many bytes the machine has, and how many it can give to programs
-// before it has to swap, whatever control groups say; ok is false where nobody
-// says so.
+// RAM returns how many bytes of memory the machine has, and how many of them it can
+// give to programs before it has to swap, whatever control groups say. It reports false
+// if that is not known.
 func RAM() (total, available int64, ok bool) { return ram("/") }
 
 func ram(root string) (total, available int64, ok bool) {
@@ -46,7 +45,7 @@ func processors(root string, n int) int {
 		} else {
 			quota, period = read(dir, "cpu.cfs_quota_us"), read(dir, "cpu.cfs_period_us")
 		}
-		// No limit is "max" in the one version and -1 in the other.
+		// No limit is "max" in version 2, and -1 in version 1.
 		q, errQ := strconv.ParseInt(quota, 10, 64)
 		p, errP := strconv.ParseInt(period, 10, 64)
 		if errQ == nil && errP == nil && q > 0 && p > 0 {
@@ -73,7 +72,7 @@ func memory(root string) (bytes int64, ok bool) {
 		if errL != nil || errU != nil || l < 0 || u < 0 {
 			continue
 		}
-		// The cache of files counts as used, and goes when there is need.
+		// The page cache counts as used, but is freed when memory is short.
 		text := read(dir, "memory.stat")
 		for _, name := range []string{"active_file", "inactive_file", "slab_reclaimable"} {
 			cache, _ := stat(text, prefix+name)
@@ -84,10 +83,10 @@ func memory(root string) (bytes int64, ok bool) {
 	return bytes, ok
 }
 
-// groups returns the directories of the control group of this process that has the
-// controller, and of those above it that can be seen.
+// groups returns the directory of the control group of this process for controller,
+// and those of its visible ancestors. v2 reports whether they are of version 2.
 func groups(root, controller string) (dirs []string, v2 bool) {
-	// Each line is HIERARCHY:CONTROLLERS:PATH; that of version 2, 0::PATH.
+	// Each line is HIERARCHY:CONTROLLERS:PATH. That of version 2 is 0::PATH.
 	path, found := "", false
 	for line := range strings.Lines(read(root, "proc/self/cgroup")) {
 		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
@@ -113,12 +112,13 @@ func groups(root, controller string) (dirs []string, v2 bool) {
 	return dirs, v2
 }
 
-// mount returns where the hierarchy of a controller is mounted, and the path of a
-// group below there: "." where all that can be seen of it is the mount itself.
+// mount returns where the hierarchy of controller is mounted, and the path of the
+// group path below that, which is "." if the group is not below what is mounted. top
+// is "" if the hierarchy is not mounted.
 func mount(root, controller string, v2 bool, path string) (top, dir string) {
-	// Fields are as in proc_pid_mountinfo(5): the fourth is what of the
-	// hierarchy is mounted, the fifth where; after a lone dash come the type,
-	// the source and the options of the file system.
+	// proc_pid_mountinfo(5) describes the fields: the fourth is the directory of
+	// the hierarchy that is mounted, and the fifth where. After a lone dash come the
+	// type, the source and the options of the file system.
 	for line := range strings.Lines(read(root, "proc/self/mountinfo")) {
 		first, second, _ := strings.Cut(line, " - ")
 		f, fs := strings.Fields(first), strings.Fields(second)
@@ -136,7 +136,8 @@ func mount(root, controller string, v2 bool, path string) (top, dir string) {
 	return "", "."
 }
 
-// stat returns the number after the word name at the begin of a line.
+// stat returns the number after name at the beginning of a line. It reports false if
+// there is no such line, or no such number that is not negative.
 func stat(text, name string) (int64, bool) {
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
@@ -148,6 +149,7 @@ func stat(text, name string) (int64, bool) {
 	return 0, false
 }
 
+// read returns the text of a file, trimmed, or "" if it cannot be read.
 func read(dir, file string) string {
 	b, _ := os.ReadFile(filepath.Join(dir, file))
 	return strings.TrimSpace(string(b))

@@ -67,7 +67,7 @@ func TestMemory(t *testing.T) {
 		files map[string]string
 		want  int64
 	}{
-		{"nobody says", nil, -1},
+		{"not known", nil, -1},
 		{"no limit", map[string]string{"proc/meminfo": meminfo}, 1024000},
 		{"v2, no limit", map[string]string{"proc/meminfo": meminfo, "proc/self/cgroup": "0::/a\n", "proc/self/mountinfo": mounts2,
 			"sys/fs/cgroup/a/memory.max": "max\n", "sys/fs/cgroup/a/memory.current": "7\n"}, 1024000},
@@ -110,7 +110,7 @@ func TestRAM(t *testing.T) {
 		{"both", "MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: 3 kB\n", 9 << 10, 3 << 10, true},
 		{"nothing left", "MemTotal: 9 kB\nMemAvailable: 0 kB\n", 9 << 10, 0, true},
 		{"an old kernel", "MemTotal: 9 kB\nMemFree: 1 kB\n", 9 << 10, 0, false},
-		{"nobody says", "", 0, 0, false},
+		{"not known", "", 0, 0, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			total, available, ok := ram(lay(t, map[string]string{"proc/meminfo": tt.meminfo}))
@@ -121,7 +121,7 @@ func TestRAM(t *testing.T) {
 	}
 }
 
-// TestHere looks at this machine, whatever it is.
+// TestHere looks at this machine, whatever that has.
 func TestHere(t *testing.T) {
 	if n := Processors(); n < 1 {
 		t.Errorf("%d processors", n)
@@ -131,6 +131,7 @@ func TestHere(t *testing.T) {
 	}
 }
 
+// lay writes files below a new directory and returns that.
 func lay(t *testing.T, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()

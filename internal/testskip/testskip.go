@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package testskip is for tests of what not every machine has or can.
+// Package testskip skips tests that not every machine can run.
 package testskip
 
 import (
@@ -9,10 +9,11 @@ import (
 	"testing"
 )
 
-// CI says that the tests run where nothing may be wanting.
+// CI reports whether the tests run in CI, where nothing may be missing. It is set by
+// the environment variable of the same name.
 var CI = os.Getenv("CI") != ""
 
-// For skips a test for want of what the reason names. In CI it fails the test.
+// For skips a test for the given reason. In CI it fails the test instead.
 func For(t testing.TB, reason string) {
 	t.Helper()
 	if CI {
@@ -21,7 +22,7 @@ func For(t testing.TB, reason string) {
 	t.Skip(reason)
 }
 
-// Without skips a test that needs a program, as [For] does, if it is not in PATH.
+// Without skips a test, as [For] does, if program is not in PATH.
 func Without(t testing.TB, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {

@@ -5,12 +5,12 @@ package version
 
 import "strings"
 
-// Compare returns -1, 0 or 1 as a is older than, as old as, or newer than b.
+// Compare returns -1 if a is older than b, 1 if a is newer, and 0 if both are as old.
 //
-// Versions compare piece by piece, where a piece is a run of digits or a run
-// of letters; everything else only separates ("2.6.9-1cvs2004" is 2, 6, 9, 1,
-// cvs, 2004). Numbers compare by value, letters byte by byte, a number is older
-// than letters, and where one version ends the longer one is newer.
+// Versions are compared piece by piece. A piece is a run of digits or a run of
+// letters, and everything else separates pieces: "2.6.9-1cvs2004" is 2, 6, 9, 1, cvs
+// and 2004. Numbers are compared by value, and letters byte by byte. A number is older
+// than letters. If all pieces of the shorter version are equal, the longer is newer.
 func Compare(a, b string) int {
 	for {
 		var pa, pb string
@@ -33,7 +33,7 @@ func comparePiece(a, b string) int {
 	case !da && db:
 		return 1
 	case da:
-		// By length first: numbers may be longer than any integer type.
+		// Numbers may be too long for an integer: compare their lengths first.
 		a, b = strings.TrimLeft(a, "0"), strings.TrimLeft(b, "0")
 		if len(a) != len(b) {
 			return sign(len(a) - len(b))
@@ -42,7 +42,8 @@ func comparePiece(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// next splits the first piece off s; the piece is empty at the end of s.
+// next returns the first piece of s, and what follows. The piece is empty if there is
+// none.
 func next(s string) (piece, rest string) {
 	start := 0
 	for start < len(s) && !isDigit(s[start]) && !isLetter(s[start]) {
@@ -57,8 +58,8 @@ func next(s string) (piece, rest string) {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// isLetter takes every byte outside ASCII for a letter, so that no part of a
-// version written in another script is lost.
+// isLetter reports whether c is part of a letter. All bytes outside ASCII are, so that
+// versions in other scripts are compared, too.
 func isLetter(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c >= 0x80
 }
