@@ -86,7 +86,11 @@ func onFullDisk(from int, command []string, work string) (int, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	go func() {
 		runtime.LockOSThread() // the thread ends with the goroutine
-		fd, err := notify(changes)
+		var f filter
+		for _, nr := range changes {
+			f.on(nr, answer(unix.SECCOMP_RET_USER_NOTIF))
+		}
+		fd, err := f.start(unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
 		if err == nil {
 			listeners <- fd
 			err = cmd.Run()
@@ -108,41 +112,21 @@ func onFullDisk(from int, command []string, work string) (int, error) {
 				return // no filtered process is left
 			}
 			var n notification
-			if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), 0xc0502100, uintptr(unsafe.Pointer(&n))); e != 0 {
+			if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&n))); e != 0 {
 				continue
 			}
-			r := response{id: n.id, flags: 1} // go on
+			r := response{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 			if n.changes(disk.Dev) {
 				if count.Add(1) >= int64(from) {
 					r.error, r.flags = -int32(unix.ENOSPC), 0
 				}
 			}
-			unix.Syscall(unix.SYS_IOCTL, uintptr(listener), 0xc0182101, uintptr(unsafe.Pointer(&r)))
+			unix.Syscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
 		}
 	}()
 	err := <-ended
 	unix.Close(listener)
 	return int(count.Load()), err
-}
-
-// notify makes the system calls, if this thread or what it starts makes them, wait for an
-// answer through listener.
-func notify(calls []uint32) (listener int, err error) {
-	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}}
-	for _, nr := range calls {
-		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: nr},
-			unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0x7fc00000})
-	}
-	filter = append(filter, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0x7fff0000})
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return 0, err
-	}
-	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, 1, 1<<3, uintptr(unsafe.Pointer(&program)))
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(fd), nil
 }
 
 // changes reports whether the system call that n is for counts as a change of the file
