@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -454,6 +455,22 @@ func TestCompressions(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		} else if diff := cmp.Diff(map[string]string{"p": "directory", "p/dkms.conf": "-rw-r--r-- x"}, list(t, to)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// TestPlain has tar archives whose first bytes are also the magic of compressions that
+// no archive has.
+func TestPlain(t *testing.T) {
+	for _, name := range []string{"]", "\x02\x21\x4c\x18"} {
+		data := build(t, file(name, "x"))
+		r, err := decompress(bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			t.Errorf("%q: %v", name, err)
+			continue
+		}
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%q: %d of %d bytes, or others: %v", name, len(got), len(data), err)
 		}
 	}
 }

@@ -105,6 +105,9 @@ func extract(ctx context.Context, r io.ReaderAt, size int64, dir *os.Root, l lim
 // maxWindow is how many bytes of memory a decoder may use: xz -9 wants so much.
 const maxWindow = 64 << 20
 
+// compressions are those that archives may have. A tar may begin as data of others do.
+var compressions = []codec.Compression{codec.Gzip, codec.XZ, codec.Zstd, codec.Bzip2}
+
 // decompress returns a reader of what the archive in r is when unpacked.
 func decompress(r io.ReaderAt, size int64) (io.ReadCloser, error) {
 	head := make([]byte, codec.MaxMagic)
@@ -112,7 +115,11 @@ func decompress(r io.ReaderAt, size int64) (io.ReadCloser, error) {
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	return codec.NewReader(r, size, codec.Detect(head[:n]), maxWindow)
+	c := codec.Detect(head[:n])
+	if !slices.Contains(compressions, c) {
+		c = codec.None
+	}
+	return codec.NewReader(r, size, c, maxWindow)
 }
 
 // errSize is why an archive is not read to its end.

@@ -92,7 +92,7 @@ func TestReadInfoErrors(t *testing.T) {
 	}
 }
 
-// TestParseInfoTruncated cuts a module at every length. codec.None may pass for a whole one.
+// TestParseInfoTruncated cuts a module at every length. No part may pass for a whole one.
 func TestParseInfoTruncated(t *testing.T) {
 	module := testModule()
 	for n := range module {
