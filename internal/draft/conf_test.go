@@ -205,7 +205,7 @@ func FuzzArg(f *testing.F) {
 		if CheckArg(arg) != nil {
 			return
 		}
-		want := rewrite(arg, func(s string) string { return s }, func(string) string { return "REFERENCE" })
+		want := rewrite(arg, strings.Clone, func(string) string { return "REFERENCE" })
 		if strings.Contains(want, "REFERENCE") || strings.ContainsAny(arg, "\r") {
 			return
 		}

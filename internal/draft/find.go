@@ -4,6 +4,8 @@ package draft
 
 import (
 	"cmp"
+	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -27,8 +29,7 @@ import (
 const (
 	askTime    = 10 * time.Second // for one Kbuild file
 	allTime    = 2 * time.Minute
-	askOutput  = 1 << 20 // bytes that make says of one
-	maxFile    = 1 << 20 // bytes of a file
+	maxText    = 1 << 20 // bytes of a file, or that make says of one
 	maxWords   = 1000    // that Kbuild files list
 	maxSources = 500
 	maxNotes   = 40
@@ -64,34 +65,26 @@ func Open(root *os.Root, args []string) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	world.Processes, world.Output = 512, askOutput
+	world.Output = maxText
+	if os.Geteuid() == 0 { // the limit of another user counts all that the user runs
+		world.Processes = 512
+	}
 	t := &Tree{root: root, top: top, world: world, end: time.Now().Add(allTime), args: args}
+	// What each kernel's build gives make is not empty here, either.
+	here := strings.NewReplacer(buildDir, top, "${", "/nonexistent/", "}", "")
 	for _, a := range args {
-		if name, value, ok := strings.Cut(a, "="); ok && name[0] != '-' {
-			t.given = append(t.given, name+"="+rewrite(value, func(s string) string { return s }, t.resolve))
+		if strings.Contains(a, "=") && !strings.HasPrefix(a, "-") {
+			t.given = append(t.given, rewrite(a, strings.Clone, here.Replace))
 		}
 	}
 	return t, nil
 }
 
-// resolve returns what make gets here in place of what each kernel's build gives it:
-// something that is not empty.
-func (t *Tree) resolve(ref string) string {
-	if ref == buildDir {
-		return t.top
-	}
-	return "/nonexistent/" + strings.Trim(ref, "${}")
-}
-
 func (t *Tree) note(format string, args ...any) {
-	line := strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, fmt.Sprintf("%.300s", fmt.Sprintf(format, args...)))
-	if len(t.Notes) < maxNotes && !slices.Contains(t.Notes, line) {
-		t.Notes = append(t.Notes, line)
+	text := strings.ToValidUTF8(fmt.Sprintf(format, args...), "?")
+	text = fmt.Sprintf("%.300s", strings.Join(strings.FieldsFunc(text, unicode.IsControl), "?"))
+	if len(t.Notes) < maxNotes && !slices.Contains(t.Notes, text) {
+		t.Notes = append(t.Notes, text)
 	}
 }
 
@@ -108,10 +101,10 @@ func read(root *os.Root, dir string, names ...string) (name, text string, err er
 			return name, "", err
 		}
 		defer f.Close()
-		if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxFile {
+		if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxText {
 			return name, "", cmp.Or(err, errors.New("it is not a file, or too large"))
 		}
-		text, err := io.ReadAll(io.LimitReader(f, maxFile))
+		text, err := io.ReadAll(io.LimitReader(f, maxText))
 		return name, string(text), err
 	}
 	return "", "", fs.ErrNotExist
@@ -122,7 +115,6 @@ func read(root *os.Root, dir string, names ...string) (name, text string, err er
 // in all directories but hidden ones. Kbuild is to build them.
 func (t *Tree) Find() *Conf {
 	c := &Conf{Args: t.args}
-	where := map[string]string{} // by name: one alone can be installed
 	err := fs.WalkDir(t.root.FS(), ".", func(dir string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -139,11 +131,11 @@ func (t *Tree) Find() *Conf {
 		modules, lists := t.dir(dir, nil)
 		before := len(c.Modules)
 		for _, m := range modules {
-			if other, ok := where[m.Name]; !ok {
-				where[m.Name] = m.Dir
+			other := slices.IndexFunc(c.Modules, func(o Module) bool { return o.Name == m.Name })
+			if other < 0 {
 				c.Modules = append(c.Modules, m)
-			} else if other != m.Dir {
-				t.note("%s/%s.ko: left out, since %s/%[2]s.ko is installed by that name", m.Dir, m.Name, other)
+			} else if dir := c.Modules[other].Dir; dir != m.Dir {
+				t.note("%s/%s.ko: left out, since %s/%[2]s.ko is installed by that name", m.Dir, m.Name, dir)
 			}
 		}
 		if len(c.Modules) > before {
@@ -164,36 +156,28 @@ func (t *Tree) Find() *Conf {
 // into, and reports whether that file lists anything for kbuild. Env is what the
 // directory above exports.
 func (t *Tree) dir(dir string, env []string) (modules []Module, lists bool) {
-	name, _, err := read(t.root, dir, "Kbuild", "Makefile")
+	name, a, err := t.ask(dir, env)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false
-	}
-	var a answer
-	if err == nil {
-		a, err = t.ask(name, env)
 	}
 	if err != nil {
 		t.note("%s: %v", name, err)
 		return nil, false
 	}
-	if a["unset"] != nil {
-		t.note("%s: options that are not set here may decide what is built; to set one, give --make-arg %s=m, or y: %s",
-			name, a["unset"][0][0], strings.Join(a["unset"][0], " "))
-	} else if a["left"] != nil {
-		t.note("%s: nothing is set that decides to build %s", name, strings.Join(a["left"][0], " "))
+	for _, text := range a["note"] {
+		t.note("%s: %s", name, text)
 	}
-	env = slices.Clip(env)
-	for _, words := range a["export"] {
-		env = append(env, strings.Join(words, " "))
-	}
-	for _, words := range a["builds"] {
+	env = slices.Concat(env, a["export"])
+	for _, line := range a["builds"] {
 		if t.words++; t.words > maxWords {
 			t.note("%s: the tree has too many modules and directories", name)
 			break
 		}
+		words := strings.Fields(line)
 		found, err := t.builds(dir, words[0], words[1:], env)
 		if err != nil {
 			t.note("%s: %s: %v", name, words[0], err)
+			continue
 		}
 		modules = append(modules, found...)
 	}
@@ -201,7 +185,7 @@ func (t *Tree) dir(dir string, env []string) (modules []Module, lists bool) {
 }
 
 // builds returns the modules that a word of a list of dir stands for: those of a
-// directory, or one that is made of objects or, if there are none, of itself.
+// directory, or one that is made of objects.
 func (t *Tree) builds(dir, word string, objects, env []string) ([]Module, error) {
 	rel, err := t.member(dir, word)
 	if err != nil {
@@ -217,19 +201,13 @@ func (t *Tree) builds(dir, word string, objects, env []string) ([]Module, error)
 	if !strings.HasSuffix(word, ".o") {
 		return nil, errors.New("it is not an object")
 	}
-	if len(objects) == 0 {
-		objects = []string{word}
-	}
 	m := Module{Name: strings.TrimSuffix(path.Base(rel), ".o"), Dir: path.Dir(rel), Dest: "/extra"}
 	for _, o := range objects {
 		if rel, err := t.member(dir, o); err == nil && len(m.sources) < maxSources {
 			m.sources = append(m.sources, strings.TrimSuffix(rel, ".o")+".c")
 		}
 	}
-	if err := checkModule(m.Name); err != nil {
-		return nil, err
-	}
-	return []Module{m}, nil
+	return []Module{m}, checkModule(m.Name)
 }
 
 // member returns a word of a list of dir relative to the tree.
@@ -242,4 +220,50 @@ func (t *Tree) member(dir, word string) (string, error) {
 		return "", errors.New("it leads out of the directory")
 	}
 	return rel, checkPath(rel)
+}
+
+//go:embed ask.mk
+var askMakefile string
+
+// answer is what make says of a Kbuild file, none of it empty, by what it is:
+//
+//	lists   the variables that list something for kbuild
+//	builds  an object, and those that it is made of; or a directory and a slash
+//	export  NAME=VALUE, for the directories below
+//	note    what a user is to know
+//	end     the answer is whole
+type answer map[string][]string
+
+// ask has make read the Kbuild file of a directory, which is Kbuild or else Makefile, in
+// a world in which nothing can be written and there is no network: whatever the file has
+// make run, it changes nothing. Env is what the directory above exports.
+func (t *Tree) ask(dir string, env []string) (file string, a answer, err error) {
+	if file, _, err = read(t.root, dir, "Kbuild", "Makefile"); err != nil {
+		return file, nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), min(askTime, time.Until(t.end)), errors.New("it takes too long"))
+	defer cancel()
+	entry := path.Join(t.top, t.entry)
+	cmd := exec.Command("make", append([]string{"-rR", "--no-print-directory", "--eval=" + askMakefile, "KERNELRELEASE=$(shell uname -r)", "M=" + entry,
+		"ask_file=./" + strings.TrimPrefix(file, t.entry+"/"), "ask_dir=" + path.Join(t.top, dir)}, t.given...)...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}, env...)
+	var out strings.Builder
+	cmd.Dir, cmd.Stdout = entry, &out
+	err = t.world.Run(ctx, cmd)
+	if a = parseAnswer(out.String()); a["end"] != nil {
+		return file, a, nil // the error is how ask.mk ends
+	}
+	said := strings.TrimSpace(out.String())
+	return file, nil, fmt.Errorf("make cannot read it (%w): %s", err, said[strings.LastIndexByte(said, '\n')+1:])
+}
+
+// parseAnswer reads the lines of an answer; all others are of what make has read.
+func parseAnswer(text string) answer {
+	a := answer{}
+	for line := range strings.Lines(text) {
+		if f := strings.SplitN(strings.TrimSpace(line), " ", 3); len(f) == 3 && f[0] == "ask:" {
+			a[f[1]] = append(a[f[1]], f[2])
+		}
+	}
+	return a
 }

@@ -218,8 +218,8 @@ func TestFindEnds(t *testing.T) {
 		"processes": {"X := $(shell :(){ :|:& };:)\nobj-m := a.o\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if testing.Short() && name != "sleeps" {
-				t.Skip("it takes long")
+			if testing.Short() && name != "sleeps" || name == "processes" && os.Geteuid() != 0 {
+				t.Skip("it takes long, or it fills the limit of a user who needs it")
 			}
 			t.Parallel()
 			start := time.Now()
@@ -244,13 +244,14 @@ func FuzzParseAnswer(f *testing.F) {
 		if a["end"] != nil && !strings.Contains(text, "end") {
 			t.Error("whole without its end")
 		}
-		for _, list := range a {
-			if slices.ContainsFunc(list, func(words []string) bool { return len(words) == 0 }) {
-				t.Errorf("an empty list: %v", a)
+		for _, said := range a {
+			if slices.ContainsFunc(said, func(s string) bool { return strings.TrimSpace(s) == "" }) {
+				t.Errorf("something is empty: %q", a)
 			}
 		}
 		tree := &Tree{root: root, top: "/top"}
-		for _, words := range a["builds"] {
+		for _, line := range a["builds"] {
+			words := strings.Fields(line)
 			rel, err := tree.member("sub", words[0])
 			if err == nil && (!filepath.IsLocal(rel) || rel != "sub" && !strings.HasPrefix(rel, "sub/")) {
 				t.Errorf("%s is %q", words[0], rel)

@@ -128,17 +128,9 @@ func (t *Tree) Plan(specs []Spec) (*Conf, error) {
 		if slices.ContainsFunc(c.Modules, func(m Module) bool { return m.Name == s.Name }) {
 			return nil, fmt.Errorf("module %s is there twice", s.Name)
 		}
-		step, asks, err := t.step(s)
+		step, err := t.step(c, s)
 		if err != nil {
 			return nil, err
-		}
-		makefile := path.Join(s.Source, "Makefile")
-		if asks && !c.NoKernelRelease {
-			c.NoKernelRelease = true
-			t.note("%s: what it does depends on KERNELRELEASE, which make is therefore not given", makefile)
-		}
-		if !step.Kbuild && !slices.ContainsFunc(t.args, ofKernel) {
-			t.note("%s: no argument of make says which kernel to build for, so that is up to it; compare: --make-arg KDIR='${kernel_source_dir}'", makefile)
 		}
 		if !slices.Contains(c.Steps, step) {
 			c.Steps = append(c.Steps, step)
@@ -148,40 +140,35 @@ func (t *Tree) Plan(specs []Spec) (*Conf, error) {
 	return c, nil
 }
 
-// ofKernel reports whether the value of an argument depends on the kernel.
-func ofKernel(arg string) bool {
-	refs := rewrite(arg, func(string) string { return "" }, func(ref string) string { return ref })
-	return strings.Contains(refs, "${kernel")
-}
+var asksRelease = regexp.MustCompile(`(?m)^[ \t]*(?:else[ \t]+)?if(?:n?eq|n?def)\b.*\bKERNELRELEASE\b`)
 
-var (
-	asksRelease = regexp.MustCompile(`(?m)^[ \t]*(?:else[ \t]+)?if(?:n?eq|n?def)\b.*\bKERNELRELEASE\b`)
-	ruleLine    = regexp.MustCompile(`(?m)^([A-Za-z0-9_.][^:=#\n]*?)[ \t]*::?(?:[^:=]|$)`)
-)
-
-// step finds out how a module is built, and whether the Makefile asks for KERNELRELEASE.
-func (t *Tree) step(s Spec) (step Step, asks bool, err error) {
+// step finds out how a module of c is built.
+func (t *Tree) step(c *Conf, s Spec) (Step, error) {
 	t.entry = s.Source
 	said := t.Notes
 	modules, lists := t.dir(s.Source, nil)
 	t.Notes = said // the spec has told of what is in the directory
 	known := slices.ContainsFunc(modules, func(m Module) bool { return m.Name == s.Name && m.Dir == s.Dir })
-	_, text, err := read(t.root, s.Source, "GNUmakefile", "makefile", "Makefile")
+	name, text, err := read(t.root, s.Source, "GNUmakefile", "makefile", "Makefile")
 	if known && len(t.args) == 0 && s.Target == "" || lists && err != nil {
-		return Step{Dir: s.Source, Kbuild: true, Target: cmp.Or(s.Target, "modules")}, false, nil
+		return Step{Dir: s.Source, Kbuild: true, Target: cmp.Or(s.Target, "modules")}, nil
 	}
 	if err != nil {
-		return step, false, fmt.Errorf("module %s: %s has no Makefile", s.Name, s.Source)
+		return Step{}, fmt.Errorf("module %s: %s has no Makefile", s.Name, s.Source)
 	}
-	var rules []string
-	for _, m := range ruleLine.FindAllStringSubmatch(text, -1) {
-		rules = append(rules, strings.Fields(m[1])...)
+	if asksRelease.MatchString(text) {
+		c.NoKernelRelease = true
+		t.note("%s: what it does depends on KERNELRELEASE, which make is therefore not given", name)
 	}
-	step = Step{Dir: s.Source, Target: s.Target}
+	// Only references have such quotes.
+	if !slices.ContainsFunc(t.args, func(a string) bool { return strings.Contains(word(a), "'${kernel") }) {
+		t.note("%s: no argument of make says which kernel to build for, so that is up to it; compare: --make-arg KDIR='${kernel_source_dir}'", name)
+	}
 	for _, target := range []string{"modules", "module", s.Name + ".ko", "default", "all"} {
-		if step.Target == "" && slices.Contains(rules, target) {
-			step.Target = target
+		rule := regexp.MustCompile(`(?m)^(?:[A-Za-z0-9_.][^:=#\n]*[ \t])?` + regexp.QuoteMeta(target) + `(?:[ \t][^:=#\n]*)?::?(?:[^:=]|$)`)
+		if s.Target == "" && rule.MatchString(text) {
+			s.Target = target
 		}
 	}
-	return step, asksRelease.MatchString(text), nil
+	return Step{Dir: s.Source, Target: s.Target}, nil
 }
