@@ -162,7 +162,7 @@ tools:
 	fi
 
 fuzz:
-	@set -e; for pkg in version conf draft initramfs kmod build archive store; do \
+	@set -e; for pkg in version conf draft codec initramfs kmod build archive store; do \
 	  for target in $$($(GO) test -list '^Fuzz' ./internal/$$pkg | grep ^Fuzz); do \
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime 30s ./internal/$$pkg; \
 	  done; \

@@ -173,7 +173,7 @@ func TestContents(t *testing.T) {
 			file("./dkms_main_tree/6.1/riscv64/log/make.log", "b"),
 			file("./dkms_main_tree/stray", "c"),
 			file("./dkms_source_tree/dkms.conf", "d"),
-		}, Contents{Source: "dkms_source_tree", Builds: []Build{
+		}, Contents{Source: "dkms_source_tree", Binaries: []Binaries{
 			{"6.1", "riscv64", "dkms_main_tree/6.1/riscv64"}, {"6.1", "x86_64", "dkms_main_tree/6.1/x86_64"},
 		}}, nil},
 		{"source only", []entry{dir("dkms_main_tree"), file("dkms_source_tree/dkms.conf", "")},
@@ -182,11 +182,11 @@ func TestContents(t *testing.T) {
 			file("dkms_main_tree/6.1/x86_64/module/a.ko", "a"), file("dkms_binaries_only/dkms.conf", ""),
 			file("dkms_binaries_only/PACKAGE_NAME", "toy\n"), file("dkms_binaries_only/PACKAGE_VERSION", "1.0\nmore\n"),
 		}, Contents{Name: "toy", Version: "1.0", Conf: "dkms_binaries_only/dkms.conf",
-			Builds: []Build{{"6.1", "x86_64", "dkms_main_tree/6.1/x86_64"}}}, nil},
+			Binaries: []Binaries{{"6.1", "x86_64", "dkms_main_tree/6.1/x86_64"}}}, nil},
 		{"binaries only, without a conf", []entry{
 			file("dkms_main_tree/6.1/x86_64/module/a.ko", "a"),
 			file("dkms_binaries_only/PACKAGE_NAME", "toy"), file("dkms_binaries_only/PACKAGE_VERSION", ""),
-		}, Contents{Name: "toy", Builds: []Build{{"6.1", "x86_64", "dkms_main_tree/6.1/x86_64"}}}, nil},
+		}, Contents{Name: "toy", Binaries: []Binaries{{"6.1", "x86_64", "dkms_main_tree/6.1/x86_64"}}}, nil},
 		{"a source at the top", []entry{file("dkms.conf", "x"), file("sub/dkms.conf", "y"), symlink("s", "sub/dkms.conf")},
 			Contents{Source: "."}, map[string]string{"dkms.conf": "-rw-r--r-- x", "sub": "directory", "sub/dkms.conf": "-rw-r--r-- y", "s": "-> sub/dkms.conf"}},
 		{"a source in a directory", []entry{
@@ -204,7 +204,7 @@ func TestContents(t *testing.T) {
 		{"a link before what it leads to", []entry{symlink("p/l", "dkms.conf"), file("p/dkms.conf", "x")},
 			Contents{Source: "p"}, nil},
 		{"builds are no programs", []entry{dir("dkms_main_tree"), file("dkms_source_tree/dkms.conf", ""), mode("dkms_main_tree/6/a/module/x.ko", 0o777)},
-			Contents{Source: "dkms_source_tree", Builds: []Build{{"6", "a", "dkms_main_tree/6/a"}}},
+			Contents{Source: "dkms_source_tree", Binaries: []Binaries{{"6", "a", "dkms_main_tree/6/a"}}},
 			map[string]string{"dkms_main_tree": "directory", "dkms_main_tree/6": "directory", "dkms_main_tree/6/a": "directory", "dkms_main_tree/6/a/module": "directory",
 				"dkms_main_tree/6/a/module/x.ko": "-rw-r--r-- ", "dkms_source_tree": "directory", "dkms_source_tree/dkms.conf": "-rw-r--r-- "}},
 	} {
@@ -491,7 +491,7 @@ func TestInterrupted(t *testing.T) {
 }
 
 // sourceAndBuild makes a package to archive.
-func sourceAndBuild(t *testing.T) Package {
+func sourceAndBuild(t *testing.T) Contents {
 	t.Helper()
 	top := t.TempDir()
 	write := func(name, text string, mode fs.FileMode) {
@@ -518,8 +518,8 @@ func sourceAndBuild(t *testing.T) Package {
 			t.Fatal(err)
 		}
 	}
-	return Package{Name: "toy", Version: "1.0", Source: filepath.Join(top, "src"), SourceFiles: true,
-		Builds: []Build{{"6.1", "x86_64", filepath.Join(top, "6.1/x86_64")}}}
+	return Contents{Source: filepath.Join(top, "src"),
+		Binaries: []Binaries{{"6.1", "x86_64", filepath.Join(top, "6.1/x86_64")}}}
 }
 
 func TestWrite(t *testing.T) {
@@ -527,7 +527,9 @@ func TestWrite(t *testing.T) {
 		for _, withSource := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, source %v", program, withSource), func(t *testing.T) {
 				p := sourceAndBuild(t)
-				p.SourceFiles = withSource
+				if !withSource {
+					p.Name, p.Version, p.Conf, p.Source = "toy", "1.0", filepath.Join(p.Source, "dkms.conf"), ""
+				}
 				var b, again bytes.Buffer
 				left, err := Write(t.Context(), &b, c, p)
 				if err != nil {
@@ -552,7 +554,7 @@ func TestWrite(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				want := Contents{Source: "dkms_source_tree", Builds: []Build{{"6.1", "x86_64", "dkms_main_tree/6.1/x86_64"}}}
+				want := Contents{Source: "dkms_source_tree", Binaries: []Binaries{{"6.1", "x86_64", "dkms_main_tree/6.1/x86_64"}}}
 				files := map[string]string{
 					"dkms_main_tree": "directory", "dkms_main_tree/6.1": "directory", "dkms_main_tree/6.1/x86_64": "directory",
 					"dkms_main_tree/6.1/x86_64/.dep_b":      "-rw-r--r-- 1.0\n",
@@ -569,7 +571,7 @@ func TestWrite(t *testing.T) {
 					files["dkms_source_tree/sub/"+strings.Repeat("long", 50)] = "-rw------- "
 					wantLeft = append(wantLeft, "dkms_source_tree/abs", "dkms_source_tree/out", "dkms_source_tree/within")
 				} else {
-					want = Contents{Name: "toy", Version: "1.0", Conf: "dkms_binaries_only/dkms.conf", Builds: want.Builds}
+					want = Contents{Name: "toy", Version: "1.0", Conf: "dkms_binaries_only/dkms.conf", Binaries: want.Binaries}
 					files["dkms_binaries_only"] = "directory"
 					files["dkms_binaries_only/dkms.conf"] = "-rw-r--r-- conf"
 					files["dkms_binaries_only/PACKAGE_NAME"] = "-rw-r--r-- toy\n"
@@ -637,7 +639,7 @@ func FuzzExtract(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// That nothing leads out is checked there.
 		_, c, err := unpack(t, data, limits{1 << 16, 50})
-		if err == nil && c.Source == "" && c.Name == "" && c.Version == "" && c.Builds == nil {
+		if err == nil && c.Source == "" && c.Name == "" && c.Version == "" && c.Binaries == nil {
 			t.Log("an archive of nothing")
 		}
 	})

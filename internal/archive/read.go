@@ -51,21 +51,21 @@ type limits struct {
 	entries int
 }
 
-// Contents is what an unpacked archive holds. Paths are relative to the directory
-// that it was unpacked to.
+// Contents is what an archive holds. Paths of an unpacked one are relative to the
+// directory that it was unpacked to.
 type Contents struct {
 	// Source is the directory of the package's source; empty in an archive of
-	// builds alone.
+	// binaries alone.
 	Source string
-	// Name and Version are the package's, and Conf the path of its dkms.conf,
-	// where an archive of builds alone has them.
+	// Name and Version are the package's, and Conf the path of its dkms.conf. Only
+	// an archive of binaries alone has them.
 	Name, Version, Conf string
-	// Builds are sorted by release, then architecture.
-	Builds []Build
+	// Binaries of an unpacked archive are sorted by release, then architecture.
+	Binaries []Binaries
 }
 
-// Build is a package's build for one kernel.
-type Build struct {
+// Binaries are what a package's build for one kernel made.
+type Binaries struct {
 	Release, Arch string
 	Dir           string
 }
@@ -412,7 +412,7 @@ func (x *extractor) contents() (c Contents, err error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.directories)) {
 		if parts := strings.Split(name, "/"); len(parts) == 3 && parts[0] == mainTree {
-			c.Builds = append(c.Builds, Build{Release: parts[1], Arch: parts[2], Dir: name})
+			c.Binaries = append(c.Binaries, Binaries{Release: parts[1], Arch: parts[2], Dir: name})
 		}
 	}
 	return c, nil

@@ -19,28 +19,17 @@ import (
 	"dkms-kernel-install/internal/codec"
 )
 
-// Package is what goes into an archive.
-type Package struct {
-	Name, Version string
-	// Source is the directory of the source; without SourceFiles, only its
-	// dkms.conf is archived.
-	Source      string
-	SourceFiles bool
-	// Builds, whose Dir is any path here, come in the order given.
-	Builds []Build
-}
-
-// Write writes the archive of p to w. The same files with the same times give
-// the same bytes. Symbolic links in the source that lead out of it, and whatever
-// is no file, directory or symbolic link, are left out; so are all links in builds.
-// Write returns their paths in the archive.
-func Write(ctx context.Context, w io.Writer, c codec.Compression, p Package) (left []string, err error) {
+// Write writes an archive of contents to w, with the binaries in their order. The
+// same files with the same times give the same bytes. It leaves out symbolic links in
+// the source that lead out of it, whatever is no file, directory or symbolic link, and
+// all links in binaries. It returns the paths that those would have in the archive.
+func Write(ctx context.Context, w io.Writer, c codec.Compression, contents Contents) (left []string, err error) {
 	z, err := codec.NewWriter(w, c, codec.WriterOptions{})
 	if err != nil {
 		return nil, err
 	}
 	a := writer{ctx: ctx, tar: tar.NewWriter(z)}
-	err = a.contents(p)
+	err = a.contents(contents)
 	if err == nil {
 		err = a.tar.Close()
 	}
@@ -57,8 +46,11 @@ type writer struct {
 	left []string
 }
 
-func (a *writer) contents(p Package) error {
-	fi, err := os.Stat(filepath.Join(p.Source, confFile))
+func (a *writer) contents(c Contents) error {
+	if c.Source != "" {
+		c.Conf = filepath.Join(c.Source, confFile)
+	}
+	fi, err := os.Stat(c.Conf)
 	if err != nil {
 		return err
 	}
@@ -69,7 +61,7 @@ func (a *writer) contents(p Package) error {
 		return err
 	}
 	made := map[string]bool{}
-	for _, b := range p.Builds {
+	for _, b := range c.Binaries {
 		dir := path.Join(mainTree, b.Release)
 		if !made[dir] {
 			made[dir] = true
@@ -81,13 +73,13 @@ func (a *writer) contents(p Package) error {
 			return err
 		}
 	}
-	if p.SourceFiles {
-		return a.tree(p.Source, sourceTree, true)
+	if c.Source != "" {
+		return a.tree(c.Source, sourceTree, true)
 	}
 	if err := a.directory(binariesOnly); err != nil {
 		return err
 	}
-	for _, f := range []struct{ name, value string }{{nameFile, p.Name}, {versionFile, p.Version}} {
+	for _, f := range []struct{ name, value string }{{nameFile, c.Name}, {versionFile, c.Version}} {
 		text := f.value + "\n"
 		h := &tar.Header{Name: path.Join(binariesOnly, f.name), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text)), ModTime: a.time}
 		if err := a.header(h); err != nil {
@@ -97,12 +89,12 @@ func (a *writer) contents(p Package) error {
 			return err
 		}
 	}
-	root, err := os.OpenRoot(p.Source)
+	root, err := os.OpenRoot(filepath.Dir(c.Conf))
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return a.file(root, confFile, path.Join(binariesOnly, confFile))
+	return a.file(root, filepath.Base(c.Conf), path.Join(binariesOnly, confFile))
 }
 
 // header writes a header that tells of nobody's account and of the time with

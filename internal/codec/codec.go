@@ -43,15 +43,17 @@ type format struct {
 	end func(r io.ReaderAt, pos, size, window int64) (int64, error)
 	// member decodes data that end by themselves, if end is nil.
 	member func(c *counter) (io.Reader, error)
+	// size is what SizeHint returns; nil if such data do not say.
+	size func(r io.ReaderAt, size, window int64) (int64, error)
 	// write is nil if the compression is not written.
 	write func(w io.Writer, o WriterOptions) (io.WriteCloser, error)
 }
 
 var table = [...]format{
-	None:  {name: "none", archives: []string{".tar"}, read: readNone, write: writeNone},
-	Gzip:  {name: "gzip", suffix: ".gz", archives: []string{".tgz", ".taz"}, magic: "\x1f\x8b", read: readGzip, member: memberGzip, write: writeGzip},
-	XZ:    {name: "xz", suffix: ".xz", archives: []string{".txz"}, magic: "\xfd7zXZ\x00", read: readXZ, end: endXZ, write: writeXZ},
-	Zstd:  {name: "zstd", suffix: ".zst", archives: []string{".tzst"}, magic: "\x28\xb5\x2f\xfd", read: readZstd, end: endZstd, write: writeZstd},
+	None:  {name: "none", archives: []string{".tar"}, read: readNone, size: sizeNone, write: writeNone},
+	Gzip:  {name: "gzip", suffix: ".gz", archives: []string{".tgz", ".taz"}, magic: "\x1f\x8b", read: readGzip, member: memberGzip, size: sizeGzip, write: writeGzip},
+	XZ:    {name: "xz", suffix: ".xz", archives: []string{".txz"}, magic: "\xfd7zXZ\x00", read: readXZ, end: endXZ, size: sizeXZ, write: writeXZ},
+	Zstd:  {name: "zstd", suffix: ".zst", archives: []string{".tzst"}, magic: "\x28\xb5\x2f\xfd", read: readZstd, end: endZstd, size: sizeZstd, write: writeZstd},
 	Bzip2: {name: "bzip2", suffix: ".bz2", archives: []string{".tbz", ".tbz2", ".tz2"}, magic: "BZh", read: readBzip2, member: memberBzip2},
 	LZ4:   {name: "lz4", suffix: ".lz4", magic: lz4Magic, read: readLZ4, end: endLZ4},
 	LZO:   {name: "lzo", suffix: ".lzo", magic: "\x89LZO\x00\x0d"},

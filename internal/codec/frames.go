@@ -102,6 +102,9 @@ const (
 // endLZ4 returns where the lz4 blocks after the magic number at pos end: with the file, or before a size that none has.
 // The kernel takes a block of size 0 for the end.
 func endLZ4(r io.ReaderAt, pos, size, _ int64) (int64, error) {
+	if _, err := ReadRange(r, size, pos, int64(len(lz4Magic))); err != nil {
+		return 0, err
+	}
 	for pos += int64(len(lz4Magic)); size-pos >= 4; {
 		b, err := ReadRange(r, size, pos, 4)
 		if err != nil {

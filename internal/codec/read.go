@@ -76,31 +76,41 @@ func (m *Member) Close() { m.close() }
 // SizeHint returns how many bytes the size bytes of r decode to by what they say of
 // themselves, which may be false; 0 if they do not say. Window is that of [NewReader].
 func SizeHint(r io.ReaderAt, size int64, c Compression, window int64) (int64, error) {
-	switch c {
-	case None:
-		return size, nil
-	case Gzip:
-		if tail, err := ReadRange(r, size, size-4, 4); err == nil {
-			return int64(binary.LittleEndian.Uint32(tail)), nil // RFC 1952, 2.3.1, ISIZE
-		}
-	case XZ:
-		_, _, decoded, err := walkXZ(r, size, 0, window)
-		if err != nil {
-			err = fmt.Errorf("xz: %w", err)
-		}
-		return decoded, err
-	case Zstd:
-		head, err := ReadRange(r, size, 0, min(size, zstd.HeaderMaxSize))
-		if err != nil {
-			return 0, err
-		}
-		var h zstd.Header
-		if err := h.Decode(head); err != nil {
-			return 0, err
-		}
-		return int64(min(h.FrameContentSize, 1<<62)), nil
+	if table[c].size == nil {
+		return 0, nil
 	}
-	return 0, nil
+	hint, err := table[c].size(r, size, window)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", c, err)
+	}
+	return hint, err
+}
+
+func sizeNone(_ io.ReaderAt, size, _ int64) (int64, error) { return size, nil }
+
+func sizeGzip(r io.ReaderAt, size, _ int64) (int64, error) {
+	tail, err := ReadRange(r, size, size-4, 4)
+	if err != nil {
+		return 0, nil // it is the reader that finds out
+	}
+	return int64(binary.LittleEndian.Uint32(tail)), nil // RFC 1952, 2.3.1, ISIZE
+}
+
+func sizeXZ(r io.ReaderAt, size, window int64) (int64, error) {
+	_, _, decoded, err := walkXZ(r, size, 0, window)
+	return decoded, err
+}
+
+func sizeZstd(r io.ReaderAt, size, _ int64) (int64, error) {
+	head, err := ReadRange(r, size, 0, min(size, zstd.HeaderMaxSize))
+	if err != nil {
+		return 0, err
+	}
+	var h zstd.Header
+	if err := h.Decode(head); err != nil {
+		return 0, err
+	}
+	return int64(min(h.FrameContentSize, 1<<62)), nil
 }
 
 func readNone(data *io.SectionReader, _ int64) (io.ReadCloser, error) { return io.NopCloser(data), nil }

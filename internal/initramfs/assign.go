@@ -4,8 +4,9 @@ package initramfs
 
 import "strings"
 
-// assignments reads the first of these files that is there. all is false where something in it is more than an
-// assignment of plain words: the shell would have to say what it means.
+// assignments reads the assignments in the first of these files that is there. all is
+// false if something in it is more than an assignment of plain words, so that only a
+// shell could tell what it means.
 func (f *finder) assignments(names ...string) (values map[string][]string, all bool) {
 	for _, name := range names {
 		if f.file(name) {
@@ -15,7 +16,7 @@ func (f *finder) assignments(names ...string) (values map[string][]string, all b
 	return nil, true
 }
 
-// last returns the last of a list; "" where there is none.
+// last returns the last of a list; "" if it is empty.
 func last(list []string) string {
 	if len(list) == 0 {
 		return ""
@@ -23,11 +24,12 @@ func last(list []string) string {
 	return list[len(list)-1]
 }
 
-// parseAssignments reads the plain assignments in a text of the shell's: NAME=WORD, and NAME=(WORD…) over one line or
-// more. Other lines are passed over, and all is false.
+// parseAssignments reads the plain assignments in a shell script: NAME=WORD, and
+// NAME=(WORD…) on one line or more. It passes over blank lines and comments. If there is
+// anything else, which it passes over too, all is false.
 func parseAssignments(text string) (values map[string][]string, all bool) {
 	if strings.Contains(text, "\x00") {
-		return nil, false // the shell drops these, anywhere
+		return nil, false // the shell drops NULs, wherever they are
 	}
 	values, all = map[string][]string{}, true
 	for text != "" {
@@ -43,7 +45,7 @@ func parseAssignments(text string) (values map[string][]string, all bool) {
 			continue
 		}
 		if inside, isList := strings.CutPrefix(rest, "("); isList {
-			// The rest of the text is the list's, as long as it does not end.
+			// The list may go on over the lines that follow.
 			words, after, ok := parseWords(inside+"\n"+text, ')', false)
 			if ok {
 				values[name] = words
@@ -55,7 +57,7 @@ func parseAssignments(text string) (values map[string][]string, all bool) {
 			all = all && ok
 			continue
 		}
-		// With a second word it is a command.
+		// With a second word the line is a command.
 		if words, _, ok := parseWords(rest+"\n", '\n', true); ok && len(words) == 1 {
 			values[name] = words
 		} else {
@@ -66,6 +68,7 @@ func parseAssignments(text string) (values map[string][]string, all bool) {
 	return values, all
 }
 
+// isName reports whether s is a name of a variable.
 func isName(s string) bool {
 	for i, c := range s {
 		if c != '_' && (c|0x20 < 'a' || c|0x20 > 'z') && (i == 0 || c < '0' || c > '9') {
@@ -81,8 +84,9 @@ func isNothing(line string) bool {
 	return line == "" || line[0] == '#'
 }
 
-// parseWords reads words up to end, and returns what is after it; in reports whether text begins in the first word. ok is
-// false where a word is not plain, or end is missing.
+// parseWords reads words up to end, and returns what is after it. If in is true, text
+// begins within the first word, which may be empty. ok is false if a word is not plain,
+// or if end is missing.
 func parseWords(text string, end byte, in bool) (words []string, after string, ok bool) {
 	var word strings.Builder
 	flush := func() {

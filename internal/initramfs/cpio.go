@@ -12,23 +12,23 @@ import (
 	"strconv"
 )
 
-// Of the form of cpio that the kernel reads, buffer-format.rst: magic numbers of the header, without and with sums of
-// the content, and the file that ends an archive.
+// These are of the form of cpio that the kernel reads, buffer-format.rst.
 const (
-	cpioNew    = "070701"
-	cpioSum    = "070702"
-	cpioEnd    = "TRAILER!!!"
+	cpioNew    = "070701"     // begins a header
+	cpioSum    = "070702"     // begins a header that has a checksum of the content
+	cpioEnd    = "TRAILER!!!" // the name of the file that ends an archive
 	cpioHeader = len(cpioNew) + 13*8
 
-	maxPath   = 4096 // the kernel's PATH_MAX; files with longer names it passes over
+	maxPath   = 4096 // the kernel's PATH_MAX; it passes over files with longer names
 	typeMask  = 0o170000
 	typeIsDir = 0o040000
 )
 
 var errTooLarge = errors.New("it is too large")
 
-// files calls visit for the files of s up to its end, where it returns nil, or up to something else, where it returns
-// errForeign, and s.pos tells where that is. It returns errStop after visit returned false.
+// files calls visit for the files of s. At the end of s it returns nil; at something
+// that is not a file, errForeign, and s.pos is where that begins; once visit has
+// returned false, errStop.
 func (w *walker) files(s *stream) error {
 	for {
 		switch err := s.skipZeros(); {
@@ -53,14 +53,15 @@ func (w *walker) files(s *stream) error {
 		if name == "" || name == cpioEnd || mode&typeMask == typeIsDir {
 			continue
 		}
-		// Clean of a path that begins with a slash begins with one, and leads nowhere above.
+		// After Clean a path that begins with a slash still does, and has no "..".
 		if !w.visit(path.Clean("/" + name)[1:]) {
 			return errStop
 		}
 	}
 }
 
-// file reads a file's header and name, and skips its content. A name that the kernel would not take is "".
+// file reads a file's header and name, and skips its content. The name is "" if the
+// kernel would not take it.
 func (s *stream) file() (name string, mode uint64, err error) {
 	var head [cpioHeader]byte
 	if err := s.read(head[:]); err != nil {
@@ -79,21 +80,21 @@ func (s *stream) file() (name string, mode uint64, err error) {
 	if err != nil {
 		return "", 0, err
 	}
-	// Name and content end at multiples of four, counted from the header.
+	// Name and content are padded to multiples of four bytes from the header on.
 	padded := (int64(cpioHeader)+nameSize+3)&^3 - int64(cpioHeader)
 	if nameSize == 0 || nameSize > maxPath {
 		err = s.skip(padded)
 	} else {
 		b := make([]byte, padded)
 		err = s.read(b)
-		// More than one zero may end it: dracut aligns content so.
+		// It may end in several zeros: dracut aligns the content with them.
 		before, _, _ := bytes.Cut(b[:nameSize], []byte{0})
 		name = string(before)
 	}
 	if err != nil {
 		return "", 0, err
 	}
-	// The last content of a file need not be padded.
+	// The last content in the image need not be padded.
 	if err := s.skip(size); err != nil {
 		return "", 0, err
 	}
@@ -110,11 +111,11 @@ func noEOF(err error) error {
 	return err
 }
 
-// stream is read from the beginning to the end.
+// stream is what files are read from.
 type stream struct {
 	br   *bufio.Reader
 	src  io.Reader
-	size int64  // of src, where it is an io.Seeker
+	size int64  // of src, if it is an io.Seeker
 	pos  int64  // bytes taken
 	left *int64 // bytes that may still be taken
 }
@@ -141,7 +142,7 @@ func (s *stream) read(p []byte) error {
 	return err
 }
 
-// skip passes over n bytes, without reading them where it can.
+// skip passes over n bytes, without reading them if it can.
 func (s *stream) skip(n int64) error {
 	if err := s.took(n); err != nil {
 		return err

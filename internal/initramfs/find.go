@@ -5,6 +5,7 @@ package initramfs
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -17,21 +18,23 @@ import (
 	"syscall"
 )
 
-// System says where things are. The zero value is this machine's system.
+// System is where things are. The zero value is this machine's system.
 type System struct {
-	// Root goes before every path that is opened, those of the fields below and of PATH among them. What is
-	// returned is without it. Tests have one.
+	// Root is put before every path that is opened, also before Modules and the
+	// directories in PATH. Paths that are returned are without it. It is for tests.
 	Root string
-	// Modules is the directory that has a directory of modules for each kernel; empty: /lib/modules.
+	// Modules is the directory that has a directory of modules for each kernel;
+	// /lib/modules if it is empty.
 	Modules string
 }
 
-// Find returns how the initramfs of the kernel called release is made here. ok is false where that kernel has none,
-// or none that a known generator makes: then none is to be made.
+// Find returns how the initramfs of the kernel called release is made here. ok is false
+// if that kernel has none, or none that a known generator makes: then none is to be made.
 //
-// A generator is only found with an image of this kernel's that it may have made, and its program in PATH.
-// kernel-install is in charge where it made a boot entry for the kernel. It may be installed and not be: Debian's
-// initramfs-tools and dracut call it, rather than it them.
+// A generator is found only if there are an image of this kernel that it may have made,
+// and its program in PATH. kernel-install is in charge if it made a boot entry for the
+// kernel. It may be installed without being in charge: Debian's initramfs-tools and
+// dracut call it, rather than it them.
 func (s System) Find(release string) (i Initramfs, ok bool, err error) {
 	if release == "" || release == "." || release == ".." || strings.ContainsAny(release, "/\x00\n") || release[0] == '-' {
 		return Initramfs{}, false, fmt.Errorf("%q is not the release of a kernel", release)
@@ -58,81 +61,28 @@ func (s System) Find(release string) (i Initramfs, ok bool, err error) {
 	return i, true, nil
 }
 
-// finder looks around for one kernel.
+// finder looks for the initramfs of one kernel.
 type finder struct {
 	system  System
 	release string
-	err     error // the first of any look: what is not seen for it would be taken for not there
+	err     error // the first one: what could not be looked at would pass for missing
 }
 
-// kernelInstall finds what kernel-install(8) made: an entry of the Boot Loader Specification, type 1 or 2
-// (https://uapi-group.org/specifications/specs/boot_loader_specification), named after an entry token and the kernel.
+// kernelInstall finds what kernel-install(8) made.
 func (f *finder) kernelInstall() (Initramfs, bool) {
 	if !f.program("kernel-install") {
 		return Initramfs{}, false
 	}
-	var images []string
-	evident := false
-	conf, _ := f.assignments("/etc/kernel/install.conf", "/run/kernel/install.conf",
-		"/usr/local/lib/kernel/install.conf", "/usr/lib/kernel/install.conf")
-	boots := []string{"/efi", "/boot", "/boot/efi"}
-	if b := last(conf["BOOT_ROOT"]); path.IsAbs(b) && !slices.Contains(boots, path.Clean(b)) {
-		boots = append(boots, path.Clean(b))
-	}
-	tokens := f.entryTokens(last(conf["MACHINE_ID"]))
-	for _, boot := range boots {
-		for _, token := range tokens {
-			dir := path.Join(boot, token, f.release)
-			for _, name := range f.list(dir) {
-				// Other programs name what they put there after its content too.
-				evident = evident || name == "linux" || name == "initrd"
-				if strings.HasPrefix(name, "initrd") {
-					images = append(images, path.Join(dir, name))
-				}
-			}
-		}
-		dir := path.Join(boot, "loader/entries")
-		for _, name := range f.list(dir) {
-			if f.isEntry(name, ".conf", tokens) {
-				evident = true
-				images = append(images, f.entryImages(boot, path.Join(dir, name))...)
-			}
-		}
-		dir = path.Join(boot, "EFI/Linux")
-		for _, name := range f.list(dir) {
-			if f.isEntry(name, ".efi", tokens) {
-				evident = true
-				images = append(images, path.Join(dir, name))
-			}
-		}
-	}
-	if !evident {
+	images, ok := f.bootEntries()
+	if !ok {
 		return Initramfs{}, false
 	}
-	add := []string{"kernel-install", "add", f.release}
-
-	// Debian's plugin takes what its generators made in /boot before. They make it, then, and have the boot entry
-	// made from it, by a hook that comes with systemd-boot.
-	made := "/boot/initrd.img-" + f.release
-	if f.copied() && f.file(made) {
-		i := Initramfs{Generator: UpdateInitramfs, commands: [][]string{f.updateInitramfsCommand()}}
-		if !f.program("update-initramfs") {
-			i = Initramfs{Generator: Dracut, commands: [][]string{f.dracutCommand(made)}}
-		}
-		if f.program(i.Generator.String()) {
-			if !f.file("/etc/initramfs/post-update.d/systemd-boot") || !f.program("bootctl") {
-				kernel := f.kernel()
-				if kernel == "" {
-					kernel = "-" // kernel-install's word for the usual one
-				}
-				i.commands = append(i.commands, append(add, kernel, made))
-			}
-			i.Images = f.files(append(images, made)...)
-			return i, true
-		}
+	if i, ok := f.copiedInitramfs(images); ok {
+		return i, true
 	}
-
-	// Without, kernel-install takes /usr/lib/modules/RELEASE/vmlinuz, and says so when that is not there.
+	add := []string{"kernel-install", "add", f.release}
+	// Without a kernel, kernel-install takes /usr/lib/modules/RELEASE/vmlinuz, and fails
+	// if that is not there.
 	if kernel := f.kernel(); kernel != "" {
 		add = append(add, kernel)
 	}
@@ -144,7 +94,73 @@ func (f *finder) kernelInstall() (Initramfs, bool) {
 	return i, len(i.Images) > 0
 }
 
-// copied reports whether there is Debian's plugin that takes an image that was made before, and that it is not masked.
+// bootEntries looks for the kernel's entries of the Boot Loader Specification, type 1 or
+// 2 (https://uapi-group.org/specifications/specs/boot_loader_specification), which are
+// named after an entry token and the kernel. It returns the files that may be their
+// images; ok is false if nothing shows that there is an entry.
+func (f *finder) bootEntries() (images []string, ok bool) {
+	conf, _ := f.assignments("/etc/kernel/install.conf", "/run/kernel/install.conf",
+		"/usr/local/lib/kernel/install.conf", "/usr/lib/kernel/install.conf")
+	boots := []string{"/efi", "/boot", "/boot/efi"}
+	if b := last(conf["BOOT_ROOT"]); path.IsAbs(b) && !slices.Contains(boots, path.Clean(b)) {
+		boots = append(boots, path.Clean(b))
+	}
+	tokens := f.entryTokens(last(conf["MACHINE_ID"]))
+	for _, boot := range boots {
+		for _, token := range tokens {
+			dir := path.Join(boot, token, f.release)
+			for _, name := range f.list(dir) {
+				// Other programs, too, put files there; these are named after
+				// their content.
+				ok = ok || name == "linux" || name == "initrd"
+				if strings.HasPrefix(name, "initrd") {
+					images = append(images, path.Join(dir, name))
+				}
+			}
+		}
+		dir := path.Join(boot, "loader/entries")
+		for _, name := range f.list(dir) {
+			if f.isEntry(name, ".conf", tokens) {
+				ok = true
+				images = append(images, f.entryImages(boot, path.Join(dir, name))...)
+			}
+		}
+		dir = path.Join(boot, "EFI/Linux")
+		for _, name := range f.list(dir) {
+			if f.isEntry(name, ".efi", tokens) {
+				ok = true
+				images = append(images, path.Join(dir, name))
+			}
+		}
+	}
+	return images, ok
+}
+
+// copiedInitramfs finds the image in /boot that Debian's plugin copies into the boot
+// entry, which has these images. A generator makes the image, and then, by a hook that
+// comes with systemd-boot, the boot entry.
+func (f *finder) copiedInitramfs(images []string) (Initramfs, bool) {
+	made := "/boot/initrd.img-" + f.release
+	if !f.copied() || !f.file(made) {
+		return Initramfs{}, false
+	}
+	i := Initramfs{Generator: UpdateInitramfs, commands: [][]string{f.updateInitramfsCommand()}}
+	if !f.program("update-initramfs") {
+		i = Initramfs{Generator: Dracut, commands: [][]string{f.dracutCommand(made)}}
+	}
+	if !f.program(i.Generator.String()) {
+		return Initramfs{}, false
+	}
+	if !f.file("/etc/initramfs/post-update.d/systemd-boot") || !f.program("bootctl") {
+		// "-" is kernel-install's word for the usual one.
+		i.commands = append(i.commands, []string{"kernel-install", "add", f.release, cmp.Or(f.kernel(), "-"), made})
+	}
+	i.Images = f.files(append(images, made)...)
+	return i, true
+}
+
+// copied reports whether Debian's plugin that takes an image that was made before is
+// there and not masked.
 func (f *finder) copied() bool {
 	for _, name := range f.list("/usr/lib/kernel/install.d") {
 		if strings.HasSuffix(name, "-initrd.install") {
@@ -155,7 +171,7 @@ func (f *finder) copied() bool {
 	return false
 }
 
-// kernel returns the image of the kernel; "" where it is in no usual place.
+// kernel returns the image of the kernel; "" if it is in no usual place.
 func (f *finder) kernel() string {
 	for _, file := range []string{
 		path.Join(f.system.Modules, f.release, "vmlinuz"),
@@ -168,8 +184,8 @@ func (f *finder) kernel() string {
 	return ""
 }
 
-// entryTokens returns what kernel-install may name this system's entries after. Entries of other systems are none of
-// its.
+// entryTokens returns the tokens that kernel-install may name this system's entries
+// after. Entries with others belong to other systems.
 func (f *finder) entryTokens(machineID string) []string {
 	release, _ := f.assignments("/etc/os-release", "/usr/lib/os-release")
 	list := []string{
@@ -181,8 +197,8 @@ func (f *finder) entryTokens(machineID string) []string {
 	})
 }
 
-// isEntry reports whether a file is called TOKEN-RELEASE and ext; before ext it may have how often the entry is to be tried:
-// +LEFT or +LEFT-DONE.
+// isEntry reports whether name is TOKEN-RELEASE and ext. Between these it may say how
+// often the entry is to be tried: +LEFT or +LEFT-DONE.
 func (f *finder) isEntry(name, ext string, tokens []string) bool {
 	name, ok := strings.CutSuffix(name, ext)
 	return ok && slices.ContainsFunc(tokens, func(token string) bool {
@@ -191,7 +207,7 @@ func (f *finder) isEntry(name, ext string, tokens []string) bool {
 	})
 }
 
-// entryImages returns the images that an entry names, in whose file system boot is.
+// entryImages returns where the images may be that an entry below boot names.
 func (f *finder) entryImages(boot, entry string) []string {
 	var list []string
 	for line := range strings.Lines(string(f.read(entry))) {
@@ -200,7 +216,8 @@ func (f *finder) entryImages(boot, entry string) []string {
 			continue
 		}
 		for _, word := range words[1:] {
-			// From the root of its file system, which boot is, or which boot is a directory of.
+			// The path begins at the root of the file system: that is boot, or a
+			// directory above it.
 			list = append(list, path.Join(boot, word), path.Join("/", word))
 		}
 	}
@@ -259,8 +276,8 @@ func (f *finder) dracutCommand(image string) []string {
 	return []string{"dracut", "--force", "--kver", f.release, image}
 }
 
-// mkinitcpio finds what mkinitcpio(8) made, by a preset where there is one: bash variables that say which images there
-// are of a kernel's package.
+// mkinitcpio finds what mkinitcpio(8) made, by a preset if there is one: bash variables
+// that name the images of a kernel's package.
 func (f *finder) mkinitcpio() (Initramfs, bool) {
 	if !f.program("mkinitcpio") {
 		return Initramfs{}, false
@@ -294,7 +311,8 @@ func (f *finder) mkinitcpio() (Initramfs, bool) {
 	return i, len(i.Images) > 0
 }
 
-// presetImages returns the images that a preset's variables name, those of the older mkinitcpio too.
+// presetImages returns the images that a preset's variables name, also those variables
+// that only older versions of mkinitcpio have.
 func presetImages(base string, values map[string][]string) []string {
 	presets, ok := values["PRESETS"]
 	if !ok {
@@ -334,9 +352,10 @@ func (f *finder) booster() (Initramfs, bool) {
 	return i, len(i.Images) > 0
 }
 
-// pkgbase returns the name that Arch's package of the kernel gives to files in /boot; "" where there is none, or where
-// those files are of another version of the same package: directories of older ones may stay, and the newer kernel must
-// not get the older one's modules.
+// pkgbase returns the name that Arch's package of the kernel gives to files in /boot; ""
+// if there is none, or if those files are another version's of the same package. The
+// directories of older versions may stay, and the newer kernel must not get the older
+// one's modules.
 func (f *finder) pkgbase() string {
 	name := func(release string) string { return f.line(path.Join(f.system.Modules, release, "pkgbase")) }
 	base := name(f.release)
@@ -356,7 +375,8 @@ func (f *finder) pkgbase() string {
 
 func (f *finder) path(name string) string { return filepath.Join(f.system.Root, name) }
 
-// failed keeps err, unless it only says that something is not there.
+// failed reports whether err is an error. It keeps the first one that is not only about
+// something that is not there.
 func (f *finder) failed(err error) bool {
 	if err == nil {
 		return false
@@ -395,7 +415,7 @@ func (f *finder) files(names ...string) []string {
 	return list
 }
 
-// list returns the names of what is in a directory, in order.
+// list returns the names in a directory, sorted.
 func (f *finder) list(dir string) []string {
 	entries, err := os.ReadDir(f.path(dir))
 	if f.failed(err) {
@@ -408,10 +428,10 @@ func (f *finder) list(dir string) []string {
 	return names
 }
 
-// maxText is how many bytes are read of a small text file.
+// maxText is how many bytes are read of a text file.
 const maxText = 1 << 20
 
-// read returns the content of a small text file; nil where there is none.
+// read returns the first maxText bytes of a text file; nil if there is none.
 func (f *finder) read(name string) []byte {
 	if !f.file(name) {
 		return nil
@@ -426,13 +446,13 @@ func (f *finder) read(name string) []byte {
 	return b
 }
 
-// line returns the first line of a file, without space around it.
+// line returns the first line of a file, without the space around it.
 func (f *finder) line(name string) string {
 	first, _, _ := bytes.Cut(f.read(name), []byte("\n"))
 	return string(bytes.TrimSpace(first))
 }
 
-// same reports whether two files are there and have the same content.
+// same reports whether both files are there and have the same content.
 func (f *finder) same(a, b string) bool {
 	if !f.file(a) || !f.file(b) {
 		return false

@@ -191,12 +191,17 @@ func imageOf(t testing.TB, images ...[]byte) Initramfs {
 
 // modulesOf returns the names of the modules in the images, sorted, each once.
 func modulesOf(i Initramfs) (list []string, err error) {
-	err = i.each(func(module string) bool {
-		list = append(list, module)
-		return true
-	})
+	var errs []error
+	for _, image := range i.Images {
+		errs = append(errs, readImage(filepath.Join(i.root, image), func(file string) bool {
+			if module, ok := moduleIn(file, i.Release); ok {
+				list = append(list, module)
+			}
+			return true
+		}))
+	}
 	slices.Sort(list)
-	return slices.Compact(list), err
+	return slices.Compact(list), errors.Join(errs...)
 }
 
 // names returns the names of the modules in files, sorted.

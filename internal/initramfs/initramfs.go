@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-// Package initramfs finds how a kernel's initramfs is made on this system, says which modules the images that are
-// there carry, and which commands make them again. It knows nothing of where modules come from.
+// Package initramfs finds how a kernel's initramfs is made on this system. It looks for
+// modules in the images that are there, and knows the commands that make them again. It
+// knows nothing of where modules come from.
 //
-// Images are root's, and still untrusted here: whatever is in one, reading it ends, in bounded memory.
+// Images are root's, but are not trusted: whatever is in one, reading it ends, in
+// bounded memory.
 package initramfs
 
 import (
@@ -19,6 +21,7 @@ import (
 // Generator is a program that makes images.
 type Generator int
 
+// The generators that are known.
 const (
 	KernelInstall Generator = iota + 1
 	UpdateInitramfs
@@ -27,7 +30,7 @@ const (
 	Booster
 )
 
-// String is the name of the generator's program.
+// String returns the name of the generator's program.
 func (g Generator) String() string {
 	switch g {
 	case KernelInstall:
@@ -48,20 +51,23 @@ func (g Generator) String() string {
 type Initramfs struct {
 	// Release is the kernel's, as uname -r has it.
 	Release string
-	// Images are the files that hold it, as the system sees them, each once. A generator may make several of
-	// one kernel, and some hold no modules: processor microcode, for example.
+	// Images are the files that hold it, as the system sees them, each once. A
+	// generator may make several for one kernel, and some hold no modules, but for
+	// example processor microcode.
 	Images []string
-	// Generator is the program that makes the images from the modules. Where Commands says more than one
-	// command, others only pass on what it made.
+	// Generator is the program that makes the images from the modules. If
+	// [Initramfs.Commands] returns several commands, the others only pass on what it
+	// made.
 	Generator Generator
 
 	root     string
 	commands [][]string
-	hidden   error // why there may be images that are not in Images; nil where there are none
+	hidden   error // why there may be images that are not in Images; nil if there are none
 }
 
-// Commands returns what makes the images again: programs, looked up in PATH, with their arguments. They are to be run
-// in this order, and none of them after one that failed.
+// Commands returns the commands that make the images again: programs, to be looked up in
+// PATH, with their arguments. They are to be run in this order, and none after one that
+// failed.
 func (i Initramfs) Commands() [][]string {
 	var list [][]string
 	for _, c := range i.commands {
@@ -70,11 +76,12 @@ func (i Initramfs) Commands() [][]string {
 	return list
 }
 
-// Carries reports whether one of the images holds one of the modules. A module's name may be written with dashes or
-// underscores; whether and how the file in the image is compressed does not matter. Modules of other kernels do not
-// count.
+// Carries reports whether one of the images holds one of the modules. A module's name
+// may be written with dashes or underscores. It does not matter whether and how the file
+// in the image is compressed. Modules of other kernels do not count.
 //
-// With an error, which says what could not be read and why, the answer is not known: an image may hold one of them.
+// If there is an error, which says what could not be read and why, the answer is not
+// known: an image may hold one of the modules.
 func (i Initramfs) Carries(modules []string) (bool, error) {
 	if len(modules) == 0 {
 		return false, nil
@@ -83,56 +90,44 @@ func (i Initramfs) Carries(modules []string) (bool, error) {
 	for _, m := range modules {
 		wanted[normal(m)] = true
 	}
-	found := false
-	err := i.each(func(module string) bool {
-		found = wanted[module]
-		return !found
-	})
-	if found {
-		return true, nil
-	}
-	return false, err
-}
-
-// each calls visit with the normal name of each module file of the kernel in the images, until visit returns
-// false. An image that cannot be read does not keep it from the others.
-func (i Initramfs) each(visit func(module string) bool) error {
 	errs := []error{i.hidden}
 	for _, image := range i.Images {
-		more, opaque := true, ""
+		found, opaque := false, ""
 		err := readImage(filepath.Join(i.root, image), func(file string) bool {
 			if module, ok := moduleIn(file, i.Release); ok {
-				more = visit(module)
+				found = wanted[module]
 			} else if slices.Contains(inner, file) {
 				opaque = file
 			}
-			return more
+			return !found
 		})
-		if !more {
-			return nil
+		if found {
+			return true, nil
 		}
 		if err == nil && opaque != "" {
 			err = fmt.Errorf("its files are in a file system image of their own, %s", opaque)
 		}
 		if err != nil {
+			// The others may still hold one.
 			errs = append(errs, fmt.Errorf("cannot look into the initramfs %s: %w", image, err))
 		}
 	}
-	return errors.Join(errs...)
+	return false, errors.Join(errs...)
 }
 
-// inner are the file system images that dracut's squash modules put everything but the beginning into, modules too.
+// inner are the file system images that dracut's squash modules put all but the first
+// steps into, kernel modules among it.
 var inner = []string{"squash-root.img", "squashfs-root.img", "erofs-root.img", "squash/root.img"}
 
-// moduleIn returns the normal name of the module that a file of an image is; ok is false if it is none, or another
-// kernel's.
+// moduleIn returns the normal name of the module that a file in an image holds; ok is
+// false if it is not a module, or another kernel's.
 func moduleIn(file, release string) (module string, ok bool) {
 	rest, ok := strings.CutPrefix(strings.TrimPrefix(file, "usr/"), "lib/modules/")
 	if !ok {
 		return "", false
 	}
-	// Booster puts modules into that very directory: its images are of one kernel, and do not say its release in a
-	// path.
+	// Booster puts modules into this directory itself: its images are for one kernel,
+	// and their paths do not have its release.
 	if of, below, ok := strings.Cut(rest, "/"); ok {
 		if of != release {
 			return "", false
@@ -143,5 +138,5 @@ func moduleIn(file, release string) (module string, ok bool) {
 	return normal(name), ok
 }
 
-// normal is a module's name as the kernel has it.
+// normal returns a module's name as the kernel has it.
 func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }

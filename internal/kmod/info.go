@@ -5,19 +5,15 @@ package kmod
 import (
 	"bytes"
 	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
-
-	"dkms-kernel-install/internal/codec"
 )
 
-// Info is what a module says of itself: fields of its ELF header, and of its .modinfo section those that modinfo(8)
-// shows under the same names. A field that a module does not have is empty; of one that it has more than once, the
-// first counts, as it does for the kernel.
+// Info is what a module says of itself: fields of its ELF header, and fields of its
+// .modinfo section that modinfo(8) shows under the same names. A field that a module
+// does not have is empty. If it has one several times, the first with a value counts.
 type Info struct {
 	Class   elf.Class
 	Data    elf.Data
@@ -30,50 +26,26 @@ type Info struct {
 	VerMagic   string // "6.12.48+deb13-amd64 SMP preempt mod_unload modversions"
 }
 
-// Release is the kernel release that the module is for: the first word of its vermagic.
+// Release returns the kernel release that the module is for: the first word of its
+// vermagic.
 func (i Info) Release() string {
 	release, _, _ := strings.Cut(i.VerMagic, " ")
 	return release
 }
 
-// ReadInfo reads the Info of the module in the file at path, which may be compressed. Of an uncompressed one it reads
-// the few kilobytes that it needs.
-func ReadInfo(path string) (Info, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Info{}, err
-	}
-	defer f.Close()
-	size, c, err := probe(f)
-	if err != nil {
-		return Info{}, fmt.Errorf("read %s: %w", path, err)
-	}
-	r := io.ReaderAt(f)
-	if c != codec.None {
-		module, err := decompress(f, size, c, MaxSize)
-		if err != nil {
-			return Info{}, fmt.Errorf("read %s: %w", path, err)
-		}
-		r, size = bytes.NewReader(module), int64(len(module))
-	}
-	info, err := parseInfo(r, size)
-	if err != nil {
-		return Info{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return info, nil
-}
-
-// Check reports whether module, of size bytes and not compressed, is one that the kernel of the given release and
-// architecture (as in uname -m) could load: a whole ELF relocatable file for that machine, with a vermagic for that
-// release. The error says what was found and what was expected. Of a large module it reads a few kilobytes.
+// Check returns an error unless module, of size bytes and not compressed, is one that
+// the kernel of the given release and architecture (as in uname -m) could load: a
+// whole ELF relocatable file for that machine, with a vermagic for that release. The
+// error says what was found and what was expected. Of a large module it reads a few
+// kilobytes.
 //
-// For an architecture that this package does not know, the machine is not checked: the kernel's own headers chose it,
-// and the kernel looks again when it loads the module.
+// For an architecture that this package does not know, the machine is not checked: the
+// kernel's own headers chose it, and the kernel looks again when it loads the module.
 func Check(module io.ReaderAt, size int64, arch, release string) error {
 	if size > MaxSize {
 		return fmt.Errorf("it has %d bytes, a module may have %d at most", size, MaxSize)
 	}
-	info, err := parseInfo(module, size)
+	info, err := parseInfo(io.NewSectionReader(module, 0, size))
 	if err != nil {
 		return err
 	}
@@ -99,7 +71,7 @@ func Check(module io.ReaderAt, size int64, arch, release string) error {
 	return nil
 }
 
-// target is what the kernel compares in the header of a module's ELF file.
+// target is what the kernel compares in a module's ELF header.
 type target struct {
 	machine elf.Machine
 	class   elf.Class
@@ -114,10 +86,12 @@ func (t target) String() string {
 	return fmt.Sprintf("%v/%v/%v", t.machine, t.class, t.data)
 }
 
-// targets returns what modules for arch may be, the usual first; none for an architecture that is not known.
+// targets returns what modules for arch may be, the usual one first; nil for an
+// architecture that is not known.
 //
-// A 32-bit name stands for the 64-bit kernel of the family too: under the 32-bit personality, as in containers,
-// uname -m is the 32-bit name, while what is built is for the kernel that runs.
+// The name of a 32-bit architecture stands for its 64-bit kernel too: under the
+// 32-bit personality, as in containers, uname -m prints the 32-bit name, but modules
+// are built for the kernel that runs.
 func targets(arch string) []target {
 	const (
 		c32, c64    = elf.ELFCLASS32, elf.ELFCLASS64
@@ -156,7 +130,7 @@ func targets(arch string) []target {
 		return []target{{elf.EM_S390, c32, big}, {elf.EM_S390, c64, big}}
 	case "loongarch64":
 		return []target{{elf.EM_LOONGARCH, c64, little}}
-	case "mips64": // the name does not tell the byte order
+	case "mips64": // either byte order has this name
 		return []target{{elf.EM_MIPS, c64, either}}
 	case "mips":
 		return []target{{elf.EM_MIPS, c32, either}, {elf.EM_MIPS, c64, either}}
@@ -179,146 +153,27 @@ func targets(arch string) []target {
 	}
 }
 
-// maxSection bounds in bytes what is read of a section. The .modinfo sections and section name tables of real
-// modules are far smaller.
-const maxSection = 16 << 20
-
-// section is the part of a section header that matters here.
-type section struct {
-	name         uint32
-	typ          elf.SectionType
-	offset, size uint64
-}
-
-// parseInfo reads the Info of the module in r, which has size bytes and is not compressed. A signature after the
-// module does not disturb it. It is an error if it is not a whole ELF file, or has no .modinfo section.
-//
-// It does not use the parser of debug/elf, which by its own documentation may panic or use much memory on malformed
-// files. Like the kernel it knows no extended section
-// numbering, so that a file has 65535 sections at most.
-func parseInfo(r io.ReaderAt, size int64) (Info, error) {
-	var info Info
-	ident, err := readRange(r, size, 0, elf.EI_NIDENT)
-	if err != nil || string(ident[:len(elf.ELFMAG)]) != elf.ELFMAG {
-		return Info{}, errors.New("is not an ELF file")
-	}
-	info.Class = elf.Class(ident[elf.EI_CLASS])
-	info.Data = elf.Data(ident[elf.EI_DATA])
-	var order binary.ByteOrder
-	switch info.Data {
-	case elf.ELFDATA2LSB:
-		order = binary.LittleEndian
-	case elf.ELFDATA2MSB:
-		order = binary.BigEndian
-	default:
-		return Info{}, fmt.Errorf("bad ELF header: data encoding %d", ident[elf.EI_DATA])
-	}
-
-	var h elf.Header64
-	var entrySize int
-	switch info.Class {
-	case elf.ELFCLASS32:
-		var h32 elf.Header32
-		if err := readStruct(r, size, order, &h32); err != nil {
-			return Info{}, err
-		}
-		h = elf.Header64{Type: h32.Type, Machine: h32.Machine, Shoff: uint64(h32.Shoff),
-			Shentsize: h32.Shentsize, Shnum: h32.Shnum, Shstrndx: h32.Shstrndx}
-		entrySize = binary.Size(elf.Section32{})
-	case elf.ELFCLASS64:
-		if err := readStruct(r, size, order, &h); err != nil {
-			return Info{}, err
-		}
-		entrySize = binary.Size(elf.Section64{})
-	default:
-		return Info{}, fmt.Errorf("bad ELF header: class %d", ident[elf.EI_CLASS])
-	}
-	info.Type = elf.Type(h.Type)
-	info.Machine = elf.Machine(h.Machine)
-	if h.Shnum == 0 {
-		return Info{}, errors.New("is an ELF file without sections")
-	}
-	if int(h.Shentsize) != entrySize || h.Shstrndx >= h.Shnum {
-		return Info{}, errors.New("bad ELF header: section header table")
-	}
-
-	table, err := readRange(r, size, h.Shoff, uint64(h.Shnum)*uint64(entrySize))
+// parseInfo reads the Info of a module that is not compressed. A signature after the
+// module does not disturb it.
+func parseInfo(data *io.SectionReader) (Info, error) {
+	f, err := readELF(data)
 	if err != nil {
-		return Info{}, fmt.Errorf("section headers: %w", err)
+		return Info{}, err
 	}
-	sections := make([]section, h.Shnum)
-	for i := range sections {
-		s := &sections[i]
-		if err := s.decode(table[i*entrySize:(i+1)*entrySize], order, info.Class); err != nil {
-			return Info{}, err
-		}
-		// A linker that ran out of disk leaves such a file, and the kernel refuses it.
-		if s.typ != elf.SHT_NULL && s.typ != elf.SHT_NOBITS &&
-			(s.offset > uint64(size) || s.size > uint64(size)-s.offset) {
-			return Info{}, fmt.Errorf("truncated: section %d has %d bytes at %d in a file of %d: %w",
-				i, s.size, s.offset, size, io.ErrUnexpectedEOF)
-		}
-	}
-
-	names, err := sections[h.Shstrndx].data(r, size)
+	modinfo, ok, err := f.section(".modinfo")
 	if err != nil {
-		return Info{}, fmt.Errorf("section names: %w", err)
+		return Info{}, err
 	}
-	for _, s := range sections {
-		if uint64(s.name) > uint64(len(names)) || !bytes.HasPrefix(names[s.name:], []byte(".modinfo\x00")) {
-			continue
-		}
-		data, err := s.data(r, size)
-		if err != nil {
-			return Info{}, fmt.Errorf(".modinfo: %w", err)
-		}
-		info.setFields(data)
-		return info, nil
+	if !ok {
+		return Info{}, errors.New("has no .modinfo section: it is not a kernel module")
 	}
-	return Info{}, errors.New("has no .modinfo section: it is not a kernel module")
+	info := Info{Class: f.class, Data: f.encoding, Type: f.typ, Machine: f.machine}
+	info.setFields(modinfo)
+	return info, nil
 }
 
-// readStruct reads v, a struct of package elf, from the beginning of r.
-func readStruct(r io.ReaderAt, size int64, order binary.ByteOrder, v any) error {
-	buf, err := readRange(r, size, 0, uint64(binary.Size(v)))
-	if err != nil {
-		return fmt.Errorf("ELF header: %w", err)
-	}
-	_, err = binary.Decode(buf, order, v)
-	return err
-}
-
-// decode sets s from a section header.
-func (s *section) decode(entry []byte, order binary.ByteOrder, class elf.Class) error {
-	if class == elf.ELFCLASS32 {
-		var h elf.Section32
-		if _, err := binary.Decode(entry, order, &h); err != nil {
-			return err
-		}
-		*s = section{h.Name, elf.SectionType(h.Type), uint64(h.Off), uint64(h.Size)}
-		return nil
-	}
-	var h elf.Section64
-	if _, err := binary.Decode(entry, order, &h); err != nil {
-		return err
-	}
-	*s = section{h.Name, elf.SectionType(h.Type), h.Off, h.Size}
-	return nil
-}
-
-// data returns the content of s.
-func (s section) data(r io.ReaderAt, size int64) ([]byte, error) {
-	if s.typ == elf.SHT_NULL || s.typ == elf.SHT_NOBITS {
-		return nil, nil
-	}
-	if s.size > maxSection {
-		return nil, fmt.Errorf("the section has %d bytes, %d at most are supported", s.size, maxSection)
-	}
-	return readRange(r, size, s.offset, s.size)
-}
-
-// setFields sets the fields of i from a .modinfo section: "key=value" strings, each with one or more zero bytes
-// after it.
+// setFields sets the fields of i from a .modinfo section: "key=value" strings, each
+// followed by one or more zero bytes.
 func (i *Info) setFields(modinfo []byte) {
 	for entry := range bytes.SplitSeq(modinfo, []byte{0}) {
 		key, value, ok := strings.Cut(string(entry), "=")

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +22,7 @@ import (
 
 // parseBytes is parseInfo of a module in memory.
 func parseBytes(module []byte) (Info, error) {
-	return parseInfo(bytes.NewReader(module), int64(len(module)))
+	return parseInfo(io.NewSectionReader(bytes.NewReader(module), 0, int64(len(module))))
 }
 
 func TestParseInfo(t *testing.T) {

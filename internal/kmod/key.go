@@ -17,25 +17,30 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"dkms-kernel-install/internal/files"
 )
 
 const (
 	rsaBits = 2048
 
-	// certDays is how long a certificate is valid, in days. Neither shim nor the kernel looks; a renewed one would
-	// have to be enrolled at the console again.
+	// certDays is how long a certificate is valid, in days. Neither shim nor the
+	// kernel looks at that, and a renewed certificate would have to be enrolled at
+	// the console again.
 	certDays = 36500
 )
 
-// GenerateKey makes what is missing of a signing key at keyPath (RSA, PKCS #8 in PEM form, mode 0600) and its
-// self-signed certificate at certPath (X.509 in DER form, mode 0644), for enrolment as a machine owner key. Where both
-// files exist it does nothing.
+// GenerateKey makes what is missing of a signing key at keyPath (RSA, PKCS #8 in PEM
+// form, mode 0600) and its self-signed certificate at certPath (X.509 in DER form,
+// mode 0644), for enrolment as a machine owner key. If both files exist it does
+// nothing.
 //
-// The certificate has the common name "DKMS module signing key" and the extended key usage code signing. It is no
-// certificate authority. It does not have shim's usage for modules only, because people sign their own kernels with
-// this key too.
+// The certificate has the common name "DKMS module signing key" and the extended key
+// usage code signing. It is not a certificate authority. It does not have shim's usage
+// for modules only, because people sign their own kernels with this key too.
 //
-// The directories of both must exist. Two processes must not call GenerateKey for the same files at once.
+// The directories of both must exist. Two processes must not call GenerateKey for the
+// same files at once.
 func GenerateKey(keyPath, certPath string) error {
 	haveKey, err := exists(keyPath)
 	if err != nil {
@@ -46,9 +51,9 @@ func GenerateKey(keyPath, certPath string) error {
 		return err
 	}
 
-	// The order makes the certificate the commit. Killed in between, a key without a certificate is left, and the
-	// next run makes one for it. The other way about, a certificate would be left, and perhaps enrolled, that
-	// nothing can be signed for.
+	// The key comes first. A run that is killed between the two leaves a key without
+	// a certificate, and the next run makes one for it. The other way round it would
+	// leave a certificate, perhaps to be enrolled, that nothing can be signed for.
 	var key crypto.Signer
 	switch {
 	case haveKey && haveCert:
@@ -60,12 +65,13 @@ func GenerateKey(keyPath, certPath string) error {
 		}
 	default:
 		if haveCert {
-			// Its key is lost. It goes first, so that it is never seen beside a key that is not its own, and it is
-			// kept, because only it can tell which enrolled key it was.
+			// Its key is lost. It goes first, so that it is never seen beside a
+			// key that is not its own. It is kept, because only it can tell which
+			// enrolled key it was.
 			if err := os.Rename(certPath, certPath+".old"); err != nil {
 				return err
 			}
-			if err := syncDir(certPath); err != nil {
+			if err := files.SyncDir(filepath.Dir(certPath)); err != nil {
 				return err
 			}
 		}
@@ -128,46 +134,15 @@ func exists(path string) (bool, error) {
 	return err == nil, err
 }
 
-// writeFile makes the file at path with the given content and permissions. After a crash it is there whole, or not at
-// all.
+// writeFile makes the file at path with the given content and permissions, which it
+// has before there is anything in it. After a crash it is there whole, or not at all.
 func writeFile(path string, data []byte, perm fs.FileMode) error {
-	// One fixed name, so that a killed run leaves one such file at most and the next run takes it away. Nobody else
-	// uses it: callers have a lock.
-	tmp := path + ".tmp"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	// Until its end it is for the owner only: what is in it may be a key.
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := files.Create(path, perm, files.Options{Durable: true})
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(perm)
+	if _, err := f.Write(data); err != nil {
+		return errors.Join(err, f.Close())
 	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err2 := f.Close(); err == nil {
-		err = err2
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	return syncDir(path)
-}
-
-// syncDir makes the names in the directory of path durable, so that what is done after it is not found without them.
-func syncDir(path string) error {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return f.Commit()
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/testskip"
 )
 
@@ -113,8 +114,8 @@ func TestGenerateKeyHeals(t *testing.T) {
 		{"key without certificate", map[string][]byte{"key": pkcs8(rsaKey())}, []string{"cert", "key"}, "key"},
 		{"EC key without certificate", map[string][]byte{"key": pkcs8(p256Key())}, []string{"cert", "key"}, "key"},
 		{"certificate without key", map[string][]byte{"cert": testCert(rsaKey())}, []string{"cert", "cert.old", "key"}, ""},
-		{"half a key", map[string][]byte{"key.tmp": []byte("-----BEGIN")}, []string{"cert", "key"}, ""},
-		{"half a certificate", map[string][]byte{"key": pkcs8(rsaKey()), "cert.tmp": {0x30}}, []string{"cert", "key"}, "key"},
+		{"half a key", map[string][]byte{files.TempName("key"): []byte("-----BEGIN")}, []string{"cert", "key"}, ""},
+		{"half a certificate", map[string][]byte{"key": pkcs8(rsaKey()), files.TempName("cert"): {0x30}}, []string{"cert", "key"}, "key"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -134,6 +135,9 @@ func TestGenerateKeyHeals(t *testing.T) {
 			}
 			if old := filepath.Join(dir, "cert.old"); slices.Contains(tt.after, "cert.old") {
 				wantContent(t, old, tt.files["cert"])
+			}
+			if st := must(os.Stat(keyPath)); tt.keeps != "key" && st.Mode() != 0o600 {
+				t.Errorf("the key has mode %v", st.Mode())
 			}
 			if _, err := LoadSigner(keyPath, certPath, "sha256"); err != nil {
 				t.Error("the pair cannot sign:", err)

@@ -3,6 +3,7 @@
 package kmod
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,19 +14,20 @@ import (
 )
 
 const (
-	// maxWindow is the largest xz dictionary and zstd window in bytes that are allocated for a file's say-so.
-	// xz -9 makes one of this size.
+	// maxWindow is the largest xz dictionary and zstd window in bytes that are
+	// allocated for a file's say-so. xz -9 makes one of this size.
 	maxWindow = 64 << 20
 
-	// maxTrustedRatio bounds how much memory is allocated at once for the uncompressed size that a file claims.
-	// Real modules shrink to a fifth.
+	// maxTrustedRatio bounds how much memory is allocated at once for the
+	// uncompressed size that a file claims. Real modules shrink to a fifth.
 	maxTrustedRatio = 32
 )
 
 var errTooLarge = errors.New("the module is too large")
 
-// ReadFile returns the module in the file at path, uncompressed. How the file is compressed is told by its
-// content, not by its name, as kmod's programs do. A module larger than MaxSize is an error.
+// ReadFile returns the module in the file at path, uncompressed. The file's content
+// tells how it is compressed, not its name, as for kmod's programs. A module larger
+// than MaxSize is an error.
 func ReadFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -41,6 +43,31 @@ func ReadFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return module, nil
+}
+
+// ReadInfo reads the Info of the module in the file at path, which may be compressed. Of
+// an uncompressed one it reads the few kilobytes that it needs.
+func ReadInfo(path string) (Info, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Info{}, err
+	}
+	defer f.Close()
+	size, c, err := probe(f)
+	r := io.ReaderAt(f)
+	if err == nil && c != codec.None {
+		var module []byte
+		module, err = decompress(f, size, c, MaxSize)
+		r, size = bytes.NewReader(module), int64(len(module))
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	info, err := parseInfo(io.NewSectionReader(r, 0, size))
+	if err != nil {
+		return Info{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return info, nil
 }
 
 // probe returns the size of f in bytes and how it is compressed.
@@ -68,7 +95,7 @@ func detect(head []byte) codec.Compression {
 	return codec.None
 }
 
-// decompress returns what the size bytes of r hold, limit bytes at most.
+// decompress returns what the size bytes of r decode to, limit bytes at most.
 func decompress(r io.ReaderAt, size int64, c codec.Compression, limit int64) ([]byte, error) {
 	hint, err := codec.SizeHint(r, size, c, maxWindow)
 	if err != nil {
@@ -82,7 +109,8 @@ func decompress(r io.ReaderAt, size int64, c codec.Compression, limit int64) ([]
 	return readAll(zr, min(hint, MaxSize, size*maxTrustedRatio), limit)
 }
 
-// readAll reads r to its end, which is expected after hint bytes and an error after more than limit.
+// readAll reads r to its end, which it expects after hint bytes. More than limit bytes
+// are an error.
 func readAll(r io.Reader, hint, limit int64) ([]byte, error) {
 	// One byte more, so that the end is seen without growing.
 	buf := make([]byte, 0, min(hint, limit)+1)
@@ -101,16 +129,4 @@ func readAll(r io.Reader, hint, limit int64) ([]byte, error) {
 			return nil, err
 		}
 	}
-}
-
-// readRange returns the n bytes at off of r, which has size bytes.
-func readRange(r io.ReaderAt, size int64, off, n uint64) ([]byte, error) {
-	if off > uint64(size) || n > uint64(size)-off {
-		return nil, fmt.Errorf("truncated: bytes %d to %d of a file of %d: %w", off, off+n, size, io.ErrUnexpectedEOF)
-	}
-	buf := make([]byte, n)
-	if _, err := r.ReadAt(buf, int64(off)); err != nil && err != io.EOF {
-		return nil, err
-	}
-	return buf, nil
 }

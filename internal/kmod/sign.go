@@ -18,16 +18,11 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"os"
 	"strings"
 )
-
-// errUnsupportedKey is in the chain of the errors for keys that this package cannot use and the kernel's sign-file
-// program perhaps can: keys on a token (pkcs11:), encrypted keys, and kinds of keys other than RSA and ECDSA.
-var errUnsupportedKey = errors.New("unsupported kind of key")
 
 // signatureHash is a hash that modules are signed with.
 type signatureHash struct {
@@ -36,7 +31,7 @@ type signatureHash struct {
 	ecdsa  asn1.ObjectIdentifier // ECDSA with it
 }
 
-// signatureHashes has them by their names in CONFIG_MODULE_SIG_HASH.
+// signatureHashes has the hashes by their names in CONFIG_MODULE_SIG_HASH.
 var signatureHashes = map[string]signatureHash{
 	"sha1":     {crypto.SHA1, asn1.ObjectIdentifier{1, 3, 14, 3, 2, 26}, asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 1}},
 	"sha224":   {crypto.SHA224, nistHash(4), asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 1}},
@@ -48,7 +43,8 @@ var signatureHashes = map[string]signatureHash{
 	"sha3-512": {crypto.SHA3_512, nistHash(10), nistSignature(12)},
 }
 
-// NIST's identifiers, of https://csrc.nist.gov/projects/computer-security-objects-register.
+// nistHash and nistSignature return NIST's identifiers:
+// https://csrc.nist.gov/projects/computer-security-objects-register.
 
 func nistHash(n int) asn1.ObjectIdentifier {
 	return asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, n}
@@ -66,12 +62,14 @@ type Signer struct {
 	alg  pkix.AlgorithmIdentifier // of the signature
 }
 
-// LoadSigner returns a Signer with the private key in keyPath, its certificate in certPath, and the hash, which is
-// named as in CONFIG_MODULE_SIG_HASH: sha1, sha224, sha256, sha384, sha512, sha3-256, sha3-384 or sha3-512.
+// LoadSigner returns a Signer with the private key in keyPath, its certificate in
+// certPath, and the hash, which is named as in CONFIG_MODULE_SIG_HASH: sha1, sha224,
+// sha256, sha384, sha512, sha3-256, sha3-384 or sha3-512.
 //
-// The key is RSA or ECDSA (NIST P-256, P-384 or P-521) in PKCS #8, PKCS #1 or SEC 1 form. Both files may be PEM or
-// DER. An empty certPath, or one equal to keyPath, means that keyPath is a PEM file with both, as the kernel's build
-// makes them. Of several keys or certificates in a file, the first counts.
+// The key is RSA or ECDSA (NIST P-256, P-384 or P-521) in PKCS #8, PKCS #1 or SEC 1
+// form. Each file may be PEM or DER. An empty certPath, or one equal to keyPath, means
+// that keyPath is a PEM file with both, as the kernel's build makes them. If a PEM file
+// has several keys or certificates, the first one counts.
 func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
 	h, ok := signatureHashes[hash]
 	if !ok {
@@ -111,7 +109,7 @@ func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
 // readKey reads a private key, PEM or DER: an *rsa.PrivateKey or an *ecdsa.PrivateKey.
 func readKey(path string) (crypto.Signer, error) {
 	if strings.HasPrefix(path, "pkcs11:") {
-		return nil, fmt.Errorf("%w: %s is on a token", errUnsupportedKey, path)
+		return nil, fmt.Errorf("unsupported kind of key: %s is on a token", path)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -124,7 +122,7 @@ func readKey(path string) (crypto.Signer, error) {
 			return nil, fmt.Errorf("%s has no private key in it", path)
 		}
 		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-			return nil, fmt.Errorf("%w: %s is encrypted; \"openssl pkey\" can decrypt it", errUnsupportedKey, path)
+			return nil, fmt.Errorf("unsupported kind of key: %s is encrypted; \"openssl pkey\" can decrypt it", path)
 		}
 		der = block.Bytes
 	}
@@ -145,11 +143,11 @@ func readKey(path string) (crypto.Signer, error) {
 		return k, nil
 	case *ecdsa.PrivateKey:
 		if k.Curve == elliptic.P224() { // the kernel has no such curve
-			return nil, fmt.Errorf("%w: %s is on the curve P-224", errUnsupportedKey, path)
+			return nil, fmt.Errorf("unsupported kind of key: %s is on the curve P-224", path)
 		}
 		return k, nil
 	default:
-		return nil, fmt.Errorf("%w: %s is neither RSA nor ECDSA", errUnsupportedKey, path)
+		return nil, fmt.Errorf("unsupported kind of key: %s is neither RSA nor ECDSA", path)
 	}
 }
 
@@ -189,8 +187,9 @@ func findPEM(data []byte, wanted func(*pem.Block) bool) *pem.Block {
 	}
 }
 
-// The structures of RFC 5652 (CMS) that a module's signature consists of. The CMS libraries for Go always put in the
-// certificate, or leave out the NULL after rsaEncryption; what sign-file makes has to come out, byte for byte.
+// A module's signature consists of these structures of RFC 5652 (CMS). It must be, byte
+// for byte, what sign-file makes; the CMS libraries for Go always add the certificate,
+// or leave out the NULL after rsaEncryption.
 
 type contentInfo struct {
 	ContentType asn1.ObjectIdentifier
@@ -217,13 +216,15 @@ type issuerAndSerialNumber struct {
 	SerialNumber *big.Int
 }
 
-// Sign returns module, which is not compressed, with a signature after it. With an RSA key the result is, byte for
-// byte, that of the kernel's scripts/sign-file: a detached CMS signature without attributes and certificates, whose
-// signer is named by issuer and serial number. ECDSA signatures are random.
+// Sign returns module, which is not compressed, with a signature after it. With an RSA
+// key the result is, byte for byte, that of the kernel's scripts/sign-file: a detached
+// CMS signature without attributes and certificates, whose signer is named by issuer
+// and serial number. ECDSA signatures are random.
 //
-// Like append, Sign may write into the spare capacity of module, and then returns a slice of the same array: a large
-// module need not be in memory twice. A module that is signed already gets a second signature, and the kernel looks
-// at that one only; StripSignature takes the first one off.
+// Like append, Sign may write into the spare capacity of module and return a slice of
+// the same array, so that a large module need not be in memory twice. A module that is
+// already signed gets a second signature, and the kernel looks only at that one;
+// [StripSignature] first takes the old one off.
 func (s *Signer) Sign(module []byte) ([]byte, error) {
 	h := s.hash.hash.New()
 	h.Write(module)
@@ -264,10 +265,12 @@ const (
 	signatureIDPKCS7  = 2 // id_type
 )
 
-// appendSignature appends to module the signature der, what tells its length, and the magic.
+// appendSignature appends to module the signature der, the structure that has its
+// length, and the magic.
 func appendSignature(module, der []byte) []byte {
-	// algo, hash, id_type, signer_len, key_id_len, three unused bytes, sig_len. Of PKCS #7 signatures, as CMS was
-	// called before, the message itself tells what the first two and the lengths would.
+	// algo, hash, id_type, signer_len, key_id_len, three unused bytes, sig_len. All
+	// but id_type and sig_len are 0 for PKCS #7, as CMS was called before: the
+	// message itself holds the rest.
 	info := [signatureInfoSize]byte{2: signatureIDPKCS7}
 	binary.BigEndian.PutUint32(info[8:], uint32(len(der)))
 	module = append(module, der...)
@@ -275,21 +278,23 @@ func appendSignature(module, der []byte) []byte {
 	return append(module, signatureMagic...)
 }
 
-// HasSignature reports whether module, which is not compressed, ends in a signature in the kernel's format. It does not
-// verify the signature.
+// HasSignature reports whether module, which is not compressed, ends in a signature in
+// the kernel's format. It does not verify the signature.
 func HasSignature(module []byte) bool {
 	return len(StripSignature(module)) != len(module)
 }
 
-// StripSignature returns module, which is not compressed, without the signature at its end: a part of the same slice.
-// Without a whole signature there, it returns all of module.
+// StripSignature returns module, which is not compressed, without the signature at its
+// end: a part of the same slice. It returns all of module if there is no whole
+// signature.
 func StripSignature(module []byte) []byte {
 	rest, ok := bytes.CutSuffix(module, []byte(signatureMagic))
 	if !ok || len(rest) < signatureInfoSize {
 		return module
 	}
 	rest, info := rest[:len(rest)-signatureInfoSize], rest[len(rest)-signatureInfoSize:]
-	// Kernels before 4.3 had signatures of another type, with the signer's name and the key's identifier before.
+	// Kernels before 4.3 had signatures of another type, with the signer's name and
+	// the key's identifier before them.
 	size := uint64(info[3]) + uint64(info[4]) + uint64(binary.BigEndian.Uint32(info[8:]))
 	if size > uint64(len(rest)) {
 		return module

@@ -52,10 +52,13 @@ func MakeArchive(ctx context.Context, m *machine.Machine, id tree.ID, kernels []
 	if err := a.check(k, o); err != nil {
 		return "", err
 	}
-	content := archive.Package{Name: id.Name, Version: id.Version, Source: p.Source, SourceFiles: !o.BinariesOnly}
+	contents := archive.Contents{Source: p.Source}
+	if o.BinariesOnly {
+		contents = archive.Contents{Name: id.Name, Version: id.Version, Conf: filepath.Join(p.Source, "dkms.conf")}
+	}
 	list := "source-only"
 	if !o.SourceOnly {
-		if content.Builds, list, err = a.builds(kernels); err != nil {
+		if contents.Binaries, list, err = a.builds(kernels); err != nil {
 			return "", err
 		}
 	}
@@ -65,7 +68,7 @@ func MakeArchive(ctx context.Context, m *machine.Machine, id tree.ID, kernels []
 	if file, err = filepath.Abs(file); err != nil {
 		return "", err
 	}
-	if err := writeArchive(ctx, m, file, content); err != nil {
+	if err := writeArchive(ctx, m, file, contents); err != nil {
 		files.RemoveEmpty(m.Tree.TarballDir(id), m.Tree.PackageDir(id))
 		status := failure.StatusInstall
 		if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
@@ -114,7 +117,7 @@ func (a archiver) check(k tree.Target, o ArchiveOptions) error {
 
 // builds returns the builds for kernels, all if that is nil, and what the name of an
 // archive says of them.
-func (a archiver) builds(kernels []tree.Target) (builds []archive.Build, list string, err error) {
+func (a archiver) builds(kernels []tree.Target) (builds []archive.Binaries, list string, err error) {
 	id := a.p.ID
 	if kernels == nil {
 		for _, b := range a.p.Builds {
@@ -130,7 +133,7 @@ func (a archiver) builds(kernels []tree.Target) (builds []archive.Build, list st
 			return nil, "", a.fail(failure.StatusInstall, "it is not built for "+k.String(), fmt.Sprintf("run: dkms build %s -k %s, or use --source-only", id, k))
 		}
 		names = append(names, "kernel"+k.Release+"-"+k.Arch)
-		builds = append(builds, archive.Build{Release: k.Release, Arch: k.Arch, Dir: a.m.Tree.TargetDir(id, k)})
+		builds = append(builds, archive.Binaries{Release: k.Release, Arch: k.Arch, Dir: a.m.Tree.TargetDir(id, k)})
 	}
 	if list = strings.Join(names, "-"); len(list) >= maxKernelList {
 		list = "manykernels"
@@ -139,7 +142,7 @@ func (a archiver) builds(kernels []tree.Target) (builds []archive.Build, list st
 }
 
 // writeArchive writes an archive, whose file exists once it is whole.
-func writeArchive(ctx context.Context, m *machine.Machine, file string, p archive.Package) error {
+func writeArchive(ctx context.Context, m *machine.Machine, file string, contents archive.Contents) error {
 	compression, err := codec.ForArchive(file)
 	if err != nil {
 		return &failure.Failure{What: "cannot make " + file, Why: err.Error(), Hint: "use a name that ends in .tar, .tar.gz, .tar.xz or .tar.zst", Status: failure.StatusNotFound}
@@ -154,7 +157,7 @@ func writeArchive(ctx context.Context, m *machine.Machine, file string, p archiv
 	if err != nil {
 		return err
 	}
-	left, err := archive.Write(ctx, f, compression, p)
+	left, err := archive.Write(ctx, f, compression, contents)
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}

@@ -83,7 +83,7 @@ func (a *loading) load(ctx context.Context, file string) (l Loaded, err error) {
 	if a.content, err = unpack(ctx, file, a.dir); err != nil {
 		return l, err
 	}
-	if a.builds, err = checkBuilds(ctx, a.m, a.dir, a.content.Builds); err != nil {
+	if a.builds, err = checkBuilds(ctx, a.m, a.dir, a.content.Binaries); err != nil {
 		return l, err
 	}
 	if l.ID, err = a.archived(); err != nil {
@@ -188,7 +188,7 @@ type archivedBuild struct {
 // checkBuilds checks the unpacked builds as builds that are made here are checked. Builds
 // without a directory of modules are skipped: the classic command archives them for
 // builds that failed.
-func checkBuilds(ctx context.Context, m *machine.Machine, dir string, list []archive.Build) (good []archivedBuild, err error) {
+func checkBuilds(ctx context.Context, m *machine.Machine, dir string, list []archive.Binaries) (good []archivedBuild, err error) {
 	left := int64(archive.MaxBytes) // modules are compressed once more
 	for _, b := range list {
 		k := tree.Target{Release: b.Release, Arch: b.Arch}
