@@ -26,7 +26,7 @@ package_env = PACKAGE_VERSION="$$(tools/package-version '$(VERSION)' "$$(git rev
 	MAINTAINER='$(MAINTAINER)'
 
 .PHONY: build install install-debian install-redhat install-arch install-gentoo uninstall deb rpm \
-	docs check test test-all lint fuzz demo bench tools clean
+	docs check test test-all lint lint-ports fuzz demo bench tools clean
 
 build:
 	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/dkms-kernel-install
@@ -131,6 +131,8 @@ lint:
 	  { echo "not used, or only by tests:"; echo "$$dead"; exit 1; }
 	@files=$$(grep -rL --include=*.go 'SPDX-License-Identifier: GPL-2.0-or-later' cmd internal integration); \
 	  test -z "$$files" || { echo "no license: $$files"; exit 1; }
+
+lint-ports:
 	for arch in arm64 riscv64 ppc64le s390x; do GOARCH=$$arch $(GO) vet ./cmd/... ./internal/... || exit 1; done
 
 # What needs no root file system but this machine's own.
@@ -144,13 +146,13 @@ check: lint tools
 
 # All that CI runs: what check does, with the race detector; what that would take too
 # long for; and the integration tests.
-test: lint tools
+test: lint lint-ports tools
 	DKMS_TEST_SIGN_FILE=$(sign_file) CGO_ENABLED=1 $(GO) test -count=1 -short -race -timeout 30m $(local)
 	$(GO) test -count=1 -timeout 30m -run "^TestScript$$/^($(long))$$|^TestFindEnds$$" ./cmd/dkms-kernel-install ./internal/draft
 	DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -timeout 60m ./integration
 
 # Also the tests that take hours: those of all packages of the archive.
-test-all: lint tools
+test-all: lint lint-ports tools
 	DKMS_TEST_ALL=1 DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -timeout 6h ./...
 
 # Programs that the tests need. On Debian, root installs them.

@@ -13,6 +13,7 @@ import (
 
 // TestArchives checks that our program and Debian's dkms load each other's archives, and name them alike.
 func TestArchives(t *testing.T) {
+	t.Parallel()
 	r := NewRoot(t)
 	r.InstallProgram()
 	m, v := r.Unpack("dkms-test-dkms")

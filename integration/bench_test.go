@@ -41,9 +41,9 @@ func BenchmarkPeer(b *testing.B) {
 		root     func(testing.TB) *Root
 		runs     int
 	}{
-		{"one package", benchPackages[:1], NewRoot, runs},
-		{"eight packages", benchPackages[:8], NewRoot, runs},
-		{"fourteen packages", benchPackages, NewRoot, runs},
+		{"one package", benchPackages[:1], NewWholeRoot, runs},
+		{"eight packages", benchPackages[:8], NewWholeRoot, runs},
+		{"fourteen packages", benchPackages, NewWholeRoot, runs},
 		{"all packages", nil, NewFullRoot, 1},
 	}
 	if os.Getenv("DKMS_BENCH_ALL") == "" {

@@ -41,6 +41,7 @@ func keptBuilds(r *Root) map[string]string {
 // of the host, the number of processes, the age of files and the order in which they were made. Both must have the same
 // keys, and the same modules, bit by bit.
 func TestSameTwice(t *testing.T) {
+	t.Parallel()
 	packages := []string{"acpi-call-dkms", "bbswitch-dkms", "v4l2loopback-dkms", "vhba-dkms"}
 	build := func(prepare string, command ...string) map[string]string {
 		r := installAgain(t, packages...)
@@ -79,6 +80,7 @@ func TestSameTwice(t *testing.T) {
 
 // TestRemoveAndAdd removes a kernel and adds it again: no compiler runs.
 func TestRemoveAndAdd(t *testing.T) {
+	t.Parallel()
 	r := installAgain(t, "acpi-call-dkms", "bbswitch-dkms")
 	k := r.Kernels()[0]
 	r.MustRun("dkms-kernel-install", "add", k)

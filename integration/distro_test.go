@@ -28,6 +28,7 @@ const eclassMake = `MAKE[0]="@MAKE@ -j2 -l9 ARCH='x86' V='1' KBUILD_VERBOSE='1' 
 // TestGentooCalls makes the calls that dkms.eclass makes, in the order of Portage's phases, for a package whose
 // dkms.conf the eclass wrote: the user's MAKEOPTS, compiler and flags are in its MAKE.
 func TestGentooCalls(t *testing.T) {
+	t.Parallel()
 	r := NewRoot(t)
 	r.installTarget("install-gentoo")
 	r.sayDistro("ID=gentoo\n")
@@ -170,6 +171,7 @@ func (r *Root) signedWith(k, module, name string) {
 
 // TestRPMCalls runs the scriptlets of an RPM package as rpm does: one process runs a shell for each.
 func TestRPMCalls(t *testing.T) {
+	t.Parallel()
 	for _, release := range []string{"ID=fedora\n", "ID=\"rhel\"\nID_LIKE=\"fedora\"\n"} {
 		t.Run(strings.Fields(release)[0], func(t *testing.T) {
 			r := NewRoot(t)

@@ -155,6 +155,7 @@ func (r *Root) installTarget(target string) {
 
 // TestSystemdUnit has systemd check the unit and its order.
 func TestSystemdUnit(t *testing.T) {
+	t.Parallel()
 	r := NewRoot(t)
 	r.installTarget("install-debian")
 	res := r.Run("systemd-analyze", "verify", "--man=no", "dkms.service")
@@ -202,6 +203,7 @@ func (r *Root) calls() string {
 }
 
 func TestDebianHooks(t *testing.T) {
+	t.Parallel()
 	r := withRecorders(t, "install-debian", "/usr/sbin")
 	k := r.Kernels()[0]
 	for _, c := range []struct {
@@ -249,6 +251,7 @@ func TestDebianHooks(t *testing.T) {
 }
 
 func TestCommonScripts(t *testing.T) {
+	t.Parallel()
 	r := withRecorders(t, "install-redhat", "/usr/sbin")
 	k := r.Kernels()[0]
 	// The running kernel is that of the machine: it has no headers in the root.
@@ -287,6 +290,7 @@ func TestCommonScripts(t *testing.T) {
 
 // TestOpenRC runs the service as openrc-run does: by sourcing the script and calling its functions.
 func TestOpenRC(t *testing.T) {
+	t.Parallel()
 	r := withRecorders(t, "install-gentoo", "/usr/sbin")
 	k := r.Kernels()[0]
 	r.Write("/usr/sbin/openrc-run", `#!/bin/sh
@@ -325,6 +329,7 @@ uname() { cat /tmp/running; }
 
 // TestArchScript runs the script that alpm's hooks call, with the paths of transactions.
 func TestArchScript(t *testing.T) {
+	t.Parallel()
 	r := withRecorders(t, "install-arch", "/usr/bin")
 	for _, id := range []string{"old/1.0", "old/2.0", "two-words/3"} {
 		name, version := path.Split(id)
@@ -417,6 +422,7 @@ func TestAlpmHooks(t *testing.T) {
 // TestArchCalls makes the calls of Arch's own hooks in a root that looks like Arch: for each package and kernel, without
 // depmod, which the hooks run themselves at the end, once for a kernel.
 func TestArchCalls(t *testing.T) {
+	t.Parallel()
 	r := NewRoot(t)
 	r.installTarget("install-arch")
 	r.sayDistro("ID=arch\n")

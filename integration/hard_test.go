@@ -49,6 +49,7 @@ func contents(r *Root) map[string]string {
 // TestKill kills an add with everything that it started, at random moments, and expects the next add to end with
 // everything in place and nothing left over.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	r := installAll(t)
 	k := r.Kernels()[1]
 	prebuilt(r, k)
@@ -105,6 +106,7 @@ func TestKill(t *testing.T) {
 
 // TestLoad checks that a real kernel decompresses, checks and loads the modules that our program placed.
 func TestLoad(t *testing.T) {
+	t.Parallel()
 	r := installAll(t, "acpi-call-dkms", "dkms-test-dkms")
 	k := r.Kernels()[1]
 	r.MustRun("dkms-kernel-install", "add", k)
@@ -125,6 +127,7 @@ func TestLoad(t *testing.T) {
 
 // TestConfs reads every real dkms.conf with package conf and with bash alone.
 func TestConfs(t *testing.T) {
+	t.Parallel()
 	r := NewRoot(t)
 	k := r.Kernels()[0]
 	// Both sides run on this machine and look at the root from outside.

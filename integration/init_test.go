@@ -22,17 +22,16 @@ type initCase struct {
 var (
 	initQuick = map[string]initCase{
 		"acpi-call-dkms":         {},
-		"bbswitch-dkms":          {},
 		"ddcci-dkms":             {args: []string{"--make-arg", `NOTE=it's  "$5"`}}, // two directories, and the second needs symbols of the first
 		"dkms-test-dkms":         {},
 		"librem-ec-acpi-dkms":    {args: []string{"--module", "librem_ec_acpi=/updates:::all", "--make-arg", "KERNEL_DIR=${kernel_source_dir}"}},
-		"lime-forensics-dkms":    {},
 		"v4l2loopback-dkms":      {args: []string{"--module", "v4l2loopback=:::v4l2loopback", "--make-arg", "KERNEL_DIR=${KV_OUT_DIR}"}},
 		"vhba-dkms":              {},
 		"dkms-replace-test-dkms": {},
 	}
 	initAll = map[string]initCase{
 		"apfs-dkms":                    {args: []string{"--module", "apfs=:::default", "--make-arg", "KERNEL_DIR=${kernel_source_dir}"}}, // its Makefile makes a header first
+		"bbswitch-dkms":                {},
 		"broadcom-sta-dkms":            {},
 		"digimend-dkms":                {},
 		"dkms-noautoinstall-test-dkms": {},
@@ -43,6 +42,7 @@ var (
 		"gost-crypto-dkms":             {},
 		"jool-dkms":                    {},
 		"langford-dkms":                {},
+		"lime-forensics-dkms":          {},
 		"leds-alix-dkms":               {},
 		"lenovolegionlinux-dkms":       {},
 		"mimic-dkms":                   {args: []string{"--make-arg", "CHECKSUM_HACK=kfunc"}},
@@ -83,6 +83,7 @@ var initCannot = map[string]string{
 // TestInit removes the dkms.conf of real packages, has init write another one, builds by that, and expects the modules
 // that the packaged one names.
 func TestInit(t *testing.T) {
+	t.Parallel()
 	root, cases := NewRoot, maps.Clone(initQuick)
 	packages := slices.Sorted(maps.Keys(cases))
 	if os.Getenv("DKMS_TEST_ALL") != "" {

@@ -210,6 +210,7 @@ func debianPackages(t testing.TB, r *Root, names ...string) string {
 // TestDebReplacesDkms moves a machine from Debian's dkms package to ours and back, by dpkg. The machine has a tree, keys,
 // settings that an administrator changed, and a package that depends on dkms.
 func TestDebReplacesDkms(t *testing.T) {
+	t.Parallel()
 	testskip.Without(t, "dpkg-deb")
 	for _, apt := range []bool{false, true} {
 		t.Run(fmt.Sprintf("apt=%v", apt), func(t *testing.T) {
@@ -331,6 +332,7 @@ func TestDebReplacesDkms(t *testing.T) {
 
 // TestDebAlone installs our package on a machine without dkms, and purges it.
 func TestDebAlone(t *testing.T) {
+	t.Parallel()
 	testskip.Without(t, "dpkg-deb")
 	r := NewRoot(t)
 	// Users stay, as is usual in Debian, and so do the backups of the files that list them.

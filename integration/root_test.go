@@ -34,10 +34,24 @@ type Root struct {
 	fd      *os.File
 }
 
-// NewRoot mounts a fresh copy of the cached root file system for the time of the test.
-func NewRoot(t testing.TB) *Root { return newRoot(t, coreSet) }
+// NewRoot mounts a fresh copy of the cached root file system for the time of the test. Its kernels have few modules of
+// their own, unless DKMS_TEST_ALL is set: depmod reads all of them, and would take more time than the builds.
+func NewRoot(t testing.TB) *Root {
+	t.Helper()
+	if os.Getenv("DKMS_TEST_ALL") != "" {
+		return NewWholeRoot(t)
+	}
+	lower, err := small()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newRoot(t, coreSet, lower...)
+}
 
-// NewFullRoot is NewRoot for tests that unpack any *-dkms package of the archive.
+// NewWholeRoot is NewRoot, with all modules of the kernels.
+func NewWholeRoot(t testing.TB) *Root { return newRoot(t, coreSet) }
+
+// NewFullRoot is NewWholeRoot for tests that unpack any *-dkms package of the archive.
 func NewFullRoot(t testing.TB) *Root {
 	t.Helper()
 	r := newRoot(t, fullSet)
@@ -45,7 +59,47 @@ func NewFullRoot(t testing.TB) *Root {
 	return r
 }
 
-func newRoot(t testing.TB, set func() made) *Root {
+// small returns the layer that removes most modules of the kernels, and makes it if need be. There is none without a
+// root file system.
+var small = sync.OnceValues(func() ([]string, error) {
+	m := coreSet()
+	if m.err != nil || m.skip != "" {
+		return nil, nil // newRoot says so
+	}
+	dir := filepath.Join(os.Getenv(scratchEnv), "small")
+	upper, root := filepath.Join(dir, "upper"), filepath.Join(dir, "m")
+	for _, d := range []string{"m", "upper", "work"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := mountOverlay(root, filepath.Join(m.dir, "root")); err != nil {
+		return nil, err
+	}
+	defer unix.Unmount(root, 0)
+	// The modules that packages of the tests displace, and those that tests name, stay.
+	cmd := exec.Command("chroot", root, "/bin/sh", "-ec", `cd /usr/lib/modules
+		for k in *; do
+			find $k/kernel -mindepth 1 -maxdepth 1 ! -name crypto ! -name drivers ! -name lib -exec rm -r {} +
+			find $k/kernel/drivers -mindepth 1 -maxdepth 1 ! -name acpi ! -name leds ! -name md ! -name misc ! -name net -exec rm -r {} +
+			find $k/kernel/drivers/net -mindepth 1 -maxdepth 1 -type d -exec rm -r {} +
+			/usr/sbin/depmod $k
+		done`)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	return []string{upper}, nil
+})
+
+// mountOverlay mounts lower layers, the first on top, below the directory upper beside dir, on dir.
+func mountOverlay(dir string, lower ...string) error {
+	at := filepath.Dir(dir)
+	// redirect_dir: a directory of the lower layer can be renamed, as on any other file system.
+	return unix.Mount("overlay", dir, "overlay", 0, fmt.Sprintf("redirect_dir=on,lowerdir=%s,upperdir=%s,workdir=%s",
+		strings.Join(lower, ":"), filepath.Join(at, "upper"), filepath.Join(at, "work")))
+}
+
+func newRoot(t testing.TB, set func() made, lower ...string) *Root {
 	t.Helper()
 	r := &Root{t: t, made: get(t, set), Timeout: 10 * time.Minute, Env: []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8",
@@ -58,9 +112,9 @@ func newRoot(t testing.TB, set func() made) *Root {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 
-	// redirect_dir: a directory of the lower layer can be renamed, as on any other file system.
-	r.mount("overlay", "overlay", "", 0, fmt.Sprintf("redirect_dir=on,lowerdir=%s,upperdir=%s,workdir=%s",
-		filepath.Join(r.made.dir, "root"), filepath.Join(dir, "upper"), filepath.Join(dir, "work")))
+	if err := mountOverlay(r.Dir, append(lower, filepath.Join(r.made.dir, "root"))...); err != nil {
+		t.Fatalf("mount overlay: %v", err)
+	}
 	t.Cleanup(func() { unix.Unmount(r.Dir, unix.MNT_DETACH) })
 	r.mount("proc", "proc", "proc", 0, "")
 	r.mount("sysfs", "sysfs", "sys", unix.MS_RDONLY, "")

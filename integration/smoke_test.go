@@ -15,6 +15,7 @@ import (
 // TestRoot checks what the other tests rely on: paths stay inside the root, kernel-install makes an initramfs and a boot
 // entry for each kernel, and no test sees what another did.
 func TestRoot(t *testing.T) {
+	t.Parallel()
 	r := NewRoot(t)
 	pristine := r.Snapshot()
 
@@ -71,6 +72,7 @@ func TestRoot(t *testing.T) {
 // TestPeer checks that Debian's own dkms works in the root, and how a kernel loads a module that it signed, so that other
 // tests can compare with both.
 func TestPeer(t *testing.T) {
+	t.Parallel()
 	r := NewRoot(t)
 	r.InstallPeer()
 	m, v := r.Unpack("dkms-test-dkms")

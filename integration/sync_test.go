@@ -14,6 +14,7 @@ import (
 // TestSync changes what builds are made from, one thing after the other. Each time sync makes the builds that depend on
 // it, and no others, runs depmod once for each kernel concerned, and renews only the initramfs that has a module.
 func TestSync(t *testing.T) {
+	t.Parallel()
 	r := NewRoot(t)
 	r.InstallProgram()
 	kernels := r.Kernels()
@@ -156,6 +157,7 @@ func carries(r *Root, k, image string) {
 // TestSyncByKernelInstall lets kernel-install make the initramfs: it calls our plugin on the way, which finds nothing to
 // do, and runs depmod. If sync is killed, the next one does what is left.
 func TestSyncByKernelInstall(t *testing.T) {
+	t.Parallel()
 	r := NewRoot(t)
 	r.InstallProgram()
 	k := r.Kernels()[1]

@@ -101,6 +101,7 @@ func cpio(t testing.TB, init []byte, moduleFiles []string) []byte {
 // TestVM checks what Debian's kernel does with its own module, compressed in each way. It decompresses only xz, the format
 // of its configuration, and only with CRC32 checks.
 func TestVM(t *testing.T) {
+	t.Parallel()
 	r := NewRoot(t)
 	kernels := r.Kernels()
 	k := kernels[len(kernels)-1]

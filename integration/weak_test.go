@@ -24,6 +24,7 @@ test "$(diff /opt/peer/dkms /opt/peer/mended | grep -c '^>')" = 4`
 // TestWeakModules checks that Debian's dkms and our program, in turn, call a distribution's script when modules are
 // installed and removed, and report modules that a kernel shares.
 func TestWeakModules(t *testing.T) {
+	t.Parallel()
 	const script = `#!/bin/sh
 {
 	echo "$0 $*"
