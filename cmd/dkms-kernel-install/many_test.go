@@ -87,8 +87,7 @@ func newCrowd(b *testing.B, root string, kernels int) *crowd {
 	}
 	m := &crowd{b: b, root: root, arch: unix.ByteSliceToString(u.Machine[:])}
 	m.write("etc/os-release", "ID=debian\n")
-	m.write("etc/dkms/framework.conf", fmt.Sprintf(
-		"source_tree=%[1]s/usr/src\ndkms_tree=%[1]s/var/lib/dkms\ninstall_tree=%[1]s/lib/modules\n", m.root))
+	m.write("etc/dkms/framework.conf", "")
 	for i := range kernels {
 		k := fmt.Sprintf("6.%d.0-toy", i)
 		m.kernels = append(m.kernels, k)
