@@ -226,11 +226,11 @@ func (c *classicRun) action() error {
 // directive matches an assignment to a directive or to an element of one.
 var directive = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\[[0-9]+\])?=`)
 
-// kernels returns the kernels that -k and -a name; without -k, the running one.
+// kernels returns the kernels that -k and -a name; without -k, that of ownKernel.
 func (c *classicRun) kernels() ([]tree.Target, error) {
 	kernelver := c.Kernelver
 	if len(kernelver) == 0 {
-		kernelver = []string{c.m.Running}
+		kernelver = []string{c.ownKernel()}
 	}
 	if len(c.Arch) > 1 && len(c.Arch) != len(kernelver) {
 		return nil, usage(failure.StatusUsage, "%d -a for %d -k: one -a is for all, several are in the order of -k", len(c.Arch), len(kernelver))
@@ -260,6 +260,24 @@ func (c *classicRun) kernels() ([]tree.Target, error) {
 		}
 	}
 	return list, nil
+}
+
+// ownKernel returns the kernel that runs; or, if it is not installed here, as in a chroot
+// or a container, the newest one that has headers.
+func (c *classicRun) ownKernel() string {
+	if c.m.Kernel(c.m.Target(c.m.Running)).Exists() {
+		return c.m.Running
+	}
+	with, err := c.m.WithHeaders()
+	if err != nil || len(with) == 0 {
+		return c.m.Running
+	}
+	newest := with[len(with)-1].Release
+	if c.All || c.SourceOnly || c.Action == "add" || c.Action == "ldtarball" {
+		return newest // it only says how the conf is read
+	}
+	c.text.Note(fmt.Sprintf("the running kernel, %s, is not installed here: this is for %s, the newest that has headers", c.m.Running, newest))
+	return newest
 }
 
 // kernel returns the kernel for actions that take one.
@@ -353,20 +371,21 @@ func (c *classicRun) policy() follow.Policy {
 // if the kernel's own are as new or newer: the old package's modules are removed after
 // it, and then none would be left.
 func (c *classicRun) options() execute.Options {
-	return execute.Options{Force: c.Force, ForceVersion: c.ForceVersionOverride || c.RpmSafeUpgrade, Follow: c.policy()}
+	return execute.Options{Force: c.Force, ForceVersion: c.ForceVersionOverride || c.RpmSafeUpgrade, KeepNewer: true, Follow: c.policy()}
 }
 
 // worst prints the failures among results and returns the first. If there are none, it
-// returns an error for the first package that was passed over.
+// returns an error for the first package that was passed over. Packages that nobody asked
+// for do not count.
 func (c *classicRun) worst(results []execute.Result) error {
 	c.text.Failures(results)
 	for _, r := range results {
-		if r.Outcome == execute.Failed {
+		if r.Outcome == execute.Failed && !r.Waited {
 			return told{r.Failure}
 		}
 	}
 	for _, r := range results {
-		if r.Outcome == execute.Skipped {
+		if r.Outcome == execute.Skipped && !r.Deferred && !r.Waited {
 			status := failure.StatusExclusive
 			if len(r.Kept) > 0 {
 				status = failure.StatusInstall

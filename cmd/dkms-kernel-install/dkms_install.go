@@ -26,7 +26,7 @@ func (c *classicRun) install(goal plan.Goal) error {
 	}
 	in, err := c.e.Install(c.ctx, s, engine.Request{
 		// Retry, as somebody asked for this package.
-		Request: plan.Request{Goal: goal, Force: c.Force, Dependents: goal == plan.Installed, Retry: true},
+		Request: plan.Request{Goal: goal, Force: c.Force, Dependents: goal == plan.Installed, Waiting: goal == plan.Installed && c.m.Disabled() == "", Retry: true},
 		Kernels: ks, Execute: c.options(),
 	})
 	if err != nil {
@@ -38,7 +38,9 @@ func (c *classicRun) install(goal plan.Goal) error {
 	case goal == plan.Built && in.Loaded:
 		return nil // it came with the archive
 	case goal == plan.Built:
-		return &failure.Failure{What: in.ID.String() + " is already built", Hint: "use --force to build it again", Status: failure.StatusAlready}
+		c.text.Note(in.ID.String() + " is already built; to build it again, use --force")
+		return nil
 	}
-	return &failure.Failure{What: in.ID.String() + " is already installed", Hint: "use --force to install it again", Status: failure.StatusInstalled}
+	c.text.Note(in.ID.String() + " is already installed; to install it again, use --force")
+	return nil
 }

@@ -29,7 +29,12 @@ func (c *classicRun) status() error {
 		func(p tree.ID) bool {
 			return (id.Name == "" || p.Name == id.Name) && (id.Version == "" || p.Version == id.Version)
 		},
-		func(k tree.Target) bool { return ks == nil || slices.Contains(ks, k) })
+		func(k tree.Target) bool {
+			if ks == nil {
+				return len(c.Arch) == 0 || slices.Contains(c.Arch, k.Arch)
+			}
+			return slices.Contains(ks, k)
+		})
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func (c *nativePostinst) Run(r *nativeRun) error {
 			return err
 		}
 		return r.report(e.Sync(r.ctx, engine.Request{
-			Request: plan.Request{Only: []tree.ID{source.ID}, Dependents: true, Goal: plan.Installed, Renew: true},
+			Request: plan.Request{Only: []tree.ID{source.ID}, Dependents: true, Waiting: true, Goal: plan.Installed, Renew: true},
 			Kernels: ks, Execute: execute.Options{Follow: follow.Policy{Initramfs: follow.Carried}},
 		}))
 	})

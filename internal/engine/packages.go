@@ -87,6 +87,7 @@ func (e *Engine) Install(ctx context.Context, s Source, r Request) (in Installed
 		// What the command line of build said, and that of install does not, must
 		// make no second build: only the source counts.
 		r.Renew, replaced = true, in.ID
+		r.Execute.KeepNewer = false
 	}
 	r.Only = []tree.ID{in.ID}
 	if in.Results, _, err = e.work(ctx, lock, r, replaced); err != nil {

@@ -97,10 +97,13 @@ func (e *Engine) work(ctx context.Context, lock *tree.Lock, r Request, replaced 
 // cache remembers of confs, and believes that when it says that nothing is to do.
 func (e *Engine) plan(ctx context.Context, seen *observe.Snapshot, k tree.Target, r Request, replaced tree.ID) plan.Plan {
 	scope := observe.Scope{Only: r.Only, Renew: r.Renew, Replaced: replaced, Force: r.Execute.Force || r.Execute.ForceVersion}
+	if r.Waiting {
+		scope.Only = nil // anything may wait
+	}
 	if r.Only != nil || r.Force {
 		return plan.Make(seen.Fresh(ctx, k, scope), r.Request)
 	}
-	if p := plan.Make(seen.Remembered(ctx, k, scope), r.Request); p.Idle() {
+	if p := plan.Make(seen.Remembered(ctx, k, scope), r.Request); p.Settled() {
 		return p
 	}
 	fresh := seen.Fresh(ctx, k, scope)

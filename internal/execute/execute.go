@@ -38,7 +38,10 @@ type Options struct {
 	// what the store has. ForceVersion places modules whatever the kernel's own
 	// are; Force implies it.
 	Force, ForceVersion bool
-	Follow              follow.Policy // its DryRun is that of the whole run
+	// KeepNewer keeps a newer module of another version of a package that the request
+	// names. A package manager brings in the version that is to be there.
+	KeepNewer bool
+	Follow    follow.Policy // its DryRun is that of the whole run
 }
 
 // Run carries out plans for the kernels of a machine, whose registered packages are

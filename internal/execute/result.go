@@ -39,13 +39,18 @@ type Result struct {
 	Placed                []string // paths of modules put into the kernel's directory
 	Kept                  []string // why modules of the kernel's own were kept
 	Removed               []string // paths of modules taken out
+	// Deferred reports whether the package is skipped until one that it depends on is
+	// registered; Waited, whether nobody asked for it, and it may have waited for one
+	// that somebody asked for.
+	Deferred, Waited bool
 	// New reports whether no version of the package was installed for the kernel
 	// before. Modules are the names of those that a dry run would place.
 	New     bool
 	Modules []string
 	Took    time.Duration
 
-	// Why explains Skipped and Planned, Failure explains Failed.
+	// Why explains Skipped and Planned, and Current if there is something to know;
+	// Failure explains Failed.
 	Why     string
 	Failure *failure.Failure
 	// Warnings are about what failed without making the work fail.

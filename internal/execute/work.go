@@ -43,14 +43,14 @@ type work struct {
 // more to build.
 func (w *work) do(ctx context.Context, before []Result, letGo func()) (r Result) {
 	start := time.Now()
-	r = Result{ID: w.item.ID, Kernel: w.k}
+	r = Result{ID: w.item.ID, Kernel: w.k, Waited: w.item.Waited}
 	defer func() { w.events.Done(r) }()
 	switch w.item.Verdict {
 	case plan.Current:
-		r.Outcome = Current
+		r.Outcome, r.Why = Current, w.item.Why
 		return r
 	case plan.Skip:
-		r.Outcome, r.Why = Skipped, w.item.Why
+		r.Outcome, r.Why, r.Deferred = Skipped, w.item.Why, w.item.Deferred
 		return r
 	case plan.Fail:
 		r.Outcome, r.Failure = Failed, w.item.Failure
@@ -170,7 +170,10 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 		return failure.From(err, "cannot note what has to follow", failure.StatusInstall)
 	}
 	item.Modules = modules
-	res, err := m.Modules(w.k).Install(observe.Placement(m, w.packages, w.k, item.Seen, w.options.Force || w.options.ForceVersion))
+	p := observe.Placement(m, w.packages, observe.Installed(w.packages, w.k), w.k, item.Seen)
+	p.Force, p.Explicit = w.options.Force || w.options.ForceVersion, item.Explicit
+	p.KeepNewer = w.options.KeepNewer && item.Explicit
+	res, err := m.Modules(w.k).Install(p)
 	r.Placed, r.Kept, r.Removed = res.Placed, res.Kept, res.Removed
 	if !item.Conf.NoWeakModules {
 		r.warn(follow.TellWeak(ctx, m, machine.WeakRemove, item.ID, w.k, res.Removed))

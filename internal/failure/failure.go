@@ -40,7 +40,6 @@ const (
 	StatusNoConf      = 4   // no dkms.conf, or the package is broken
 	StatusPatchUnsafe = 5   // a patch is missing or unsafe
 	StatusNoAll       = 5   // --all where it makes no sense
-	StatusInstalled   = 5   // already installed
 	StatusPatch       = 6   // a patch does not apply
 	StatusInstall     = 6   // installation failed
 	StatusNoModule    = 7   // a built module is missing

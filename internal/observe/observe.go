@@ -19,6 +19,7 @@ import (
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/fingerprint"
+	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/place"
 	"dkms-kernel-install/internal/tree"
@@ -55,6 +56,9 @@ type Seen struct {
 	// Installed reports whether this version is the one installed for the kernel;
 	// Current, whether the kernel's directory holds exactly what was built.
 	Installed, Current bool
+	// TakenBy is the package that somebody had place a module in place of this one's,
+	// which is why Current is false; else zero.
+	TakenBy tree.ID
 	// BuiltAgainst holds the versions of the dependencies at build time, by
 	// package name, if the build recorded them.
 	BuiltAgainst map[string]string
@@ -70,6 +74,16 @@ type Seen struct {
 	// WeakFrom is the release of the kernel whose modules of this version the
 	// kernel shares by links (weak modules); empty if it does not.
 	WeakFrom string
+}
+
+// Complete reports whether the build holds every module that the conf names.
+func (s Seen) Complete() bool {
+	return !slices.ContainsFunc(s.Conf.Modules, func(m conf.Module) bool {
+		return !slices.ContainsFunc(s.Modules, func(file string) bool {
+			name, _, ok := kmod.SplitName(file)
+			return ok && name == m.DestName
+		})
+	})
 }
 
 // Scope says what is to be found out.
@@ -141,7 +155,7 @@ func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read fu
 	if !v.Headers {
 		v.HeadersHint = s.HeadersHint(k.Release)
 	}
-	weak := weakModules(s.Machine, k.Release, s.Packages)
+	weak, installed := weakModules(s.Machine, k.Release, s.Packages), Installed(s.Packages, k)
 	files.Each(len(s.Packages), func(i int) {
 		p := s.Packages[i]
 		seen := Seen{ID: p.ID, Source: p.Source, WeakFrom: weak[p.ID].Release}
@@ -152,7 +166,12 @@ func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read fu
 			seen.Conf, seen.ConfErr = read(p.ID)
 		}
 		if seen.Installed {
-			seen.Current = s.Modules(k).Current(Placement(s.Machine, s.Packages, k, seen, scope.Force))
+			p := Placement(s.Machine, s.Packages, installed, k, seen)
+			p.Force, p.Explicit = scope.Force, true
+			seen.Current = s.Modules(k).Current(p)
+			if p.Explicit = false; !seen.Current && s.Modules(k).Current(p) {
+				seen.TakenBy = s.Modules(k).TakenBy(p)
+			}
 		}
 		if seen.Built && seen.Conf.BuildDependsRebuild {
 			seen.BuiltAgainst = s.Tree.BuiltAgainst(p.ID, k)
@@ -218,9 +237,10 @@ func Description(m *machine.Machine, seen Seen, k tree.Target) build.Description
 }
 
 // Placement returns the modules of a package, one of packages, and where its conf
-// sends them. Packages are those of the tree, sorted by name.
-func Placement(m *machine.Machine, packages []tree.Package, k tree.Target, o Seen, force bool) place.Placement {
-	p := place.Placement{ID: o.ID, Installed: o.Installed, Force: force}
+// sends them. Packages are those of the tree, sorted by name, and installed those that
+// [Installed] returns of them.
+func Placement(m *machine.Machine, packages []tree.Package, installed []tree.ID, k tree.Target, o Seen) place.Placement {
+	p := place.Placement{ID: o.ID, Installed: o.Installed, Others: installed}
 	first, _ := slices.BinarySearchFunc(packages, o.Name, func(p tree.Package, name string) int { return strings.Compare(p.Name, name) })
 	for _, other := range packages[first:] {
 		if other.Name != o.Name {
@@ -240,6 +260,16 @@ func Placement(m *machine.Machine, packages []tree.Package, k tree.Target, o See
 		p.Modules = append(p.Modules, mod)
 	}
 	return p
+}
+
+// Installed returns those of packages that are installed for k.
+func Installed(packages []tree.Package, k tree.Target) (list []tree.ID) {
+	for _, p := range packages {
+		if b, _ := p.Build(k); b.Installed {
+			list = append(list, p.ID)
+		}
+	}
+	return list
 }
 
 // HasInstalled reports whether a version of the package called name is installed for

@@ -5,6 +5,7 @@ package observe
 import (
 	"slices"
 
+	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/machine"
@@ -27,9 +28,10 @@ type Status struct {
 	tree.ID
 	Kernel tree.Target
 	State  State
-	// Originals reports whether displaced modules are archived; Differs, whether the
-	// kernel's directory does not hold what was built.
-	Originals, Differs bool
+	// Originals reports whether displaced modules are archived; Missing, whether the
+	// build lacks a module that the conf names; Differs, whether the package is
+	// installed, and the kernel's directory does not hold what was built.
+	Originals, Missing, Differs bool
 	// KernelGone reports whether the kernel's directory is missing.
 	KernelGone bool
 	// WeakFrom is the release of the kernel whose modules are shared, if State is
@@ -44,37 +46,52 @@ func StatusOf(m *machine.Machine, matchPackage func(tree.ID) bool, matchKernel f
 	if err != nil {
 		return nil, failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
 	}
-	gone := map[tree.Target]bool{}
+	kernels := map[tree.Target]statusKernel{}
 	for _, p := range packages {
 		for _, b := range p.Builds {
-			if _, known := gone[b.Target]; !known {
-				gone[b.Target] = !m.Kernel(b.Target).Exists()
+			if _, known := kernels[b.Target]; !known && matchKernel(b.Target) {
+				kernels[b.Target] = statusKernel{!m.Kernel(b.Target).Exists(), m.ConfCache(b.Target), Installed(packages, b.Target)}
 			}
 		}
 	}
 	found := make([][]Status, len(packages))
 	files.Each(len(packages), func(i int) {
 		if p := packages[i]; matchPackage(p.ID) {
-			found[i] = packageStatus(m, p, packages, matchKernel, gone)
+			found[i] = packageStatus(m, p, packages, kernels)
 		}
 	})
 	return append(slices.Concat(found...), weakStatus(m, packages, matchPackage, matchKernel)...), nil
 }
 
-// packageStatus returns the state of p, one of packages, and of its builds for the
-// kernels that match accepts, of which some are gone.
-func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, match func(tree.Target) bool, gone map[tree.Target]bool) (list []Status) {
+// statusKernel is what is known of a kernel that status is asked for.
+type statusKernel struct {
+	gone      bool // its directory
+	confs     *conf.Cache
+	installed []tree.ID
+}
+
+// packageStatus returns the state of p, one of packages, and of its builds for
+// kernels.
+func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, kernels map[tree.Target]statusKernel) (list []Status) {
 	if p.Broken() {
 		return []Status{{ID: p.ID, State: StateBroken}}
 	}
 	for _, b := range p.Builds {
-		if !match(b.Target) {
+		kernel, ok := kernels[b.Target]
+		if !ok {
 			continue
 		}
-		s := Status{ID: p.ID, Kernel: b.Target, State: StateBuilt, Originals: b.Originals, KernelGone: gone[b.Target]}
+		s := Status{ID: p.ID, Kernel: b.Target, State: StateBuilt, Originals: b.Originals, KernelGone: kernel.gone}
+		seen := Seen{ID: p.ID, Source: p.Source, Built: true, Modules: b.Modules, Installed: b.Installed}
+		if seen.Conf, ok = kernel.confs.Get(confSource(m, p.ID, b.Target), m.Settings); !ok {
+			seen.Conf, seen.ConfErr = Conf(m, p.ID, b.Target)
+		}
+		s.Missing = seen.ConfErr == nil && seen.Conf.Excluded == "" && !seen.Complete()
 		if b.Installed {
 			s.State = StateInstalled
-			s.Differs = !s.KernelGone && !current(m, p, b, packages)
+			place := Placement(m, packages, kernel.installed, b.Target, seen)
+			place.Explicit = true
+			s.Differs = kernel.gone || !m.Modules(b.Target).Current(place)
 		}
 		list = append(list, s)
 	}
@@ -82,14 +99,4 @@ func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, 
 		list = append(list, Status{ID: p.ID, State: StateAdded})
 	}
 	return list
-}
-
-// current reports whether the kernel's directory holds what was built. The conf is
-// read only if it decides on the modules' directory.
-func current(m *machine.Machine, p tree.Package, b tree.Build, packages []tree.Package) bool {
-	seen := Seen{ID: p.ID, Source: p.Source, Modules: b.Modules, Installed: true}
-	if m.Settings.AddonModulesDir == "" {
-		seen.Conf, seen.ConfErr = Conf(m, p.ID, b.Target)
-	}
-	return m.Modules(b.Target).Current(Placement(m, packages, b.Target, seen, false))
 }

@@ -263,7 +263,7 @@ func (a *loading) archived() (id tree.ID, err error) {
 		}
 		source = filepath.Dir(c.Conf)
 	}
-	read, err := readNew(a.m, filepath.Join(a.dir, source), a.options.Conf, tree.ID{}, a.k)
+	read, err := readNew(a.m, filepath.Join(a.dir, source), a.options.Conf, tree.ID{}, a.k, failure.StatusNoConf)
 	if err != nil {
 		return id, err
 	}

@@ -65,7 +65,7 @@ func Register(ctx context.Context, m *machine.Machine, id tree.ID, k tree.Target
 		}
 	}
 	source := sourceDir(m, id)
-	c, err := readNew(m, source, confFile, id, k)
+	c, err := readNew(m, source, confFile, id, k, failure.StatusNoConf)
 	if err != nil {
 		return err
 	}
@@ -86,8 +86,8 @@ func Register(ctx context.Context, m *machine.Machine, id tree.ID, k tree.Target
 
 // readNew checks a source that is not registered yet, and reads its conf, which
 // confFile replaces if it is not empty. An empty id takes the names that the conf
-// gives.
-func readNew(m *machine.Machine, source, confFile string, id tree.ID, k tree.Target) (conf.Conf, error) {
+// gives. Missing is the exit status if there is no conf.
+func readNew(m *machine.Machine, source, confFile string, id tree.ID, k tree.Target, missing int) (conf.Conf, error) {
 	fail := func(status int, why, hint string) error {
 		return &failure.Failure{What: "cannot add " + source, Why: why, Hint: hint, Status: status}
 	}
@@ -96,7 +96,7 @@ func readNew(m *machine.Machine, source, confFile string, id tree.ID, k tree.Tar
 	}
 	confFile = cmp.Or(confFile, filepath.Join(source, "dkms.conf"))
 	if fi, err := os.Stat(confFile); errors.Is(err, fs.ErrNotExist) || err == nil && !fi.Mode().IsRegular() {
-		return conf.Conf{}, fail(failure.StatusNoConf, "it has no dkms.conf", "write one: see dkms(8)")
+		return conf.Conf{}, fail(missing, "it has no dkms.conf", "write one: see dkms(8)")
 	}
 	c, err := observe.ConfFile(m, confFile, id, k)
 	if err != nil {
@@ -114,7 +114,7 @@ func Import(ctx context.Context, m *machine.Machine, dir string, k tree.Target, 
 	if err != nil {
 		return tree.ID{}, err
 	}
-	c, err := readNew(m, dir, confFile, tree.ID{}, k)
+	c, err := readNew(m, dir, confFile, tree.ID{}, k, failure.StatusUsage)
 	if err != nil {
 		return tree.ID{}, err
 	}

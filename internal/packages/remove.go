@@ -89,7 +89,7 @@ func uninstall(ctx context.Context, m *machine.Machine, p tree.Package, b tree.B
 		// A conf with errors says less, but does not stand in the way.
 		seen.Conf, seen.ConfErr = observe.Conf(m, p.ID, k)
 	}
-	placed := observe.Placement(m, packages, k, seen, false)
+	placed := observe.Placement(m, packages, observe.Installed(packages, k), k, seen)
 	warn := func(warning string) {
 		if warning != "" {
 			result.Warnings = append(result.Warnings, warning)

@@ -8,10 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/tree"
 )
 
 // The archive of a package for a kernel, original_module/K/A, holds displaced
@@ -112,19 +114,30 @@ func (k *Kernel) inside(path string) (string, error) {
 	return "", fmt.Errorf("%q is not below %s", path, k.Dir)
 }
 
-// restore copies the archived modules back to where they were and returns their
-// paths. If the kernel is gone, it does nothing. The archive stays until
-// [Kernel.forgetOriginals].
-func (k *Kernel) restore(name string) (map[string]bool, error) {
+// restore copies the modules that p displaced back to where they were and returns their
+// paths. One in whose place another package has put its module since becomes a part of
+// that package's archive instead. If the kernel is gone, restore does nothing. The
+// archive stays until [Kernel.forgetOriginals].
+func (k *Kernel) restore(p Placement) (map[string]bool, error) {
 	paths := map[string]bool{}
 	if fi, err := os.Stat(filepath.Join(k.Dir, "kernel")); err != nil || !fi.IsDir() {
 		return paths, nil
 	}
-	list, err := k.archived(name)
+	list, err := k.archived(p.Name)
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range list {
+		if by := k.holder(p, a.origin); by != (tree.ID{}) {
+			rel, err := filepath.Rel(k.Dir, a.origin)
+			if err == nil && !k.builtBy(by.Name, a.file) {
+				err = copyTo(a.file, filepath.Join(k.Tree.OriginalDir(by.Name, k.Target), "collisions", rel))
+			}
+			if err != nil {
+				return paths, err
+			}
+			continue
+		}
 		if err := copyTo(a.file, a.origin); err != nil {
 			return paths, err
 		}
@@ -132,6 +145,43 @@ func (k *Kernel) restore(name string) (map[string]bool, error) {
 		paths[a.origin] = true
 	}
 	return paths, nil
+}
+
+// disown removes what versions of the package called name built from the archives of
+// other packages, which would put it back.
+func (k *Kernel) disown(name string) error {
+	entries, err := os.ReadDir(k.Tree.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		dir := k.Tree.OriginalDir(e.Name(), k.Target)
+		if e.Name() == name || !files.Exists(dir) {
+			continue
+		}
+		// An archive that cannot be read is not put back either.
+		list, _ := k.archived(e.Name())
+		for _, a := range list {
+			if !k.builtBy(name, a.file) {
+				continue
+			}
+			for _, file := range []string{a.file + originSuffix, a.file} {
+				if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
+			}
+			files.RemoveEmpty(filepath.Dir(a.file), k.Tree.Dir)
+		}
+	}
+	return nil
+}
+
+// builtBy reports whether a version of the package called name built the module in file.
+func (k *Kernel) builtBy(name, file string) bool {
+	versions, _ := os.ReadDir(filepath.Join(k.Tree.Dir, name))
+	return slices.ContainsFunc(versions, func(v fs.DirEntry) bool {
+		return k.Holds(tree.ID{Name: name, Version: v.Name()}, file)
+	})
 }
 
 // forgetOriginals removes the archive of the package called name.

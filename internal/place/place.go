@@ -13,6 +13,7 @@ package place
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -61,17 +62,23 @@ type Placement struct {
 	Versions []string
 	// Installed reports whether a version of the package counts as installed.
 	Installed bool
-	Modules   []Module
-	// Force reports whether modules are placed even if the kernel's are as new or
-	// newer.
+	// Others are the packages that are installed for the kernel. Those of the same
+	// name do not count.
+	Others  []tree.ID
+	Modules []Module
+	// Force reports whether modules are placed whatever is there.
 	Force bool
+	// Explicit reports whether somebody asked for this package: then the modules of
+	// Others make way for its own. KeepNewer reports whether a newer module of another
+	// version of the package does not.
+	Explicit, KeepNewer bool
 }
 
 // Result is what Install did with a package's modules.
 type Result struct {
 	Placed []string // paths of modules in the kernel's directory
-	// Kept has a line for each module that was not placed: its file, and why the
-	// kernel's module was kept.
+	// Kept has a line for each module that stands in the way: the file that it was
+	// kept from, and why it was kept.
 	Kept []string
 	// Removed are the paths of the package's modules that were removed: they had
 	// another path, or only another version has such modules.
@@ -82,64 +89,74 @@ type Result struct {
 func (k *Kernel) dest(m Module) string { return filepath.Join(k.Dir, m.Location, m.File) }
 
 // Current reports whether the kernel's directory holds the modules of p as they were
-// built, except for those that Install would not place, as the kernel's are as new or
-// newer. It may be called by several goroutines at once, but not together with other
-// methods.
+// built, except for those that Install would not place. It may be called by several
+// goroutines at once, but not together with other methods.
 func (k *Kernel) Current(p Placement) bool {
+	var missing []Module
 	for _, m := range p.Modules {
-		if m.Location == "" {
+		dest := k.dest(m)
+		if m.Location == "" || same(dest, filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File)) {
 			continue
 		}
-		if same(k.dest(m), filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File)) {
-			continue
-		}
-		if _, err := os.Lstat(k.dest(m)); err == nil || p.Force {
+		if _, err := os.Lstat(dest); p.Force || err == nil && (p.Explicit || k.holder(p, dest) == tree.ID{}) {
 			return false
 		}
-		k.mu.Lock()
-		kept, _, _, err := k.survey(p, m)
-		k.mu.Unlock()
-		if err != nil || kept == "" {
-			return false
+		missing = append(missing, m)
+	}
+	if len(missing) == 0 {
+		return true
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, keeps, err := k.surveyAll(p)
+	return err == nil && !slices.ContainsFunc(missing, func(m Module) bool { return keeps[m.File] == "" })
+}
+
+// TakenBy returns the first of p.Others that has placed a module where p places its
+// own.
+func (k *Kernel) TakenBy(p Placement) tree.ID {
+	for _, m := range p.Modules {
+		if by := k.holder(p, k.dest(m)); m.Location != "" && by != (tree.ID{}) {
+			return by
 		}
 	}
-	return true
+	return tree.ID{}
 }
 
 // Install places the modules of p and records p as installed, in place of any other
-// version. If the kernel's own module is as new or newer, it is kept instead, unless
-// p.Force is set. If all are kept, p is not recorded. The caller holds the tree's
-// lock. If there is an error, Result has what was done before.
+// version. If a module that is there is newer than one of p, none of p is placed and p
+// is not recorded, unless p.Force is set; nor if all are there in the same version. The
+// caller holds the tree's lock. If there is an error, Result has what was done before.
 func (k *Kernel) Install(p Placement) (Result, error) {
 	var r Result
 	if err := k.Tidy(); err != nil {
 		return r, err
 	}
-	for _, m := range p.Modules {
-		if m.Location == "" {
-			continue // the conf no longer says where it goes
-		}
-		kept, foreign, stale, err := k.survey(p, m)
-		if err != nil {
-			return r, err
-		}
-		if kept != "" {
-			r.Kept = append(r.Kept, kept)
+	found, keeps, err := k.surveyAll(p)
+	if err != nil {
+		return r, err
+	}
+	for _, f := range found {
+		m := f.module
+		if why := keeps[m.File]; why != "" {
+			if f.kept != "" {
+				r.Kept = append(r.Kept, m.File+": "+f.kept)
+			}
 			continue
 		}
-		if err := k.archive(p, m, foreign); err != nil {
+		if err := k.archive(p, m, f.foreign); err != nil {
 			return r, fmt.Errorf("cannot archive the module that was there before: %w", err)
 		}
 		dest := k.dest(m)
 		if err := k.put(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File), dest); err != nil {
 			return r, fmt.Errorf("cannot place %s: %w", dest, err)
 		}
-		for _, path := range append(foreign, stale...) {
+		for _, path := range append(f.foreign, f.stale...) {
 			if path != dest {
 				if err := k.remove(path); err != nil {
 					return r, err
 				}
-				if slices.Contains(stale, path) {
+				if slices.Contains(f.stale, path) {
 					r.Removed = append(r.Removed, path)
 				}
 			}
@@ -207,9 +224,7 @@ func (k *Kernel) Files(p Placement) ([]string, error) {
 	var paths []string
 	for _, m := range p.Modules {
 		for _, path := range k.index[moduleName(m.File)] {
-			// A module at the destination of an installed package is the
-			// package's, even if it was changed since.
-			if k.own(p, path) || p.Installed && k.atDest(m, path) {
+			if k.mine(p, m, path) {
 				paths = append(paths, path)
 			}
 		}
@@ -224,13 +239,14 @@ func (k *Kernel) Holds(id tree.ID, path string) bool {
 }
 
 // Uninstall puts back what the modules of p displaced, removes the modules of p from
-// the kernel's directory, and records that no version of the package is installed.
-// It returns the paths that it removed. The caller holds the tree's lock.
+// the kernel's directory and from the archives of packages that displaced them, and
+// records that no version of the package is installed. It returns the paths that it
+// removed. The caller holds the tree's lock.
 func (k *Kernel) Uninstall(p Placement) (removed []string, err error) {
 	if err := k.Tidy(); err != nil {
 		return nil, err
 	}
-	restored, err := k.restore(p.Name)
+	restored, err := k.restore(p)
 	if err != nil {
 		return nil, fmt.Errorf("cannot put back the module that was there before: %w", err)
 	}
@@ -253,54 +269,115 @@ func (k *Kernel) Uninstall(p Placement) (removed []string, err error) {
 			files.RemoveEmpty(filepath.Dir(k.dest(m)), k.Dir)
 		}
 	}
+	if err := k.disown(p.Name); err != nil {
+		return removed, err
+	}
 	if err := k.Tree.ClearInstalled(p.Name, k.Target); err != nil {
 		return removed, err
 	}
 	return removed, k.forgetOriginals(p.Name)
 }
 
-// survey looks at the modules in the kernel's directory that have the name of m. If
-// one is kept instead of m, kept is the reason, and foreign and stale are nil. Else
-// foreign are the modules that are not the package's, the one in use first, and stale
-// are the package's own.
-func (k *Kernel) survey(p Placement, m Module) (kept string, foreign, stale []string, err error) {
-	if err := k.read(); err != nil {
-		return "", nil, nil, err
+// found is what a module meets in the kernel's directory.
+type found struct {
+	module Module
+	// foreign are the modules of its name that are not the package's, the one in use
+	// first, and stale those that are.
+	foreign, stale []string
+	// kept says which of these is to stay, and why; empty if none is. Refused reports
+	// whether that one is newer.
+	kept    string
+	refused bool
+}
+
+// surveyAll surveys the modules of p, and returns why those that are not to be placed
+// are not, by file. It is all or none, but for the modules that Others have placed.
+func (k *Kernel) surveyAll(p Placement) (list []found, keeps map[string]string, err error) {
+	keeps = map[string]string{}
+	refused, all := "", true
+	for _, m := range p.Modules {
+		if m.Location == "" {
+			continue // the conf no longer says where it goes
+		}
+		f, err := k.survey(p, m)
+		if err != nil {
+			return nil, nil, err
+		}
+		list = append(list, f)
+		if all = all && f.kept != ""; f.refused {
+			refused = f.kept
+		}
 	}
+	for _, f := range list {
+		switch {
+		case refused != "":
+			keeps[f.module.File] = refused
+		case all || !p.Explicit && k.holder(p, k.dest(f.module)) != tree.ID{}:
+			keeps[f.module.File] = f.kept
+		}
+	}
+	return list, keeps, nil
+}
+
+// survey looks at the modules in the kernel's directory that have the name of m.
+func (k *Kernel) survey(p Placement, m Module) (found, error) {
+	f := found{module: m}
+	if err := k.read(); err != nil {
+		return f, err
+	}
+	var ours kmod.Info
 	dest := k.dest(m)
 	for _, path := range k.index[moduleName(m.File)] {
-		switch {
-		case k.own(p, path), p.Installed && k.atDest(m, path):
+		if k.mine(p, m, path) {
 			// It may be from a build that is gone. As a foreign module it
 			// would take the place of the one in the archive.
-			stale = append(stale, path)
-		default:
-			foreign = append(foreign, path)
+			f.stale = append(f.stale, path)
+		} else {
+			f.foreign = append(f.foreign, path)
 		}
 	}
-	slices.SortFunc(foreign, func(a, b string) int {
-		if c := k.rank(a, dest) - k.rank(b, dest); c != 0 {
-			return c
-		}
-		return strings.Compare(a, b)
+	slices.SortFunc(f.foreign, func(a, b string) int {
+		return cmp.Or(k.rank(a, dest)-k.rank(b, dest), strings.Compare(a, b))
 	})
-	if p.Force || len(foreign) == 0 {
-		return "", foreign, stale, nil
+	if p.Force {
+		return f, nil
 	}
-	ours, err := kmod.ReadInfo(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File))
-	if err != nil {
-		return "", nil, nil, err
-	}
-	for _, path := range foreign {
+	for _, path := range slices.Concat(f.foreign, f.stale) {
+		version, by := k.version(p, path), k.holder(p, path)
+		own := slices.Contains(f.stale, path)
+		if own && (!p.KeepNewer || version == "" || version == p.Version) {
+			continue
+		}
+		if by != (tree.ID{}) && !p.Explicit {
+			f.kept = fmt.Sprintf("%s is of %s", path, by)
+			continue
+		}
 		theirs, err := kmod.ReadInfo(path)
 		if err != nil {
 			continue // it is not a module, and so not newer
 		}
-		if why := compare(ours, theirs); why != "" {
-			return fmt.Sprintf("%s: %s has %s", m.File, path, why), nil, nil, nil
+		if ours == (kmod.Info{}) {
+			if ours, err = kmod.ReadInfo(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File)); err != nil {
+				return f, err
+			}
+		}
+		why, newer := compare(ours, theirs)
+		if newer || why != "" && f.kept == "" && !own && by == (tree.ID{}) {
+			f.kept, f.refused = fmt.Sprintf("%s has %s", path, why), newer
+		}
+		if newer {
+			break
 		}
 	}
-	return "", foreign, stale, nil
+	return f, nil
+}
+
+// mine reports whether the file at path, a module of the same name as m, is the
+// package's.
+func (k *Kernel) mine(p Placement, m Module, path string) bool {
+	// A module at the destination of an installed package is the package's, even if it
+	// was changed since.
+	return k.own(p, path) || p.Installed && k.atDest(m, path) && k.holder(p, path) == tree.ID{}
 }
 
 // rank orders modules of one name by which is likely in use: the one in the directory
@@ -317,23 +394,24 @@ func (k *Kernel) rank(path, dest string) int {
 	return 3
 }
 
-// compare returns why theirs is kept instead of ours; "" if ours is placed.
-func compare(ours, theirs kmod.Info) string {
+// compare returns why theirs is kept instead of ours, and whether that is because it is
+// newer; "" if ours is placed.
+func compare(ours, theirs kmod.Info) (why string, newer bool) {
 	if ours.Version != "" && theirs.Version != "" {
 		switch version.Compare(theirs.Version, ours.Version) {
 		case 1:
-			return fmt.Sprintf("the newer version %s (ours: %s)", theirs.Version, ours.Version)
+			return fmt.Sprintf("the newer version %s (ours: %s)", theirs.Version, ours.Version), true
 		case -1:
-			return ""
+			return "", false
 		}
 	}
 	if ours.SrcVersion != "" && ours.SrcVersion == theirs.SrcVersion {
-		return "the same version"
+		return "the same version", false
 	}
 	if ours.Version != "" && ours.Version == theirs.Version && (ours.SrcVersion == "" || theirs.SrcVersion == "") {
-		return "the same version " + ours.Version
+		return "the same version " + ours.Version, false
 	}
-	return ""
+	return "", false
 }
 
 // own reports whether the file at path is a link into the package's directory in the
@@ -343,13 +421,32 @@ func (k *Kernel) own(p Placement, path string) bool {
 	if to, err := os.Readlink(path); err == nil {
 		return strings.HasPrefix(to, filepath.Join(k.Tree.Dir, p.Name)+"/")
 	}
-	base := filepath.Base(path)
+	return k.version(p, path) != ""
+}
+
+// version returns the version of the package that built the file at path; "" if none
+// did.
+func (k *Kernel) version(p Placement, path string) string {
+	if k.Holds(p.ID, path) {
+		return p.Version
+	}
 	for _, v := range p.Versions {
-		if same(path, filepath.Join(k.Tree.ModuleDir(tree.ID{Name: p.Name, Version: v}, k.Target), base)) {
-			return true
+		if k.Holds(tree.ID{Name: p.Name, Version: v}, path) {
+			return v
 		}
 	}
-	return false
+	return ""
+}
+
+// holder returns the one of p.Others that has placed the file at path; the zero ID if
+// none has.
+func (k *Kernel) holder(p Placement, path string) tree.ID {
+	for _, id := range p.Others {
+		if id.Name != p.Name && k.Holds(id, path) {
+			return id
+		}
+	}
+	return tree.ID{}
 }
 
 // atDest reports whether path, a module of the same name as m, is in the directory in

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"dkms-kernel-install/internal/failure"
-	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/tree"
 	"dkms-kernel-install/internal/version"
@@ -38,8 +37,9 @@ type Request struct {
 	// it accepts, and to those that depend on them or that they depend on.
 	Match func(name string) bool
 	// Renew builds again what is stale. Dependents also takes the installed
-	// packages that depend on one in Only.
-	Renew, Dependents bool
+	// packages that depend on one in Only; and Waiting, those that automatic work
+	// takes and that have waited for one to be registered or installed.
+	Renew, Dependents, Waiting bool
 	// Force does again what is done, and ignores missing dependencies and conflicts.
 	// Retry builds what failed before, though nothing has changed since; Force
 	// implies it.
@@ -63,12 +63,16 @@ type Item struct {
 	Verdict Verdict
 	// Build and Place say what Do does.
 	Build, Place bool
+	// Explicit reports whether the request names the package; Deferred, whether it is
+	// skipped until a package that it depends on is registered; Waited, whether it is
+	// taken because it may have been.
+	Explicit, Deferred, Waited bool
 	// Needs are the items, by index in the plan, that must succeed first.
 	Needs []int
 	// DependsOn holds the versions of the packages that a build is made against,
 	// by name, if it is to record them.
 	DependsOn map[string]string
-	Why       string           // of Do and Skip
+	Why       string           // of Do and Skip; of Current, if there is something to know
 	Failure   *failure.Failure // of Fail
 }
 
@@ -78,9 +82,9 @@ type Plan struct {
 	Items []Item
 }
 
-// Idle reports whether there is nothing to do, and no failure to report.
-func (p Plan) Idle() bool {
-	return !slices.ContainsFunc(p.Items, func(i Item) bool { return i.Verdict == Do || i.Verdict == Fail })
+// Settled reports whether there is nothing to do, by confs that are all known.
+func (p Plan) Settled() bool {
+	return !slices.ContainsFunc(p.Items, func(i Item) bool { return i.Verdict == Do || i.ConfErr != nil })
 }
 
 // String returns the plan in a line for each item.
@@ -101,8 +105,15 @@ func (p Plan) String() string {
 			}
 		case Current:
 			words = append(words, "current")
+			if item.Why != "" {
+				words[1] += ": " + item.Why
+			}
 		case Skip:
-			words = append(words, "skip: "+item.Why)
+			verb := "skip: "
+			if item.Deferred {
+				verb = "defer: "
+			}
+			words = append(words, verb+item.Why)
 		case Fail:
 			words = append(words, "fail: "+item.Failure.Why)
 		}
@@ -119,8 +130,9 @@ func Make(v observe.View, r Request) Plan {
 			p.newest[pkg.Name] = pkg.Version
 		}
 	}
+	p.waited = p.waiting()
 	for _, pkg := range p.all {
-		if !p.wanted(pkg) {
+		if !p.wanted(pkg) && !p.waited[pkg.ID] {
 			continue
 		}
 		if i, ok := p.index[pkg.Name]; !ok || version.Compare(pkg.Version, p.chosen[i].Version) >= 0 {
@@ -149,6 +161,7 @@ type planner struct {
 	chosen  []observe.Seen
 	index   map[string]int   // in chosen, by name, of the newest
 	shared  map[tree.ID]bool // see share
+	waited  map[tree.ID]bool // see waiting
 	items   []Item
 	// state is, by package name, 1 + the index of its item, or visiting.
 	state map[string]int
@@ -168,6 +181,29 @@ func (p *planner) wanted(pkg observe.Seen) bool {
 	// A conf that cannot be read does not say whether it wants automatic work. To
 	// leave it out would hide the error.
 	return pkg.Conf.Autoinstall || pkg.Source == "" || pkg.ConfErr != nil || repair(pkg)
+}
+
+// waiting returns the packages that are not installed, that automatic work takes, and
+// that depend on one that the request names, directly or by others of them.
+func (p *planner) waiting() map[tree.ID]bool {
+	list := map[tree.ID]bool{}
+	if !p.request.Waiting {
+		return list
+	}
+	names := map[string]bool{}
+	for _, id := range p.request.Only {
+		names[id.Name] = true
+	}
+	for again := true; again; {
+		again = false
+		for _, pkg := range p.all {
+			if !names[pkg.Name] && !pkg.Installed && pkg.Version == p.newest[pkg.Name] && pkg.ConfErr == nil && pkg.Conf.Autoinstall && pkg.Conf.Excluded == "" &&
+				slices.ContainsFunc(pkg.Conf.BuildDepends, func(dep string) bool { return names[dep] }) {
+				names[pkg.Name], list[pkg.ID], again = true, true, true
+			}
+		}
+	}
+	return list
 }
 
 // share finds the packages for which automatic work has nothing to do because
@@ -218,7 +254,9 @@ func (p *planner) matches(pkg observe.Seen, path []string) bool {
 // repair reports whether the tree calls the package installed, yet its files are
 // not in the kernel's directory: they were there before and are put back, whoever
 // asked for them then. A newer version takes the link over in the same run.
-func repair(p observe.Seen) bool { return p.Installed && !p.Current }
+func repair(p observe.Seen) bool {
+	return p.Installed && !p.Current && p.TakenBy == (tree.ID{})
+}
 
 // visit adds the item of the package called name and, before it, those that it
 // depends on. path is the chain of dependencies that led here.
@@ -238,9 +276,7 @@ func (p *planner) visit(name string, path []string) {
 			break
 		}
 		p.visit(dep, path)
-		if p.state[dep] == visiting {
-			// A package in a circle fails for it even when it is built:
-			// it can never be built again.
+		if p.state[dep] == visiting && item.Build && !p.request.Force && !p.chosen[p.index[dep]].Installed {
 			cycle := append(slices.Clone(path[slices.Index(path, dep):]), dep)
 			item.fail(dependencyMissing, "BUILD_DEPENDS goes round in a circle: "+strings.Join(cycle, " needs "),
 				"remove one of these BUILD_DEPENDS in an override in /etc/dkms")
@@ -287,14 +323,16 @@ func (p *planner) depend(item *Item, dep string) {
 		item.fail(dependencyMissing, fmt.Sprintf("it needs %s, which is not installed for this kernel and is not built automatically", dep),
 			fmt.Sprintf("run: dkms install %s, or set AUTOINSTALL=yes in /etc/dkms/%[1]s.conf", dep))
 	} else {
-		item.fail(dependencyMissing, fmt.Sprintf("it needs %s, which is not registered", dep),
-			fmt.Sprintf("install the package that brings %s, or remove BUILD_DEPENDS in /etc/dkms/%s.conf", dep, item.Name))
+		item.skip(fmt.Sprintf("it needs %s, which is not registered", dep))
+		item.Deferred = true
 	}
 }
 
 // decide says what to do with one package, its dependencies left aside.
 func (p *planner) decide(pkg observe.Seen) Item {
-	item := Item{Seen: pkg}
+	item := Item{Seen: pkg, Explicit: slices.Contains(p.request.Only, pkg.ID), Waited: p.waited[pkg.ID]}
+	taken := pkg.TakenBy != (tree.ID{}) && !item.Explicit && !p.request.Force
+	pkg.Current = pkg.Current || taken
 	switch {
 	case pkg.Source == "":
 		item.fail(broken, "its source is gone: the link in the tree leads nowhere",
@@ -312,7 +350,7 @@ func (p *planner) decide(pkg observe.Seen) Item {
 	default:
 		why := ""
 		switch {
-		case !pkg.Built || !complete(pkg):
+		case !pkg.Built || !pkg.Complete():
 			why = "not built"
 		case p.request.Renew && pkg.Stale != "":
 			why = pkg.Stale
@@ -327,21 +365,11 @@ func (p *planner) decide(pkg observe.Seen) Item {
 			why = "the kernel's directory does not hold what was built"
 		}
 		item.do(build, place, why)
-	}
-	return item
-}
-
-// complete reports whether the build holds every module that the conf names.
-func complete(p observe.Seen) bool {
-	for _, m := range p.Conf.Modules {
-		if !slices.ContainsFunc(p.Modules, func(file string) bool {
-			name, _, ok := kmod.SplitName(file)
-			return ok && name == m.DestName
-		}) {
-			return false
+		if taken && item.Verdict == Current {
+			item.Why = fmt.Sprintf("%s was installed over it", pkg.TakenBy)
 		}
 	}
-	return true
+	return item
 }
 
 // forced reports whether work on pkg that is already done is to be done again.
@@ -372,7 +400,6 @@ var (
 	broken            = kind{"package broken", failure.StatusNoConf}
 	badConf           = kind{"dkms.conf unusable", failure.StatusBadConf}
 	dependencyMissing = kind{"dependency missing", failure.StatusDepends}
-	conflict          = kind{"conflict with another package", failure.StatusInstall}
 )
 
 func (i *Item) fail(k kind, why, hint string) {
@@ -387,7 +414,7 @@ func (i *Item) failWith(f *failure.Failure) {
 // failedBefore fails an item whose build failed before and would again. What is
 // built against something new may succeed.
 func (p *planner) failedBefore(item *Item) {
-	if item.Verdict != Do || !item.Build || item.Failed == nil || p.request.Force || p.request.Retry {
+	if item.Verdict != Do || !item.Build || item.Failed == nil || p.request.Force || p.request.Retry && (p.request.Only == nil || item.Explicit) {
 		return
 	}
 	if !slices.ContainsFunc(item.Needs, func(n int) bool { return p.items[n].Verdict == Do && p.items[n].Build }) {
@@ -434,10 +461,10 @@ func (p *planner) dependencies() {
 	}
 }
 
-// conflicts fails every package that would install a module of the same name as
-// one that another package has installed, or is about to.
+// conflicts has automatic work skip every package that would install a module of the
+// same name as one that another package has installed, or is about to.
 func (p *planner) conflicts() {
-	if p.request.Force || p.request.Goal != Installed {
+	if p.request.Force || p.request.Only != nil || p.request.Goal != Installed {
 		return
 	}
 	owner := map[string]tree.ID{}
@@ -449,7 +476,7 @@ func (p *planner) conflicts() {
 		}
 	}
 	for _, pkg := range p.all {
-		if pkg.Installed {
+		if pkg.Installed && pkg.TakenBy == (tree.ID{}) {
 			claim(pkg)
 		}
 	}
@@ -460,8 +487,7 @@ func (p *planner) conflicts() {
 		}
 		for _, m := range item.Conf.Modules {
 			if id, taken := owner[m.DestName]; taken && id.Name != item.Name {
-				item.fail(conflict, fmt.Sprintf("its module %s.ko belongs to %s for this kernel", m.DestName, id),
-					fmt.Sprintf("remove one of the two packages, or set AUTOINSTALL=no in /etc/dkms/%s.conf", item.Name))
+				item.skip(fmt.Sprintf("its module %s.ko belongs to %s for this kernel; to install it all the same: dkms install %s -k %s", m.DestName, id, item.ID, p.view.Release))
 				break
 			}
 		}
@@ -484,6 +510,10 @@ func (p *planner) dependents() {
 			case Fail:
 				item.fail(dependencyMissing, fmt.Sprintf("it needs %s, which fails", on.ID), "first solve what is wrong with "+on.Name)
 			case Skip:
+				if item.Deferred = on.Deferred; item.Deferred {
+					item.skip(fmt.Sprintf("it needs %s, which is deferred", on.ID))
+					break
+				}
 				item.skip(fmt.Sprintf("it needs %s, which is not for this kernel: %s", on.ID, on.Why))
 			}
 		}

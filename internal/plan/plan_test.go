@@ -43,6 +43,9 @@ func failed(p *observe.Seen) {
 func needs(names ...string) func(*observe.Seen) {
 	return func(p *observe.Seen) { p.Conf.BuildDepends = names }
 }
+func taken(name string) func(*observe.Seen) {
+	return func(p *observe.Seen) { damaged(p); p.TakenBy = tree.ID{Name: name, Version: "1"} }
+}
 func weak(p *observe.Seen)     { p.WeakFrom = "6.1" }
 func stubborn(p *observe.Seen) { p.Conf.NoWeakModules = true }
 func modules(names ...string) func(*observe.Seen) {
@@ -65,6 +68,7 @@ func TestMake(t *testing.T) {
 		return r
 	}
 	force := func(r Request) Request { r.Force = true; return r }
+	waiting := func(r Request) Request { r.Waiting = true; return r }
 	retry := func(r Request) Request { r.Retry = true; return r }
 	build := func(r Request) Request { r.Goal = Built; return r }
 
@@ -102,7 +106,13 @@ func TestMake(t *testing.T) {
 			"d/1 build place\nb/1 build place after d\nc/1 build place after d\na/1 build place after b after c\n"},
 		{"dependency installed", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", installed)}, auto, "b/1 current\na/1 build place\n"},
 		{"dependency installed by hand", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", installed, manual)}, auto, "a/1 build place\n"},
-		{"dependency unknown", []observe.Seen{pkg("a", "1", needs("b"))}, auto, "a/1 fail: it needs b, which is not registered\n"},
+		{"dependency unknown", []observe.Seen{pkg("a", "1", needs("b"))}, auto, "a/1 defer: it needs b, which is not registered\n"},
+		{"what depends on a deferred one", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", needs("c"))}, auto,
+			"b/1 defer: it needs c, which is not registered\na/1 defer: it needs b/1, which is deferred\n"},
+		{"waiting", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", needs("c")), pkg("c", "1"), pkg("d", "1")}, waiting(only("c/1")),
+			"c/1 build place\nb/1 build place after c\na/1 build place after b\n"},
+		{"waiting, not automatic, and older", []observe.Seen{pkg("a", "1", needs("c"), manual), pkg("b", "1", needs("c")), pkg("b", "2", needs("c"), excluded), pkg("c", "1")}, waiting(only("c/1")),
+			"c/1 build place\n"},
 		{"dependency unknown, already built", []observe.Seen{pkg("a", "1", needs("b"), built)}, auto, "a/1 place\n"},
 		{"dependency not automatic", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", manual)}, auto,
 			"a/1 fail: it needs b, which is not installed for this kernel and is not built automatically\n"},
@@ -112,6 +122,8 @@ func TestMake(t *testing.T) {
 			"b/1 skip: it is only for kernels up to 5\na/1 skip: it needs b/1, which is not for this kernel: it is only for kernels up to 5\n"},
 		{"circle", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", needs("a")), pkg("c", "1")}, auto,
 			"b/1 fail: BUILD_DEPENDS goes round in a circle: a needs b needs a\na/1 fail: it needs b/1, which fails\nc/1 build place\n"},
+		{"circle, built by force", []observe.Seen{pkg("a", "1", needs("b"), built), pkg("b", "1", needs("a"), built)}, auto, "b/1 place\na/1 place after b\n"},
+		{"circle, forced", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", needs("a"))}, force(only("a/1")), "a/1 build place\n"},
 		{"circle of one", []observe.Seen{pkg("a", "1", needs("a"))}, auto, "a/1 fail: BUILD_DEPENDS goes round in a circle: a needs a\n"},
 		{"dependency forced", []observe.Seen{pkg("a", "1", needs("b"))}, force(only("a/1")), "a/1 build place\n"},
 		{"dependency of an asked one", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", installed)}, only("a/1"), "a/1 build place\n"},
@@ -143,9 +155,14 @@ func TestMake(t *testing.T) {
 		{"shared with its dependency", []observe.Seen{pkg("a", "1", weak, needs("b")), pkg("b", "1", weak)}, auto, "b/1 current\na/1 current\n"},
 
 		{"conflict", []observe.Seen{pkg("a", "1", modules("x")), pkg("b", "1", modules("y", "x"))}, auto,
-			"a/1 build place\nb/1 fail: its module x.ko belongs to a/1 for this kernel\n"},
+			"a/1 build place\nb/1 skip: its module x.ko belongs to a/1 for this kernel; to install it all the same: dkms install b/1 -k \n"},
 		{"conflict with an installed one", []observe.Seen{pkg("a", "1", modules("x")), pkg("b", "1", modules("x"), installed, func(p *observe.Seen) { p.Modules = []string{"x.ko"} })}, auto,
-			"a/1 fail: its module x.ko belongs to b/1 for this kernel\nb/1 current\n"},
+			"a/1 skip: its module x.ko belongs to b/1 for this kernel; to install it all the same: dkms install a/1 -k \nb/1 current\n"},
+		{"conflict with an installed one, asked", []observe.Seen{pkg("a", "1", modules("x")), pkg("b", "1", modules("x"), installed)}, only("a/1"), "a/1 build place\n"},
+		{"taken", []observe.Seen{pkg("a", "1", modules("x"), taken("b"), func(p *observe.Seen) { p.Modules = []string{"x.ko"} }), pkg("b", "1", modules("x"), installed, func(p *observe.Seen) { p.Modules = []string{"x.ko"} })}, auto,
+			"a/1 current: b/1 was installed over it\nb/1 current\n"},
+		{"taken, asked", []observe.Seen{pkg("a", "1", taken("b"))}, only("a/1"), "a/1 place\n"},
+		{"taken, forced", []observe.Seen{pkg("a", "1", taken("b"))}, force(auto), "a/1 place\n"},
 		{"conflict forced", []observe.Seen{pkg("a", "1", modules("x"), installed), pkg("b", "1", modules("x"))}, force(only("b/1")), "b/1 build place\n"},
 		{"no conflict between versions", []observe.Seen{pkg("a", "1", installed), pkg("a", "2")}, auto, "a/2 build place\n"},
 

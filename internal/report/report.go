@@ -107,9 +107,17 @@ func (t *Text) Done(r execute.Result) {
 	case execute.Done:
 		t.log.Info(what + done(r))
 	case execute.Current:
+		if r.Why != "" {
+			t.log.Info(what + "left as it is: " + r.Why)
+			break
+		}
 		t.log.Debug(what + "current")
 	case execute.Skipped:
-		t.log.Info(what + "passed over: " + r.Why)
+		verb := "passed over: "
+		if r.Deferred {
+			verb = "deferred: "
+		}
+		t.log.Info(what + verb + r.Why)
 	case execute.Planned:
 		verb := "would be installed"
 		if r.Built {
@@ -129,7 +137,7 @@ func (t *Text) Done(r execute.Result) {
 	}
 	if r.Outcome == execute.Done {
 		for _, kept := range r.Kept {
-			t.log.Infof("%s  kept the kernel's own %s", t.prefix, kept)
+			t.log.Infof("%s  kept %s", t.prefix, kept)
 		}
 	}
 }
@@ -221,10 +229,9 @@ func StatusLine(s observe.Status) string {
 	if s.Originals {
 		line += " (Original modules exist)"
 	}
-	if s.KernelGone && s.State == observe.StateInstalled {
-		line += " (Built modules are missing in the kernel modules directory)"
-	}
-	if s.Differs {
+	if s.Missing {
+		line += " (Built modules are missing in the kernel modules folder)"
+	} else if s.Differs {
 		line += " (Differences between built and installed modules)"
 	}
 	return line
@@ -238,17 +245,18 @@ type statusJSON struct {
 	Arch            string `json:"arch,omitempty"`
 	State           string `json:"state"`
 	OriginalsExist  bool   `json:"originals_exist"`
+	Missing         bool   `json:"missing"`
 	DiffersFromTree bool   `json:"differs"`
 	KernelGone      bool   `json:"kernel_gone"`
 	WeakFrom        string `json:"weak_from,omitempty"`
 }
 
 // StatusJSON writes list to w as a JSON array of objects, with the members package,
-// version, kernel, arch, state, originals_exist, differs, kernel_gone and weak_from.
+// version, kernel, arch, state, originals_exist, missing, differs, kernel_gone and weak_from.
 func StatusJSON(w io.Writer, list []observe.Status) error {
 	out := make([]statusJSON, len(list))
 	for i, s := range list {
-		out[i] = statusJSON{s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, string(s.State), s.Originals, s.Differs, s.KernelGone, s.WeakFrom}
+		out[i] = statusJSON{s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, string(s.State), s.Originals, s.Missing, s.Differs, s.KernelGone, s.WeakFrom}
 	}
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
