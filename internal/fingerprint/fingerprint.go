@@ -166,11 +166,14 @@ type record struct {
 	Modules map[string]string
 }
 
+// File returns the path of the record of the build in dir.
+func File(dir string) string { return filepath.Join(dir, file) }
+
 // Read returns the fingerprint that [Write] recorded for the build in dir, a directory
 // K/A of the tree, whose modules are in the files called modules. It reports false if
 // there is no record, or if the record is for other modules.
 func Read(dir string, modules []string) (Fingerprint, bool) {
-	r, ok := files.ReadState[record](filepath.Join(dir, file))
+	r, ok := files.ReadState[record](File(dir))
 	if !ok {
 		return Fingerprint{}, false
 	}
@@ -197,7 +200,7 @@ func Write(dir string, f Fingerprint, modules []string) error {
 			return err
 		}
 	}
-	return files.WriteState(filepath.Join(dir, file), r, files.Options{})
+	return files.WriteState(File(dir), r, files.Options{})
 }
 
 // stampOfModule returns the size and the modification time of the module called name in

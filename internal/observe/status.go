@@ -3,11 +3,15 @@
 package observe
 
 import (
+	"path/filepath"
 	"slices"
+	"strings"
 
-	"dkms-kernel-install/internal/conf"
+	"golang.org/x/sys/unix"
+
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/tree"
 )
@@ -50,7 +54,7 @@ func StatusOf(m *machine.Machine, matchPackage func(tree.ID) bool, matchKernel f
 	for _, p := range packages {
 		for _, b := range p.Builds {
 			if _, known := kernels[b.Target]; !known && matchKernel(b.Target) {
-				kernels[b.Target] = statusKernel{!m.Kernel(b.Target).Exists(), m.ConfCache(b.Target), Installed(packages, b.Target)}
+				kernels[b.Target] = statusKernel{!m.Kernel(b.Target).Exists(), Installed(packages, b.Target), changed(m.Kernel(b.Target).ConfigFile())}
 			}
 		}
 	}
@@ -66,8 +70,8 @@ func StatusOf(m *machine.Machine, matchPackage func(tree.ID) bool, matchKernel f
 // statusKernel is what is known of a kernel that status is asked for.
 type statusKernel struct {
 	gone      bool // its directory
-	confs     *conf.Cache
 	installed []tree.ID
+	config    int64 // when its configuration has changed, as by changed
 }
 
 // packageStatus returns the state of p, one of packages, and of its builds for
@@ -76,6 +80,7 @@ func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, 
 	if p.Broken() {
 		return []Status{{ID: p.ID, State: StateBroken}}
 	}
+	conf := confChanged(m, p.ID)
 	for _, b := range p.Builds {
 		kernel, ok := kernels[b.Target]
 		if !ok {
@@ -83,10 +88,13 @@ func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, 
 		}
 		s := Status{ID: p.ID, Kernel: b.Target, State: StateBuilt, Originals: b.Originals, KernelGone: kernel.gone}
 		seen := Seen{ID: p.ID, Source: p.Source, Built: true, Modules: b.Modules, Installed: b.Installed}
-		if seen.Conf, ok = kernel.confs.Get(confSource(m, p.ID, b.Target), m.Settings); !ok {
+		// A build that was recorded had every module that its conf names. If neither
+		// has changed since, there is no need to read the conf, which may take a shell.
+		recorded := changed(fingerprint.File(m.Tree.TargetDir(p.ID, b.Target)))
+		if b.Installed && m.Settings.AddonModulesDir == "" || recorded < max(conf, kernel.config, changed(m.Tree.ModuleDir(p.ID, b.Target))) {
 			seen.Conf, seen.ConfErr = Conf(m, p.ID, b.Target)
+			s.Missing = seen.ConfErr == nil && seen.Conf.Excluded == "" && !seen.Complete()
 		}
-		s.Missing = seen.ConfErr == nil && seen.Conf.Excluded == "" && !seen.Complete()
 		if b.Installed {
 			s.State = StateInstalled
 			place := Placement(m, packages, kernel.installed, b.Target, seen)
@@ -99,4 +107,26 @@ func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, 
 		list = append(list, Status{ID: p.ID, State: StateAdded})
 	}
 	return list
+}
+
+// confChanged returns when what the conf of a package is read from has changed last, the
+// kernel's configuration aside, as by [changed].
+func confChanged(m *machine.Machine, id tree.ID) int64 {
+	at := max(changed(filepath.Join(m.Tree.SourceDir(id), "dkms.conf")), changed(m.EtcDir()))
+	for name := range m.Settings.Overrides {
+		if strings.HasPrefix(name, id.Name) {
+			at = max(at, changed(filepath.Join(m.Settings.EtcDir, name)))
+		}
+	}
+	return at
+}
+
+// changed returns when the file at path was changed last, in nanoseconds; 0 if there is
+// none.
+func changed(path string) int64 {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Ctim.Nano()
 }
