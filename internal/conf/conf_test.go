@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -159,6 +160,61 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestReadPublic has what public confs hold, each on its own.
+func TestReadPublic(t *testing.T) {
+	release, err := exec.Command("uname", "-r").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := strings.TrimSpace(string(release))
+	sh := &Shell{}
+	defer sh.Close()
+	for _, tt := range []struct {
+		name string
+		text string
+		want func(*Conf)
+	}{
+		{"placeholders as versions", `PACKAGE_VERSION="#MODULE_VERSION#"`, func(c *Conf) { c.Version = "#MODULE_VERSION#" }},
+		{"placeholders without quotes", "PACKAGE_VERSION=#MODULE_VERSION#", func(c *Conf) { c.Version = "#MODULE_VERSION#" }},
+		{"placeholders of autoconf", "PACKAGE_VERSION=@PKGVER@", func(c *Conf) { c.Version = "@PKGVER@" }},
+		{"CR in values made of others", "PACKAGE_NAME=\"toy\"\r\nMAKE[0]=\"make -C src/$PACKAGE_NAME all\"\r\n", func(c *Conf) { c.Make = "make -C src/toy all" }},
+		{"CR after patterns", "BUILD_EXCLUSIVE_KERNEL=\"^6\\.12.*amd64$\"\r\nBUILD_EXCLUSIVE_ARCH=\"x86_64$\"\r\nMAKE[1]=\"b\"\r\nMAKE_MATCH[1]=\"64$\"\r\nMAKE[0]=a\r\n", func(c *Conf) { c.Make = "b" }},
+		{"CR and line breaks in a command", "MAKE=\"make\r\n  all\"\r\n", func(c *Conf) { c.Make = "make   all" }},
+		{"a command over several lines", "MAKE=\"make -C $kernel_source_dir\n\tM=$dkms_tree\nmodules\"", func(c *Conf) {
+			c.Make = "make -C /lib/modules/6.12.1-amd64/build \tM=/var/lib/dkms modules"
+		}},
+		{"lines that go on", "MAKE=\"make \\\n\tall\"; BUILD_EXCLUSIVE_CONFIG=\"CONFIG_PCI\n CONFIG_DRM\"", func(c *Conf) { c.Make = "make \tall" }},
+		{"arrays over several lines", "BUILT_MODULE_NAME=(\n  a # the first\n  b\n)\nDEST_MODULE_LOCATION=(\n  /extra\n  /extra\n)\n", func(c *Conf) {
+			a, b := toy, toy
+			a.BuiltName, a.DestName, b.BuiltName, b.DestName = "a", "a", "b", "b"
+			c.Modules = []Module{a, b}
+		}},
+		{"the running kernel", `MAKE="make KVERSION=$(uname -r)"`, func(c *Conf) { c.Make = "make KVERSION=" + running }},
+		{"a file beside the conf", `PACKAGE_VERSION=$(cat "$(dirname "${BASH_SOURCE[0]}")/VERSION")`, func(c *Conf) { c.Version = "4.5" }},
+		{"a file in the directory of the conf", `cd "${BASH_SOURCE%/*}"; PACKAGE_VERSION=$(< VERSION)`, func(c *Conf) { c.Version = "4.5" }},
+		{"sed over kernelver", `MAKE="make V=$(echo $kernelver | sed -e 's/\([0-9]*\.[0-9]*\).*/\1/')"`, func(c *Conf) { c.Make = "make V=6.12" }},
+		{"quoted quotes", `MAKE="'make' CFLAGS=\"-O2 -g\" X='a b'"`, func(c *Conf) { c.Make = `'make' CFLAGS="-O2 -g" X='a b'` }},
+		{"unset and env", `MAKE="unset ARCH; env X=1 make all"`, func(c *Conf) { c.Make = "unset ARCH; env X=1 make all" }},
+		{"variables for the command's shell", `MAKE='make -C ${dkms_tree}/$module'`, func(c *Conf) { c.Make = "make -C ${dkms_tree}/$module" }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			want := Conf{Name: "toy", Version: "1.0", Modules: []Module{toy}}
+			tt.want(&want)
+			got, err := read(t, sh, minimal+tt.text, func(src *Source, _ *Settings) {
+				if err := os.WriteFile(filepath.Join(filepath.Dir(src.File), "VERSION"), []byte("4.5\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 func TestReadErrors(t *testing.T) {
 	sh := &Shell{}
 	defer sh.Close()
@@ -173,7 +229,7 @@ func TestReadErrors(t *testing.T) {
 		{"kills bash", "kill -9 $$; kill -9 $BASHPID", "bash"},
 		{"execs", "exec true", "it ended bash itself"},
 		{"sets too much", `MAKE=$(head -c 9000000 /dev/zero | tr '\0' x)`, "more than 8 MiB"},
-		{"short AUTOINSTALL", "AUTOINSTALL=y", `AUTOINSTALL must be yes or no, not "y"`},
+		{"short AUTOINSTALL", `AUTOINSTALL="Y"`, `AUTOINSTALL must be yes or no, not "Y"`},
 		{"AUTOINSTALL", "AUTOINSTALL=maybe", `AUTOINSTALL must be yes or no, not "maybe"`},
 		{"no name", "PACKAGE_NAME=", "PACKAGE_NAME is missing"},
 		{"no version", "unset PACKAGE_VERSION", "PACKAGE_VERSION is missing"},

@@ -135,7 +135,8 @@ func (e *evaluation) depends() (names []string) {
 	return names
 }
 
-// make returns the last MAKE whose MAKE_MATCH matches. MAKE[0] needs none.
+// make returns the last MAKE whose MAKE_MATCH matches. MAKE[0] needs none. It is one
+// command: line breaks in it are there for the reader of the conf.
 func (e *evaluation) make() (command string) {
 	list := e.values["MAKE"]
 	for _, i := range indices(list) {
@@ -145,7 +146,7 @@ func (e *evaluation) make() (command string) {
 		}
 		command = list[i]
 	}
-	return command
+	return strings.ReplaceAll(command, "\n", " ")
 }
 
 // patches returns each PATCH whose PATCH_MATCH matches, or that has none. An

@@ -56,11 +56,13 @@ __evaluate() {
 				[[ $__item == *_MATCH || $__item == BUILD_EXCLUSIVE_KERNEL || $__item == BUILD_EXCLUSIVE_ARCH ]] || continue
 				# The patterns are extended regular expressions of the C
 				# library, and only that matches them exactly.
+				# CR LF line ends leave CRs, which are no part of the pattern.
+				# Newer versions of bash complain of an invalid one.
 				if [[ $__item == *_ARCH ]]; then
-					[[ $arch =~ ${__value[$__index]} ]]
+					[[ $arch =~ ${__value[$__index]//$'\r'} ]]
 				else
-					[[ $kernelver =~ ${__value[$__index]} ]]
-				fi
+					[[ $kernelver =~ ${__value[$__index]//$'\r'} ]]
+				fi 2>/dev/null
 				printf '%s\0%s\0%s\0' "matches $__item" "$__index" "$?"
 			done
 			unset -n __value

@@ -364,7 +364,7 @@ func (s Settings) Required(name string) bool {
 var (
 	variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	// plain is an assignment that means the same without a shell.
-	plain = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"$` + "`" + `\\]*)"|'([^']*)'|([\w./:,@%+-]*))(?:[ \t]+#.*)?$`)
+	plain = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"$` + "`" + `\\\x00]*)"|'([^'\x00]*)'|([\w./:,@%+-]*))(?:[ \t]+#.*)?$`)
 )
 
 // readLiteral reads a shell file that has only comments and plain assignments,
@@ -386,7 +386,7 @@ func readLiteral(file string) (map[string]string, error) {
 		if m == nil {
 			return nil, nil
 		}
-		set[m[1]] = m[2] + m[3] + m[4]
+		set[m[1]] = withoutCR(m[2] + m[3] + m[4])
 	}
 	if lines.Err() != nil {
 		return nil, nil // a line is too long for the scanner, but not for bash

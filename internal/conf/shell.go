@@ -260,10 +260,13 @@ func (s *Shell) result() (values, error) {
 		if v[name] == nil {
 			v[name] = map[int]string{}
 		}
-		// Files with CR LF line ends leave the CR in the value.
-		v[name][i] = strings.TrimRight(value, "\r")
+		v[name][i] = withoutCR(value)
 	}
 }
+
+// withoutCR removes what CR LF line ends leave in values, and in values that are made
+// of others.
+func withoutCR(value string) string { return strings.ReplaceAll(value, "\r", "") }
 
 var errTooMuch = fmt.Errorf("it sets more than %d MiB", maxResult>>20)
 
