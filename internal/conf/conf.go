@@ -37,7 +37,7 @@ type Conf struct {
 	// Excluded is the reason why BUILD_EXCLUSIVE or OBSOLETE_BY rules the whole
 	// package out for the kernel. It is empty if they do not.
 	Excluded string
-	// Warnings are about directives that no longer have a meaning.
+	// Warnings are about what is odd in the conf, and no error.
 	Warnings []string
 }
 

@@ -97,6 +97,45 @@ func TestRead(t *testing.T) {
 		{"unset variables under set -u", "set -u; MAKE=make", func(c *Conf) { c.Make = "make" }},
 		{"set -e, IFS, traps and options", `set -efu; IFS=,; trap 'echo $RANDOM' DEBUG; trap 'echo x >&2' EXIT; shopt -s nocasematch; MAKE="a b"`, func(c *Conf) { c.Make = "a b" }},
 		{"functions with the names of builtins", `printf() { echo no; }; MAKE=x`, func(c *Conf) { c.Make = "x" }},
+		{"gaps in PATCH", `PATCH[0]=a.patch; PATCH[2]=b.patch; PATCH[3]=c.patch; PATCH_MATCH[1]=x`, func(c *Conf) {
+			c.Patches = []string{"a.patch", "b.patch"}
+			c.Warnings = []string{`PATCH[3], "c.patch", is passed over, since there is no PATCH[1]: number them from 0 without gaps`}
+		}},
+		{"PATCH from 1", `PATCH[1]=a.patch`, func(c *Conf) {
+			c.Warnings = []string{`PATCH[1], "a.patch", is passed over, since there is no PATCH[0]: number them from 0 without gaps`}
+		}},
+		{"empty elements are no gaps", `PATCH=(a.patch "" b.patch); PATCH[9]=`, func(c *Conf) { c.Patches = []string{"a.patch", "b.patch"} }},
+		{"patterns that are passed over are not read", `PATCH[5]=a.patch; PATCH_MATCH[5]='('`, func(c *Conf) {
+			c.Warnings = []string{`PATCH[5], "a.patch", is passed over, since there is no PATCH[0]: number them from 0 without gaps`}
+		}},
+		{"gaps in MAKE", `MAKE[0]=a; MAKE[2]=b; MAKE_MATCH[2]=.; MAKE_MATCH[1]=.`, func(c *Conf) {
+			c.Make = "a"
+			c.Warnings = []string{`MAKE[2], "b", is passed over, since there is no MAKE[1]: number them from 0 without gaps`}
+		}},
+		{"MAKE from 1", `MAKE[1]=b; MAKE_MATCH[1]=.`, func(c *Conf) {
+			c.Warnings = []string{`MAKE[1], "b", is passed over, since there is no MAKE[0]: number them from 0 without gaps`}
+		}},
+		{"a pattern that is none", `BUILD_EXCLUSIVE_KERNEL='^(?!5)'`, func(c *Conf) {
+			c.Excluded = "it is only for kernels that match ^(?!5), which is no extended regular expression, and so matches nothing"
+			c.Warnings = []string{`BUILD_EXCLUSIVE_KERNEL[0]: "^(?!5)" is no extended regular expression, and so matches nothing`}
+		}},
+		{"a pattern for the architecture that is none", `BUILD_EXCLUSIVE_ARCH='('`, func(c *Conf) {
+			c.Excluded = "it is only for architectures that match (, which is no extended regular expression, and so matches nothing"
+			c.Warnings = []string{`BUILD_EXCLUSIVE_ARCH[0]: "(" is no extended regular expression, and so matches nothing`}
+		}},
+		{"patterns for commands that are none", `MAKE=a; MAKE[1]=b; MAKE_MATCH[1]='(('; PATCH=(a b); PATCH_MATCH[1]='['`, func(c *Conf) {
+			c.Make = "a"
+			c.Warnings = []string{
+				`MAKE_MATCH[1]: "((" is no extended regular expression, and so matches nothing`,
+				`PATCH_MATCH[1]: "[" is no extended regular expression, and so matches nothing`,
+			}
+			c.Patches = []string{"a"}
+		}},
+		{"a placeholder as the first kernel", `BUILD_EXCLUSIVE_KERNEL_MIN="#MODULE_VERSION#"`, func(c *Conf) {
+			c.Excluded = "it is only for kernels from #MODULE_VERSION# on"
+		}},
+		{"a placeholder as the last kernel", `BUILD_EXCLUSIVE_KERNEL_MAX="#MODULE_VERSION#"`, func(c *Conf) {}},
+		{"another placeholder", `BUILD_EXCLUSIVE_KERNEL_MIN=@PKGVER@`, func(c *Conf) { c.Excluded = "it is only for kernels from @PKGVER@ on" }},
 		{"unicode", `MAKE="make 'größe' 模块"`, func(c *Conf) { c.Make = "make 'größe' 模块" }},
 		{"line breaks in values", "PRE_BUILD='a\n b'", func(c *Conf) { c.PreBuild = "a\n b" }},
 		{"return", "MAKE=x\nreturn 3\nMAKE=y", func(c *Conf) { c.Make = "x" }},
@@ -251,7 +290,6 @@ func TestReadErrors(t *testing.T) {
 		{"same destination name", "BUILT_MODULE_NAME=(a b); DEST_MODULE_NAME=(c c); DEST_MODULE_LOCATION[1]=/extra", "two records install c.ko"},
 		{"one of two names missing", "BUILT_MODULE_NAME[1]=b; DEST_MODULE_LOCATION[1]=/extra", "BUILT_MODULE_NAME[0] is missing"},
 		{"one of two destinations missing", "BUILT_MODULE_NAME=(a b)", "DEST_MODULE_LOCATION[1]: it is missing"},
-		{"bad pattern", "BUILD_EXCLUSIVE_KERNEL='(('", "no extended regular expression"},
 		{"bad dependency", "BUILD_DEPENDS=a/b", "BUILD_DEPENDS[0]"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

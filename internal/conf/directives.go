@@ -88,7 +88,8 @@ func fromValues(v values, src Source, set Settings) (Conf, error) {
 	modules, excluded := e.modules(c.Name, set.AddonModulesDir)
 	c.Modules = modules
 	c.Excluded = cmp.Or(c.Excluded, excluded, e.obsolete())
-	c.Warnings = e.warnings()
+	e.warnRetired()
+	c.Warnings = e.warnings
 	if e.problems != nil {
 		return c, &Error{File: src.File, Problems: e.problems}
 	}
@@ -96,28 +97,57 @@ func fromValues(v values, src Source, set Settings) (Conf, error) {
 }
 
 // An evaluation reads those directives of one conf that belong together, and
-// collects the problems of all.
+// collects the problems of all, and what is to be warned of.
 type evaluation struct {
 	values
 	src      Source
 	problems []string
+	warnings []string
 }
 
 func (e *evaluation) problem(format string, args ...any) {
 	e.problems = append(e.problems, fmt.Sprintf(format, args...))
 }
 
+func (e *evaluation) warn(format string, args ...any) {
+	e.warnings = append(e.warnings, fmt.Sprintf(format, args...))
+}
+
 // matches reports whether the pattern at index i of a directive matches the
-// kernel. bash has compared them: see driver.bash.
+// kernel. bash has compared them: see driver.bash. A pattern that bash cannot read
+// matches nothing.
 func (e *evaluation) matches(name string, i int) bool {
-	switch e.values["matches "+name][i] {
-	case "0":
-		return true
-	case "1":
-		return false
+	if e.unreadable(name, i) {
+		e.warn("%s[%d]: %q %s", name, i, e.values[name][i], noRegexp)
 	}
-	e.problem("%s[%d]: %q is no extended regular expression", name, i, e.values[name][i])
-	return false
+	return e.values["matches "+name][i] == "0"
+}
+
+// unreadable reports whether the pattern at index i of a directive is none.
+func (e *evaluation) unreadable(name string, i int) bool {
+	return e.values["matches "+name][i] == "2"
+}
+
+const noRegexp = "is no extended regular expression, and so matches nothing"
+
+// consecutive returns the indices of an array that the classic dkms looks at: as many
+// as it has elements, from 0. With a gap, elements behind them are passed over, and
+// packages are tested with that.
+func (e *evaluation) consecutive(name string) (looked []int) {
+	list := e.values[name]
+	gap := 0
+	for _, ok := list[gap]; ok; _, ok = list[gap] {
+		gap++
+	}
+	for _, i := range indices(list) {
+		if i < len(list) {
+			looked = append(looked, i)
+		} else if list[i] != "" {
+			e.warn("%s[%d], %q, is passed over, since there is no %[1]s[%[4]d]: number them from 0 without gaps",
+				name, i, list[i], gap)
+		}
+	}
+	return looked
 }
 
 // depends returns the packages that BUILD_DEPENDS names, each once.
@@ -139,7 +169,7 @@ func (e *evaluation) depends() (names []string) {
 // command: line breaks in it are there for the reader of the conf.
 func (e *evaluation) make() (command string) {
 	list := e.values["MAKE"]
-	for _, i := range indices(list) {
+	for _, i := range e.consecutive("MAKE") {
 		given := e.values["MAKE_MATCH"][i] != ""
 		if list[i] == "" || i > 0 && !given || given && !e.matches("MAKE_MATCH", i) {
 			continue
@@ -153,7 +183,7 @@ func (e *evaluation) make() (command string) {
 // unsafe name is for the build to refuse: that has its own exit status there.
 func (e *evaluation) patches() (names []string) {
 	list := e.values["PATCH"]
-	for _, i := range indices(list) {
+	for _, i := range e.consecutive("PATCH") {
 		if list[i] == "" || e.values["PATCH_MATCH"][i] != "" && !e.matches("PATCH_MATCH", i) {
 			continue
 		}
@@ -259,8 +289,8 @@ func (e *evaluation) strip(i int) bool {
 func (e *evaluation) exclusive(i int) string {
 	get := func(name string) string { return e.values["BUILD_EXCLUSIVE_"+name][i] }
 	release := e.src.Release
-	if re := get("KERNEL"); re != "" && !e.matches("BUILD_EXCLUSIVE_KERNEL", i) {
-		return fmt.Sprintf("it is only for kernels that match %s", re)
+	if why := e.only("kernels", "BUILD_EXCLUSIVE_KERNEL", i); why != "" {
+		return why
 	}
 	if low := get("KERNEL_MIN"); low != "" && version.Compare(release, low) < 0 {
 		return fmt.Sprintf("it is only for kernels from %s on", low)
@@ -268,8 +298,8 @@ func (e *evaluation) exclusive(i int) string {
 	if high := get("KERNEL_MAX"); high != "" && version.Compare(release, high) > 0 {
 		return fmt.Sprintf("it is only for kernels up to %s", high)
 	}
-	if re := get("ARCH"); re != "" && !e.matches("BUILD_EXCLUSIVE_ARCH", i) {
-		return fmt.Sprintf("it is only for architectures that match %s", re)
+	if why := e.only("architectures", "BUILD_EXCLUSIVE_ARCH", i); why != "" {
+		return why
 	}
 	for option := range strings.FieldsSeq(get("CONFIG")) {
 		name, absent := strings.CutPrefix(option, "!")
@@ -286,6 +316,19 @@ func (e *evaluation) exclusive(i int) string {
 	return ""
 }
 
+// only returns why the pattern at index i of a directive about what, a word for many,
+// excludes the kernel, or "".
+func (e *evaluation) only(what, name string, i int) string {
+	pattern := e.values[name][i]
+	switch {
+	case pattern == "" || e.matches(name, i):
+		return ""
+	case e.unreadable(name, i):
+		return fmt.Sprintf("it is only for %s that match %s, which %s", what, pattern, noRegexp)
+	}
+	return fmt.Sprintf("it is only for %s that match %s", what, pattern)
+}
+
 // obsolete returns why OBSOLETE_BY excludes the kernel, or "".
 // BUILD_EXCLUSIVE_KERNEL_MAX replaces it.
 func (e *evaluation) obsolete() string {
@@ -296,15 +339,14 @@ func (e *evaluation) obsolete() string {
 	return fmt.Sprintf("OBSOLETE_BY is %s", by)
 }
 
-// warnings returns one for each retired directive.
-func (e *evaluation) warnings() (list []string) {
+// warnRetired warns of each retired directive.
+func (e *evaluation) warnRetired() {
 	for _, name := range retired {
 		// Packages set CLEAN=true to silence the warning of the classic dkms.
 		if value := e.get(name); value != "" && !(name == "CLEAN" && value == "true") {
-			list = append(list, name+" is a retired directive")
+			e.warn("%s is a retired directive", name)
 		}
 	}
-	return list
 }
 
 // CheckName returns an error unless s can be the name or the version of a package:

@@ -7,11 +7,11 @@ package rules
 const (
 	// Build counts the changes to what happens to a module between its source
 	// and the tree. A build by other rules is out of date.
-	Build = 1
+	Build = 2
 	// Key counts the changes to what the key of a build names. A build that is
 	// kept under a key of another count is never found.
 	Key = 1
 	// Conf counts the changes to what is made of a dkms.conf. What is remembered
 	// of one by other rules is read again.
-	Conf = 2
+	Conf = 3
 )
