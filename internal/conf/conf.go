@@ -18,7 +18,7 @@ type Conf struct {
 	Name    string // PACKAGE_NAME
 	Version string // PACKAGE_VERSION
 	// Modules are in the order of their array index, without those that
-	// BUILD_EXCLUSIVE rules out for the kernel.
+	// BUILD_EXCLUSIVE rules out for the kernel. A conf need not have any.
 	Modules []Module
 	// Make is the command that applies to the kernel. If it is empty, the
 	// generic one does.

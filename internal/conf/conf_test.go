@@ -115,6 +115,10 @@ func TestRead(t *testing.T) {
 		{"MAKE from 1", `MAKE[1]=b; MAKE_MATCH[1]=.`, func(c *Conf) {
 			c.Warnings = []string{`MAKE[1], "b", is passed over, since there is no MAKE[0]: number them from 0 without gaps`}
 		}},
+		{"no module", "unset DEST_MODULE_LOCATION; MAKE=true", func(c *Conf) {
+			c.Modules, c.Make = nil, "true"
+			c.Warnings = []string{"it names no module: MAKE runs, and nothing is placed"}
+		}},
 		{"a pattern that is none", `BUILD_EXCLUSIVE_KERNEL='^(?!5)'`, func(c *Conf) {
 			c.Excluded = "it is only for kernels that match ^(?!5), which is no extended regular expression, and so matches nothing"
 			c.Warnings = []string{`BUILD_EXCLUSIVE_KERNEL[0]: "^(?!5)" is no extended regular expression, and so matches nothing`}
@@ -279,7 +283,9 @@ func TestReadErrors(t *testing.T) {
 		{"ko", "BUILT_MODULE_NAME=toy.ko", "ends in .ko"},
 		{"o", "BUILT_MODULE_NAME=a; DEST_MODULE_NAME=toy.o", "ends in .o"},
 		{"module name with a slash", "BUILT_MODULE_NAME=../../etc/x", "contains a slash"},
-		{"no destination", "unset DEST_MODULE_LOCATION", "DEST_MODULE_LOCATION[0] is missing"},
+		{"no destination, a name", "unset DEST_MODULE_LOCATION; BUILT_MODULE_NAME=toy", "DEST_MODULE_LOCATION[0]: it is missing"},
+		{"no destination, a place", "unset DEST_MODULE_LOCATION; BUILT_MODULE_LOCATION=src", "DEST_MODULE_LOCATION[0] is missing"},
+		{"no destination, a new name", "unset DEST_MODULE_LOCATION; DEST_MODULE_NAME=x", "DEST_MODULE_LOCATION[0] is missing"},
 		{"destination", "DEST_MODULE_LOCATION=/etc", `"/etc" does not begin with`},
 		{"destination prefix", "DEST_MODULE_LOCATION=//extra", `"//extra" does not begin with`},
 		{"relative destination", "DEST_MODULE_LOCATION=extra", `"extra" does not begin with`},

@@ -234,8 +234,12 @@ func (e *evaluation) modules(name, addonDir string) (modules []Module, excluded 
 		}
 		modules = append(modules, m)
 	}
-	if !found {
+	switch {
+	case found:
+	case e.get("BUILT_MODULE_LOCATION") != "" || e.get("DEST_MODULE_NAME") != "":
 		e.problem("DEST_MODULE_LOCATION[0] is missing")
+	default:
+		e.warn("it names no module: MAKE runs, and nothing is placed")
 	}
 	if modules == nil {
 		excluded = strings.Join(ruledOut, ", ")

@@ -126,7 +126,7 @@ func (e *Engine) foreseen(results []execute.Result, r Request) (rest []follow.Re
 			if result.Kernel != k || result.Outcome != execute.Planned {
 				continue
 			}
-			more := follow.Due{Depmod: true, Modules: result.Modules}
+			more := follow.Due{Depmod: len(result.Modules) > 0, Modules: result.Modules}
 			if result.New {
 				more.Fresh = result.ID.String()
 			}

@@ -36,9 +36,12 @@ type Result struct {
 	// Built reports whether a build was made, or got from the store if Stored is set.
 	Built, Stored, Signed bool
 	Compression           codec.Compression
-	Placed                []string // paths of modules put into the kernel's directory
-	Kept                  []string // why modules of the kernel's own were kept
-	Removed               []string // paths of modules taken out
+	// Installed reports whether the package now counts as installed. One that names no
+	// module does, though nothing is placed.
+	Installed bool
+	Placed    []string // paths of modules put into the kernel's directory
+	Kept      []string // why modules of the kernel's own were kept
+	Removed   []string // paths of modules taken out
 	// Deferred reports whether the package is skipped until one that it depends on is
 	// registered; Waited, whether nobody asked for it, and it may have waited for one
 	// that somebody asked for.

@@ -136,7 +136,10 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	if err := made.StoreErr; err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) {
 		r.Warnings = append(r.Warnings, "the cache of builds cannot be used: "+err.Error())
 	}
-	r.Built, r.Stored, r.Signed, r.Compression = true, made.Stored, d.Sign != nil, d.Compression
+	r.Built, r.Stored = true, made.Stored
+	if len(made.Modules) > 0 {
+		r.Signed, r.Compression = d.Sign != nil, d.Compression
+	}
 	return made.Modules, nil
 }
 
@@ -182,10 +185,11 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 	if err != nil {
 		return failure.From(err, "install failed", failure.StatusInstall)
 	}
-	if len(res.Placed) == 0 {
+	if len(res.Placed) == 0 && len(res.Kept) > 0 {
 		r.Outcome, r.Why = Skipped, "the kernel has it: "+strings.Join(res.Kept, ", ")
 		return nil
 	}
+	r.Installed = true
 	if err := env.Script(ctx, source, "POST_INSTALL", item.Conf.PostInstall); err != nil {
 		r.warn(err.Error())
 	}

@@ -72,6 +72,7 @@ type loading struct {
 	dir     string // what the archive is unpacked to
 	content archive.Contents
 	builds  []archivedBuild
+	bare    bool   // its dkms.conf names no module
 	source  string // where its source goes
 }
 
@@ -88,6 +89,11 @@ func (a *loading) load(ctx context.Context, file string) (l Loaded, err error) {
 	}
 	if l.ID, err = a.archived(); err != nil {
 		return l, err
+	}
+	for _, b := range a.builds {
+		if b.empty && !a.bare {
+			return l, badBuild(b.dir+"/module: there is no module in it", failure.StatusNoModule)
+		}
 	}
 	if w := a.options.Want; w.Name != "" && w.Name != l.Name || w.Version != "" && w.Version != l.Version {
 		return l, &failure.Failure{Why: "it is of " + l.ID.String(), Hint: "leave out -m and -v", Status: failure.StatusNotFound}
@@ -183,6 +189,7 @@ func unpack(ctx context.Context, file, dir string) (c archive.Contents, err erro
 type archivedBuild struct {
 	kernel tree.Target
 	dir    string // where it was unpacked
+	empty  bool   // there is no module in it
 }
 
 // checkBuilds checks the unpacked builds as builds that are made here are checked. Builds
@@ -221,10 +228,7 @@ func checkBuilds(ctx context.Context, m *machine.Machine, dir string, list []arc
 				return nil, badBuild(file+": "+err.Error(), failure.StatusNoModule)
 			}
 		}
-		if len(seen) == 0 {
-			return nil, badBuild(b.Dir+"/module: there is no module in it", failure.StatusNoModule)
-		}
-		good = append(good, archivedBuild{k, filepath.Join(dir, b.Dir)})
+		good = append(good, archivedBuild{k, filepath.Join(dir, b.Dir), len(seen) == 0})
 	}
 	return good, nil
 }
@@ -248,7 +252,8 @@ func badBuild(why string, status int) error {
 	return &failure.Failure{Why: why, Status: status, Hint: "nothing was loaded: get the archive again, or make it again with dkms mktarball"}
 }
 
-// archived returns the name of the package in the unpacked archive.
+// archived returns the name of the package in the unpacked archive, and finds out
+// whether it is to have modules.
 func (a *loading) archived() (id tree.ID, err error) {
 	c := a.content
 	source := c.Source
@@ -267,6 +272,7 @@ func (a *loading) archived() (id tree.ID, err error) {
 	if err != nil {
 		return id, err
 	}
+	a.bare = len(read.Modules) == 0 && read.Excluded == ""
 	called := tree.ID{Name: read.Name, Version: read.Version}
 	if c.Source == "" && called != id {
 		return id, &failure.Failure{Why: fmt.Sprintf("it says that it is of %s, and its dkms.conf says %s", id, called),

@@ -144,7 +144,7 @@ func ForgetKernel(m *machine.Machine, k tree.Target) error {
 	}
 	for _, p := range packages {
 		for _, linked := range m.Tree.Links(p.Name) {
-			if built, _ := m.Tree.Modules(p.ID, linked); built != nil || linked.Release != k.Release {
+			if _, err := m.Tree.Modules(p.ID, linked); err == nil || linked.Release != k.Release {
 				continue
 			}
 			if _, err := m.Modules(linked).Uninstall(place.Placement{ID: p.ID}); err != nil {

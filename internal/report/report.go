@@ -158,7 +158,7 @@ func done(r execute.Result) string {
 			steps = append(steps, "compressed ("+r.Compression.String()+")")
 		}
 	}
-	if len(r.Placed) > 0 {
+	if r.Installed {
 		steps = append(steps, "installed")
 	}
 	s := strings.Join(steps, ", ")
