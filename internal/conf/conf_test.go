@@ -115,10 +115,24 @@ func TestRead(t *testing.T) {
 		{"MAKE from 1", `MAKE[1]=b; MAKE_MATCH[1]=.`, func(c *Conf) {
 			c.Warnings = []string{`MAKE[1], "b", is passed over, since there is no MAKE[0]: number them from 0 without gaps`}
 		}},
+		{"destination with ..", "DEST_MODULE_LOCATION=/kernel/../updates/", func(c *Conf) { c.Modules[0].DestLocation = "/updates" }},
+		{"destination elsewhere", "DEST_MODULE_LOCATION=/kernel/../misc/a//b/../", func(c *Conf) { c.Modules[0].DestLocation = "/misc/a" }},
+		{"destination with .. at its end", "DEST_MODULE_LOCATION=/kernel/a/..", func(c *Conf) { c.Modules[0].DestLocation = "/kernel" }},
+		{"destination that begins like the headers", "DEST_MODULE_LOCATION=/kernel/../builds", func(c *Conf) { c.Modules[0].DestLocation = "/builds" }},
 		{"no module", "unset DEST_MODULE_LOCATION; MAKE=true", func(c *Conf) {
 			c.Modules, c.Make = nil, "true"
 			c.Warnings = []string{"it names no module: MAKE runs, and nothing is placed"}
 		}},
+		{"module names with slashes", `
+			BUILT_MODULE_NAME=(master/ec_master devices/ec_x); BUILT_MODULE_LOCATION[1]=./src/
+			DEST_MODULE_NAME=(ec_master); DEST_MODULE_LOCATION[1]=/extra`, func(c *Conf) {
+			c.Modules = []Module{
+				{BuiltName: "ec_master", BuiltLocation: "master", DestName: "ec_master", DestLocation: "/extra", Strip: true},
+				{BuiltName: "ec_x", BuiltLocation: "src/devices", DestName: "ec_x", DestLocation: "/extra", Strip: true},
+			}
+		}},
+		{"module name with .. inside", "BUILT_MODULE_LOCATION=a; BUILT_MODULE_NAME=../b/toy", func(c *Conf) { c.Modules[0].BuiltLocation = "b" }},
+		{"records from 1", `unset DEST_MODULE_LOCATION; BUILT_MODULE_NAME[1]=toy; DEST_MODULE_LOCATION[1]=/extra`, func(c *Conf) {}},
 		{"a pattern that is none", `BUILD_EXCLUSIVE_KERNEL='^(?!5)'`, func(c *Conf) {
 			c.Excluded = "it is only for kernels that match ^(?!5), which is no extended regular expression, and so matches nothing"
 			c.Warnings = []string{`BUILD_EXCLUSIVE_KERNEL[0]: "^(?!5)" is no extended regular expression, and so matches nothing`}
@@ -282,16 +296,26 @@ func TestReadErrors(t *testing.T) {
 		{"name is ..", "PACKAGE_VERSION=..", `".." is not a name`},
 		{"ko", "BUILT_MODULE_NAME=toy.ko", "ends in .ko"},
 		{"o", "BUILT_MODULE_NAME=a; DEST_MODULE_NAME=toy.o", "ends in .o"},
-		{"module name with a slash", "BUILT_MODULE_NAME=../../etc/x", "contains a slash"},
+		{"module name leads out", "BUILT_MODULE_NAME=../../etc/x", `BUILT_MODULE_NAME[0]: "../../etc" leads out`},
+		{"module name leads out of its location", "BUILT_MODULE_LOCATION=a; BUILT_MODULE_NAME=b/../../../x", `BUILT_MODULE_NAME[0]: ".." leads out`},
+		{"module name is a directory", "BUILT_MODULE_NAME=a/", "BUILT_MODULE_NAME[0]: it is empty"},
+		{"module name ends in ..", "BUILT_MODULE_NAME=a/..", `BUILT_MODULE_NAME[0]: ".." is not a name`},
+		{"both names with a slash", "BUILT_MODULE_NAME=a/b; DEST_MODULE_NAME=a/b", `DEST_MODULE_NAME[0]: "a/b" contains a slash`},
+		{"one module by two names", "BUILT_MODULE_NAME=(a/b b); BUILT_MODULE_LOCATION[1]=a; DEST_MODULE_LOCATION[1]=/extra; DEST_MODULE_NAME[1]=c", "two records build a/b.ko"},
 		{"no destination, a name", "unset DEST_MODULE_LOCATION; BUILT_MODULE_NAME=toy", "DEST_MODULE_LOCATION[0]: it is missing"},
 		{"no destination, a place", "unset DEST_MODULE_LOCATION; BUILT_MODULE_LOCATION=src", "DEST_MODULE_LOCATION[0] is missing"},
 		{"no destination, a new name", "unset DEST_MODULE_LOCATION; DEST_MODULE_NAME=x", "DEST_MODULE_LOCATION[0] is missing"},
 		{"destination", "DEST_MODULE_LOCATION=/etc", `"/etc" does not begin with`},
 		{"destination prefix", "DEST_MODULE_LOCATION=//extra", `"//extra" does not begin with`},
 		{"relative destination", "DEST_MODULE_LOCATION=extra", `"extra" does not begin with`},
-		{"destination leads out", "DEST_MODULE_LOCATION=/extra/../../../etc", "leads upwards"},
-		{"destination with ..", "DEST_MODULE_LOCATION=/extra/a/../b", "leads upwards"},
-		{"built location leads out", "BUILT_MODULE_LOCATION=../x", "leads out"},
+		{"destination leads out", "DEST_MODULE_LOCATION=/extra/../../../etc", "is no directory below /lib/modules/KERNEL"},
+		{"destination leads out and back", "DEST_MODULE_LOCATION=/extra/../../6.1/extra", "is no directory below /lib/modules/KERNEL"},
+		{"destination is the kernel's directory", "DEST_MODULE_LOCATION=/kernel/..", "is no directory below /lib/modules/KERNEL"},
+		{"destination in the headers", "DEST_MODULE_LOCATION=/kernel/../build/scripts", "leads to the kernel's headers"},
+		{"destination is the sources", "DEST_MODULE_LOCATION=/updates/../source/", "leads to the kernel's headers"},
+		{"built location leads out", "BUILT_MODULE_LOCATION=../source", `"../source" leads out of the build directory, in which the modules must be built`},
+		{"merge conflict", "A=1\n<<<<<<< HEAD\nB=2\n=======\nB=3\n>>>>>>> theirs\n", "line 6: syntax error near"},
+		{"end of a merge conflict", "A=1\n>>>>>>> theirs\n", "line 6: syntax error near"},
 		{"same built name", "BUILT_MODULE_NAME=(a a); DEST_MODULE_NAME=(a b); DEST_MODULE_LOCATION[1]=/extra", "two records build a.ko"},
 		{"same destination name", "BUILT_MODULE_NAME=(a b); DEST_MODULE_NAME=(c c); DEST_MODULE_LOCATION[1]=/extra", "two records install c.ko"},
 		{"one of two names missing", "BUILT_MODULE_NAME[1]=b; DEST_MODULE_LOCATION[1]=/extra", "BUILT_MODULE_NAME[0] is missing"},
@@ -375,7 +399,7 @@ func TestAddonModulesDir(t *testing.T) {
 	sh := &Shell{}
 	defer sh.Close()
 	// Some packages name impossible places, and get away with it on such distributions.
-	c, err := read(t, sh, minimal+"DEST_MODULE_LOCATION=/kernel/../misc/", func(_ *Source, set *Settings) { set.AddonModulesDir = "/updates/dkms" })
+	c, err := read(t, sh, minimal+"DEST_MODULE_LOCATION=/kernel/../../misc/", func(_ *Source, set *Settings) { set.AddonModulesDir = "/updates/dkms" })
 	if err != nil || c.Modules[0].DestLocation != "/updates/dkms" {
 		t.Errorf("got %+v, %v", c, err)
 	}

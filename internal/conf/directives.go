@@ -259,6 +259,8 @@ func (e *evaluation) module(i int, name, addonDir string) (m Module, ok bool) {
 		e.problem("BUILT_MODULE_NAME[%d] is missing", i)
 		return m, false
 	}
+	dir, base := filepath.Split(m.BuiltName)
+	m.BuiltName = base
 	m.DestName = cmp.Or(get("DEST_MODULE_NAME"), m.BuiltName)
 	m.Strip = e.strip(i)
 
@@ -274,6 +276,10 @@ func (e *evaluation) module(i int, name, addonDir string) (m Module, ok bool) {
 	var err error
 	m.BuiltLocation, err = inside(get("BUILT_MODULE_LOCATION"))
 	check("BUILT_MODULE_LOCATION", err)
+	if ok {
+		m.BuiltLocation, err = inside(filepath.Join(m.BuiltLocation, dir))
+		check("BUILT_MODULE_NAME", err)
+	}
 	m.DestLocation, err = destination(get("DEST_MODULE_LOCATION"), addonDir)
 	check("DEST_MODULE_LOCATION", err)
 	return m, ok
@@ -394,7 +400,7 @@ func inside(p string) (string, error) {
 		return ".", nil
 	}
 	if !filepath.IsLocal(rel) || strings.ContainsRune(rel, 0) {
-		return "", fmt.Errorf("%q leads out of the build directory", p)
+		return "", fmt.Errorf("%q leads out of the build directory, in which the modules must be built", p)
 	}
 	return filepath.Clean(rel), nil
 }
@@ -411,10 +417,15 @@ func destination(p, addonDir string) (string, error) {
 	if addonDir != "" {
 		return addonDir, nil // whatever else p says
 	}
-	if slices.Contains(strings.Split(p, "/"), "..") {
-		return "", fmt.Errorf("%q leads upwards", p)
+	clean := filepath.Clean(p)
+	if clean == "/" || !filepath.IsLocal(p[1:]) {
+		return "", fmt.Errorf("%q is no directory below /lib/modules/KERNEL", p)
 	}
-	return filepath.Clean(p), nil
+	// Links, which lead to the kernel's headers.
+	if top, _, _ := strings.Cut(clean[1:], "/"); top == "build" || top == "source" {
+		return "", fmt.Errorf("%q leads to the kernel's headers, where no modules go", p)
+	}
+	return clean, nil
 }
 
 func indices(m map[int]string) []int {
