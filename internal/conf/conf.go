@@ -135,7 +135,7 @@ func (e *Error) Error() string {
 // with a broken conf can still be uninstalled.
 func (s *Shell) Read(src Source, set Settings) (Conf, error) {
 	v, err := s.eval(request{
-		before: src.Vars(set),
+		before: append(src.Vars(set), "__addon_modules_dir="+set.AddonModulesDir),
 		files:  src.Files(set),
 		after:  src.Directives,
 		names:  confNames,

@@ -133,6 +133,8 @@ func TestRead(t *testing.T) {
 		}},
 		{"module name with .. inside", "BUILT_MODULE_LOCATION=a; BUILT_MODULE_NAME=../b/toy", func(c *Conf) { c.Modules[0].BuiltLocation = "b" }},
 		{"records from 1", `unset DEST_MODULE_LOCATION; BUILT_MODULE_NAME[1]=toy; DEST_MODULE_LOCATION[1]=/extra`, func(c *Conf) {}},
+		{"override_dest_module_location", "DEST_MODULE_LOCATION=$(override_dest_module_location /kernel/../misc)", func(c *Conf) { c.Modules[0].DestLocation = "/misc" }},
+		{"override_dest_module_location with nothing", `set -u; printf() { echo no; }; MAKE="make $(override_dest_module_location)x"`, func(c *Conf) { c.Make = "make x" }},
 		{"a pattern that is none", `BUILD_EXCLUSIVE_KERNEL='^(?!5)'`, func(c *Conf) {
 			c.Excluded = "it is only for kernels that match ^(?!5), which is no extended regular expression, and so matches nothing"
 			c.Warnings = []string{`BUILD_EXCLUSIVE_KERNEL[0]: "^(?!5)" is no extended regular expression, and so matches nothing`}
@@ -402,6 +404,14 @@ func TestAddonModulesDir(t *testing.T) {
 	c, err := read(t, sh, minimal+"DEST_MODULE_LOCATION=/kernel/../../misc/", func(_ *Source, set *Settings) { set.AddonModulesDir = "/updates/dkms" })
 	if err != nil || c.Modules[0].DestLocation != "/updates/dkms" {
 		t.Errorf("got %+v, %v", c, err)
+	}
+	// One may ask where that is. ADDON_MODULES_DIR may name any place.
+	for _, dir := range []string{"/updates/dkms", "/addons"} {
+		c, err := read(t, sh, minimal+"DEST_MODULE_LOCATION=$(override_dest_module_location /kernel/misc); MAKE=$DEST_MODULE_LOCATION",
+			func(_ *Source, set *Settings) { set.AddonModulesDir = dir })
+		if err != nil || c.Modules[0].DestLocation != dir || c.Make != dir {
+			t.Errorf("%s: got %+v, %v", dir, c, err)
+		}
 	}
 }
 

@@ -411,6 +411,9 @@ func destination(p, addonDir string) (string, error) {
 	if p == "" {
 		return "", errors.New("it is missing")
 	}
+	if p == addonDir {
+		return p, nil // a conf may ask where its modules go: see driver.bash
+	}
 	if !slices.ContainsFunc([]string{"/kernel", "/updates", "/extra"}, func(top string) bool { return strings.HasPrefix(p, top) }) {
 		return "", fmt.Errorf("%q does not begin with /kernel, /updates or /extra", p)
 	}

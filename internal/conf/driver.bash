@@ -27,6 +27,12 @@ __list() {
 	done
 }
 
+# A function of the classic script that confs call: it prints where modules go whose
+# conf says $1.
+override_dest_module_location() {
+	builtin printf '%s\n' "${__addon_modules_dir:-${1-}}"
+}
+
 __evaluate() {
 	local __item __index __status=0
 	for __item in "${__before[@]}"; do
