@@ -91,6 +91,9 @@ func TestCompiler(t *testing.T) {
 	}{
 		{"none", "", Compiler{Strip: "strip"}},
 		{"gcc", `CONFIG_CC_VERSION_TEXT="gcc-12 (Debian 12.2.0) 12.2.0"`, Compiler{CC: "gcc-12", Strip: "strip"}},
+		{"gcc without quotes", "CONFIG_CC_VERSION_TEXT=gcc-12 (Debian 12.2.0) 12.2.0", Compiler{CC: "gcc-12", Strip: "strip"}},
+		{"one word without quotes", "CONFIG_CC_VERSION_TEXT=gcc-12", Compiler{CC: "gcc-12", Strip: "strip"}},
+		{"clang without quotes", "CONFIG_CC_IS_CLANG=y\nCONFIG_CC_VERSION_TEXT=clang version 17.0.6", Compiler{CC: "clang-17", Strip: "llvm-strip-17", Args: []string{"LLVM=-17", "CC=clang-17"}}},
 		{"gcc that is not here", `CONFIG_CC_VERSION_TEXT="x86_64-linux-gnu-gcc-14 (Debian) 14.2"`, Compiler{Strip: "strip"}},
 		{"clang", "CONFIG_CC_IS_CLANG=y\nCONFIG_LD_IS_LLD=y\n" + `CONFIG_CC_VERSION_TEXT="Debian clang version 17.0.6"`,
 			Compiler{CC: "clang-17", Strip: "llvm-strip-17", Args: []string{"LLVM=-17", "CC=clang-17", "LD=ld.lld-17"}}},
