@@ -87,7 +87,7 @@ func TestDeb(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{
 		"Package": "dkms-kernel-install", "Version": "1.2.3+4.gabc1234", "Section": "kernel", "Multi-Arch": "foreign",
 		"Architecture": strings.TrimSpace(commandOutput(t, "dpkg", "--print-architecture")),
-		"Provides":     "dkms (= 3.2.2-1)", "Conflicts": "dkms", "Replaces": "dkms",
+		"Provides":     "dkms (= 3.4.3)", "Conflicts": "dkms", "Replaces": "dkms",
 		"Depends": "bash, binutils, gcc | c-compiler, kmod, make | build-essential, patch",
 	}, fields); diff != "" {
 		t.Errorf("the control file says (+) something else than it should (-): %s", diff)
@@ -376,7 +376,7 @@ func TestRpm(t *testing.T) {
 	if got := query("--queryformat", "%{NAME} %{VERSION} %{RELEASE} %{BUILDHOST} %{LICENSE}"); got != "dkms-kernel-install 1.2.3+4.gabc1234 1 localhost GPL-2.0-or-later" {
 		t.Errorf("it is %s", got)
 	}
-	for option, want := range map[string]string{"--provides": "dkms = 3.2.2", "--conflicts": "dkms", "--obsoletes": "dkms", "--recommends": "kernel-devel"} {
+	for option, want := range map[string]string{"--provides": "dkms = 3.4.3", "--conflicts": "dkms", "--obsoletes": "dkms", "--recommends": "kernel-devel"} {
 		if !slices.Contains(strings.Split(query(option), "\n"), want) {
 			t.Errorf("%s: %q", option, query(option))
 		}

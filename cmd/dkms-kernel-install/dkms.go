@@ -59,7 +59,7 @@ type classic struct {
 	Jobs            *int      `short:"j" placeholder:"N" help:"Number of jobs at a time; 0 means no limit."`
 	Quiet           bool      `short:"q" help:"Print only failures and warnings."`
 	Verbose         bool      `help:"Print more."`
-	Version         bool      `short:"V" help:"Print the version."`
+	Version         bool      `short:"V" help:"Print the version of dkms whose interface this is."`
 
 	NoInitrd        bool `hidden:""`
 	NoCleanKernel   bool `hidden:""`
@@ -100,6 +100,10 @@ var verbs = map[string]func(*classicRun) error{
 	"kernel_prerm":    (*classicRun).kernelPrerm,
 }
 
+// classicVersion is the version of the classic dkms whose interface this is. Scripts
+// compare it with what they need. The packages provide it.
+const classicVersion = "3.4.3"
+
 // classicRun is one call of the dkms face.
 type classicRun struct {
 	classic
@@ -122,7 +126,7 @@ func (p *program) dkms(ctx context.Context, args []string) int {
 		return status
 	}
 	if c.Version {
-		fmt.Fprintf(p.stdout, "dkms-%s\n", version)
+		fmt.Fprintf(p.stdout, "dkms-%s\n", classicVersion)
 		return 0
 	}
 	c.text = report.NewText(p.stdout, "", c.Verbose || c.Debug, c.Quiet)

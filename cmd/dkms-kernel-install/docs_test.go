@@ -64,6 +64,20 @@ func TestDocs(t *testing.T) {
 	}
 }
 
+// TestProvides checks that the packages provide the version of dkms that the program
+// names.
+func TestProvides(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(installDir, "package/nfpm.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"- dkms (= " + classicVersion + ")\n", "- dkms = " + classicVersion + "\n"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("nfpm.yaml does not have %q", want)
+		}
+	}
+}
+
 // TestManVerbs checks that dkms(8), the completions and the help have all actions, and
 // no others.
 func TestManVerbs(t *testing.T) {

@@ -51,7 +51,7 @@ complete -c dkms -l installtree -x -a '(__fish_complete_directories)' -d 'Instea
 complete -c dkms -s j -l jobs -x -d 'Number of jobs at a time; 0 means no limit.'
 complete -c dkms -s q -l quiet -d 'Print only failures and warnings.'
 complete -c dkms -l verbose -d 'Print more.'
-complete -c dkms -s V -l version -d 'Print the version.'
+complete -c dkms -s V -l version -d 'Print the version of dkms whose interface this is.'
 complete -c dkms -n 'not __fish_seen_subcommand_from add build install uninstall unbuild remove status match autoinstall mktarball ldtarball generate_mok kernel_preinst kernel_postinst kernel_prerm' -a add -d 'register a package'
 complete -c dkms -n 'not __fish_seen_subcommand_from add build install uninstall unbuild remove status match autoinstall mktarball ldtarball generate_mok kernel_preinst kernel_postinst kernel_prerm' -a build -d 'compile a package and keep its modules in the tree'
 complete -c dkms -n 'not __fish_seen_subcommand_from add build install uninstall unbuild remove status match autoinstall mktarball ldtarball generate_mok kernel_preinst kernel_postinst kernel_prerm' -a install -d 'put the modules of a package into a kernel\'s directory'
