@@ -183,7 +183,8 @@ func (r *runner) shell(ctx context.Context, c command) error {
 
 // script is a script of a package: the directive that names it, the directive's
 // value, and the directory that it is in and runs in, by its path here and by the
-// one that the script sees.
+// one that the script sees. The administrator's script that takes its place runs in
+// /etc/dkms/M.
 type script struct {
 	directive, value string
 	dir, seen        string
@@ -204,8 +205,8 @@ func (r *runner) script(ctx context.Context, s script) error {
 			Hint: "correct " + s.directive + " in dkms.conf"}
 	}
 	file := filepath.Join(s.seen, name)
-	if override := filepath.Join(r.Settings.EtcDir, r.Name, name); executable(override) {
-		file = override
+	if own := filepath.Join(r.Settings.EtcDir, r.Name); executable(filepath.Join(own, name)) {
+		file, s.seen = filepath.Join(own, name), own
 	} else if !executable(filepath.Join(s.dir, name)) {
 		// Packages name scripts that only some systems need.
 		fmt.Fprintf(r.log, "# %s: %s is not an executable file, passed over\n", s.directive, file)
