@@ -134,7 +134,7 @@ func TestConfs(t *testing.T) {
 	headers := filepath.Join(r.Dir, "usr/lib/modules", k, "build")
 	sh := &conf.Shell{}
 	defer sh.Close()
-	set, err := sh.ReadSettings(t.TempDir())
+	set, err := sh.ReadSettings(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,9 @@ type Environment struct {
 	Kernel   *kernel.Kernel
 	Settings conf.Settings
 	Vars     []string // shell variables, NAME=VALUE
+	// Exports is what commands that build find in the environment besides, from the
+	// file that build_environment names, NAME=VALUE.
+	Exports []string
 }
 
 // Script runs the script that directive names, with its arguments: the one in
@@ -76,14 +79,7 @@ func (e Environment) environ(w *sandbox.World, tmp string) []string {
 		}
 		env = append(env, "HOME="+tmp, "TMPDIR="+tmp)
 	}
-	return append(env, e.buildEnvironment()...)
-}
-
-func (e Environment) buildEnvironment() (env []string) {
-	for _, v := range e.Settings.BuildEnvironment {
-		env = append(env, conf.ForKernel(v, e.Kernel.Release))
-	}
-	return env
+	return append(env, e.Settings.BuildEnvironment...)
 }
 
 // same makes two builds of the same the same, whoever makes them, where, and
@@ -101,7 +97,7 @@ var same = []string{
 // buildEnviron is environ for commands that build. What build_environment says
 // wins.
 func (e Environment) buildEnviron(w *sandbox.World, tmp string) []string {
-	return slices.Concat(e.environ(w, tmp), same, e.buildEnvironment())
+	return slices.Concat(e.environ(w, tmp), same, e.Settings.BuildEnvironment, e.Exports)
 }
 
 // runner runs commands of a package, with their output in a log.

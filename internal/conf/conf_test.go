@@ -473,7 +473,7 @@ func TestReadSettings(t *testing.T) {
 			}
 			sh := &Shell{}
 			defer sh.Close()
-			got, err := sh.ReadSettings(etc)
+			got, err := sh.ReadSettings(etc, "")
 			if tt.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
 					t.Errorf("error is %v, want one with %q", err, tt.wantErr)
@@ -498,6 +498,89 @@ func TestReadSettings(t *testing.T) {
 				t.Errorf("bash started: %v, want %v", started, tt.bash)
 			}
 		})
+	}
+}
+
+// TestSettingsForKernel reads settings for a kernel: bash expands $kernelver in any way
+// that it has.
+func TestSettingsForKernel(t *testing.T) {
+	etc := t.TempDir()
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(etc, "framework.conf"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sh := &Shell{}
+	defer sh.Close()
+	for text, want := range map[string]PerKernel{
+		"sign_file='/a-$kernelver/${kernelver}'":                             {SignFile: "/a-6.1-2/6.1-2"},
+		"sign_file=\"/a-${kernelver%-*}\"":                                   {SignFile: "/a-6.1"},
+		"mok_certificate=/k-$(echo $kernelver | tr -d 6)":                    {MOKCertificate: "/k-.1-2"},
+		"mok_signing_key=/k\n[[ $kernelver == 6.1* ]] && mok_signing_key=/l": {MOKSigningKey: "/l"},
+		"build_environment=/env-${kernelver//./_}":                           {BuildEnvironmentFile: "/env-6_1-2"},
+		"build_environment=(A=${kernelver#6} 'B=$kernelver')":                {BuildEnvironment: []string{"A=.1-2", "B=6.1-2"}},
+		"post_transaction=\"x ${kernelver%-*} \\$kernelver\"":                {PostTransaction: "x 6.1 $kernelver"},
+	} {
+		write(text)
+		got, err := sh.ReadSettings(etc, "6.1-2")
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		if diff := cmp.Diff(want, got.PerKernel); diff != "" {
+			t.Errorf("%s: %s", text, diff)
+		}
+	}
+	write("build_environment=(/file A=1)")
+	if _, err := sh.ReadSettings(etc, ""); err == nil || !strings.Contains(err.Error(), `"/file" is not NAME=VALUE`) {
+		t.Errorf("a file in a list: %v", err)
+	}
+}
+
+func TestReadExports(t *testing.T) {
+	t.Setenv("DKMS_TEST_OLD", "old")
+	t.Setenv("DKMS_TEST_SAME", "same")
+	sh := &Shell{}
+	defer sh.Close()
+	for name, tt := range map[string]struct {
+		text, want, wantErr string
+	}{
+		"nothing": {},
+		"exported": {text: "export B=\"for $kernelver\" A='two\nlines'\nC=hidden\ncd /tmp\nexport DKMS_TEST_SAME",
+			want: "A=two\nlines B=for 6.1"},
+		"of the environment": {text: "DKMS_TEST_OLD=new PATH=$PATH", want: "DKMS_TEST_OLD=new"},
+		"status":             {text: "export A=1\nfalse", want: "A=1"},
+		"noise":              {text: "head -c 9000000 /dev/zero\nhead -c 9000000 /dev/zero >&2\nexport A=1", want: "A=1"},
+		"IFS":                {text: "IFS=_; export A_B=1", want: "A_B=1"},
+		"functions":          {text: "compgen() { :; }; f() { :; }; export -f f; export A=1", want: "A=1"},
+		"exits":              {text: "exit 3", wantErr: "ended bash itself (exit status 3)"},
+		"loops":              {text: "while :; do :; done", wantErr: "did not end within 1s"},
+		"too much":           {text: "A=$(head -c 9000000 /dev/zero | tr '\\0' x); export A", wantErr: "sets more than 8 MiB"},
+		"syntax":             {text: "if", wantErr: "syntax error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "env")
+			if err := os.WriteFile(file, []byte(tt.text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			sh.Timeout = 0
+			if name == "loops" {
+				sh.Timeout = time.Second
+			}
+			got, err := sh.ReadExports(file, "6.1")
+			if tt.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
+					t.Errorf("error is %v, want one with %q", err, tt.wantErr)
+				}
+			} else if err != nil || strings.Join(got, " ") != tt.want {
+				t.Errorf("got %q, %v, want %q", got, err, tt.want)
+			}
+		})
+	}
+	for _, file := range []string{"/dev/zero", "/", "/nonexistent"} {
+		if got, err := sh.ReadExports(file, "6.1"); err == nil {
+			t.Errorf("%s: got %q", file, got)
+		}
 	}
 }
 

@@ -3,8 +3,8 @@
 #
 # Standard input has requests. Each is four lists: assignments to make before the
 # files are sourced, the files, assignments to make after, and the names of the
-# variables that are wanted. A list is a count and that many strings, all
-# NUL-terminated.
+# variables that are wanted, or "*" for all that are exported. A list is a count and
+# that many strings, all NUL-terminated.
 #
 # Descriptor 3 gets the answers, as NUL-terminated fields. Each message begins with
 # the nonce $1, which tells it from what a file prints there:
@@ -49,10 +49,11 @@ __evaluate() {
 	set +uvxnf +o posix
 	shopt -u nocasematch nullglob failglob
 	IFS=$' \t\n'
-	unset -f printf local declare
+	unset -f printf local declare compgen
 	for __item in "${__after[@]}"; do
 		printf -v "${__item%%=*}" %s "${__item#*=}"
 	done
+	[[ ${__names[0]} == '*' ]] && __names=($(compgen -e))
 	{
 		printf '\0%s\0set\0%s\0' "$__nonce" "$__status"
 		for __item in "${__names[@]}"; do

@@ -5,9 +5,11 @@ package conf
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -46,15 +48,9 @@ type Settings struct {
 	// AutoinstallAllKernels reports whether a package that is installed is built
 	// for all kernels, and not only for the running and the newest one.
 	AutoinstallAllKernels bool
-	// PostTransaction is a shell command to run after the modules of a kernel
-	// changed. It may contain $kernelver.
-	PostTransaction string
 	// CompressOptions are options for the programs gzip, xz and zstd.
 	CompressOptions map[codec.Compression]string
 
-	// SignFile, MOKSigningKey and MOKCertificate are files. They may contain
-	// $kernelver; see [ForKernel].
-	SignFile, MOKSigningKey, MOKCertificate string
 	// TrySignModules is "true" to sign modules in a chroot, too, and "false" to
 	// sign none.
 	TrySignModules string
@@ -74,8 +70,6 @@ type Settings struct {
 	// means any time.
 	BuildCacheAge time.Duration
 
-	// BuildEnvironment is added to the environment of builds, NAME=VALUE.
-	BuildEnvironment []string
 	// RequiredPackages are glob patterns of the names of packages without which
 	// the machine cannot boot.
 	RequiredPackages []string
@@ -84,6 +78,34 @@ type Settings struct {
 	// goes to, whatever its conf says. If it is empty, the conf decides. It
 	// comes from the distribution, not from framework.conf.
 	AddonModulesDir string
+
+	PerKernel
+}
+
+// PerKernel are the settings that may differ from kernel to kernel. Values that are
+// read before a kernel is known contain $kernelver.
+type PerKernel struct {
+	// PostTransaction is a shell command to run after the modules of a kernel
+	// changed. It may contain $kernelver, for the shell that runs it.
+	PostTransaction string
+	// SignFile is a program, MOKSigningKey and MOKCertificate are files.
+	SignFile, MOKSigningKey, MOKCertificate string
+	// BuildEnvironment is added to the environment of builds, NAME=VALUE.
+	// BuildEnvironmentFile is a shell file; what it exports is added, see
+	// [Shell.ReadExports]. One of the two is empty.
+	BuildEnvironment     []string
+	BuildEnvironmentFile string
+}
+
+// expand replaces $kernelver in the values that bash has not expanded.
+func (p *PerKernel) expand(release string) {
+	by := strings.NewReplacer("$kernelver", release, "${kernelver}", release)
+	for _, value := range []*string{&p.SignFile, &p.MOKSigningKey, &p.MOKCertificate, &p.BuildEnvironmentFile} {
+		*value = by.Replace(*value)
+	}
+	for i := range p.BuildEnvironment {
+		p.BuildEnvironment[i] = by.Replace(p.BuildEnvironment[i])
+	}
 }
 
 // rows returns the settings, each with the field that it fills in. A setting that
@@ -129,14 +151,26 @@ func (set *Settings) rows() []row {
 			set.BuildSandbox = append(set.BuildSandbox, a)
 			return err
 		}),
-		entries("build_environment", func(entry string) error {
-			if name, _, ok := strings.Cut(entry, "="); !ok || !variable.MatchString(name) {
-				return fmt.Errorf("%q is not NAME=VALUE", entry)
-			}
-			set.BuildEnvironment = append(set.BuildEnvironment, entry)
-			return nil
-		}),
+		set.buildEnvironment(),
 	}
+}
+
+// buildEnvironment is a row for the path of a file, or for an array of NAME=VALUE.
+func (set *Settings) buildEnvironment() row {
+	list := entries("build_environment", func(entry string) error {
+		if name, _, ok := strings.Cut(entry, "="); !ok || !variable.MatchString(name) {
+			return fmt.Errorf("%q is not NAME=VALUE", entry)
+		}
+		set.BuildEnvironment = append(set.BuildEnvironment, entry)
+		return nil
+	})
+	return row{list.name, func(v map[int]string) error {
+		if len(v) == 1 && strings.HasPrefix(v[0], "/") {
+			set.BuildEnvironmentFile = v[0]
+			return nil
+		}
+		return list.read(v)
+	}}
 }
 
 // NoLimit is the number of jobs that means any number of them.
@@ -296,9 +330,10 @@ func allowance(text string) (a Allowance, err error) {
 }
 
 // ReadSettings evaluates framework.conf, and then framework.conf.d/*.conf by name,
-// in the directory etc. Files that are not there set nothing. Bash starts only if a
-// file has more than plain assignments.
-func (s *Shell) ReadSettings(etc string) (Settings, error) {
+// in the directory etc, for the kernel called release, or before any is known if that
+// is empty. Files that are not there set nothing. Bash starts only if a file has more
+// than plain assignments.
+func (s *Shell) ReadSettings(etc, release string) (Settings, error) {
 	files, err := filepath.Glob(filepath.Join(etc, "framework.conf.d", "*.conf"))
 	if err != nil {
 		return Settings{}, err
@@ -316,8 +351,7 @@ func (s *Shell) ReadSettings(etc string) (Settings, error) {
 		if literal == nil {
 			// A file that needs bash may use what those before it set.
 			v, err = s.eval(request{
-				// The kernel is not known yet: values keep $kernelver.
-				before: []string{"kernelver=$kernelver"},
+				before: []string{"kernelver=" + cmp.Or(release, "$kernelver")},
 				files:  files,
 				names:  frameworkNames,
 			})
@@ -332,6 +366,9 @@ func (s *Shell) ReadSettings(etc string) (Settings, error) {
 	}
 	set, err := settings(v, etc)
 	set.Overrides = names(etc)
+	if release != "" {
+		set.expand(release)
+	}
 	return set, err
 }
 
@@ -346,11 +383,6 @@ func names(dir string) map[string]bool {
 		names[e.Name()] = true
 	}
 	return names
-}
-
-// ForKernel returns value with $kernelver and ${kernelver} replaced by release.
-func ForKernel(value, release string) string {
-	return strings.NewReplacer("$kernelver", release, "${kernelver}", release).Replace(value)
 }
 
 // Required reports whether the machine cannot boot without the package called name.
@@ -414,3 +446,38 @@ func (s *Shell) ReadVariables(file string, names ...string) (map[string]string, 
 	}
 	return set, nil
 }
+
+// ReadExports returns the variables that a shell file exports, as NAME=VALUE in order
+// of the names, when it is sourced for the kernel called release: those that are new,
+// or other than in the environment of bash. What bash itself changes is not among them.
+func (s *Shell) ReadExports(file, release string) ([]string, error) {
+	if fi, err := os.Stat(file); err != nil {
+		return nil, err
+	} else if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a file", file)
+	}
+	r := request{before: []string{"kernelver=" + release}, names: []string{exported}}
+	was, err := s.eval(r)
+	if err == nil && len(was) == 0 {
+		err = errors.New("this bash cannot list what is exported: it has no compgen")
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.files = []string{file}
+	now, err := s.eval(r)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		value, set := now[name][0]
+		if old, ok := was[name][0]; set && !(ok && old == value) && !ofBash[name] {
+			list = append(list, name+"="+value)
+		}
+	}
+	return list, nil
+}
+
+// ofBash are the variables of the environment that bash sets by itself.
+var ofBash = set("PWD OLDPWD SHLVL _")

@@ -57,6 +57,9 @@ type request struct {
 	before, files, after, names []string
 }
 
+// exported is the only name of a request that wants all variables that are exported.
+const exported = "*"
+
 // values are the values of variables by name, then by array index. A scalar has
 // index 0. What driver.bash says of a pattern is under "matches NAME".
 type values map[string]map[int]string

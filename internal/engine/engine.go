@@ -72,7 +72,9 @@ func (e *Engine) GenerateKey(ctx context.Context, k tree.Target) (key machine.Ke
 		return key, false, err
 	}
 	defer lock.Release()
-	key = e.m.SigningKey(e.m.Kernel(k))
+	if key, err = e.m.SigningKey(e.m.Kernel(k)); err != nil {
+		return key, false, failure.From(err, "cannot make a signing key", failure.StatusBadConf)
+	}
 	if !key.Generate || files.Exists(key.File) && files.Exists(key.Cert) {
 		return key, false, nil
 	}

@@ -4,6 +4,7 @@ package execute
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -13,7 +14,6 @@ import (
 	"sync"
 
 	"dkms-kernel-install/internal/child"
-	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/machine"
@@ -35,7 +35,10 @@ func (s *signers) of(k *kernel.Kernel) signer {
 	if hash == "" || try == "false" || try != "true" && machine.Chroot() {
 		return nil
 	}
-	key := s.m.SigningKey(k)
+	key, err := s.m.SigningKey(k)
+	if err != nil {
+		return unable(err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	id := strings.Join([]string{key.File, key.Cert, hash, k.SignFile()}, "\x00")
@@ -52,31 +55,34 @@ func (s *signers) open(k *kernel.Kernel, key machine.Key, hash string) signer {
 	if strings.HasPrefix(key.File, "pkcs11:") {
 		return s.signFile(k, key, hash)
 	}
-	fail := func(err error) signer {
-		return func(context.Context, []byte) ([]byte, error) { return nil, err }
-	}
 	if key.Generate {
 		if err := kmod.GenerateKey(key.File, key.Cert); err != nil {
-			return fail(fmt.Errorf("cannot make a signing key: %w", err))
+			return unable(fmt.Errorf("cannot make a signing key: %w", err))
 		}
 	}
 	open, err := kmod.LoadSigner(key.File, key.Cert, hash)
 	if err != nil {
-		return fail(err)
+		return unable(err)
 	}
 	return func(_ context.Context, module []byte) ([]byte, error) {
 		return open.Sign(kmod.StripSignature(module))
 	}
 }
 
+// unable returns a signer that fails with err.
+func unable(err error) signer {
+	return func(context.Context, []byte) ([]byte, error) { return nil, err }
+}
+
 // signFile returns a signer that runs the kernel's own program, which can use a key that
 // never leaves its token.
 func (s *signers) signFile(k *kernel.Kernel, key machine.Key, hash string) signer {
 	return func(ctx context.Context, module []byte) ([]byte, error) {
-		program := conf.ForKernel(s.m.Settings.SignFile, k.Release)
-		if program == "" {
-			program = k.SignFile()
+		set, err := s.m.SettingsFor(k.Release)
+		if err != nil {
+			return nil, err
 		}
+		program := cmp.Or(set.SignFile, k.SignFile())
 		if program == "" {
 			return nil, fmt.Errorf("a pkcs11: key needs the kernel's program sign-file, which is not in %s/scripts", k.SourceDir)
 		}

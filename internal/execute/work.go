@@ -110,6 +110,11 @@ func (w *work) planned(r Result) Result {
 // build builds the package, and returns the file names of its modules in the tree.
 func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure) {
 	d := observe.Description(w.m, w.item.Seen, w.k)
+	var err error
+	if d.Exports, err = w.m.BuildExports(w.k.Release); err != nil {
+		return nil, &failure.Failure{What: "build failed", Why: strings.ReplaceAll(err.Error(), "\n", "; "), Status: failure.StatusMake, Err: err,
+			Hint: "correct build_environment in framework.conf, or the file that it names"}
+	}
 	d.Jobs, d.Jobserver, d.DependsOn = w.jobs.number, w.jobs.server, w.item.DependsOn
 	d.Compression = w.kern.Compression()
 	d.Level = w.levels[d.Compression]

@@ -69,7 +69,8 @@ func (ws *worlds) hide(w *sandbox.World, allowed conf.Allowed, id tree.ID, k tre
 	if !allowed.Home {
 		w.Hide = append(w.Hide, sandbox.Homes...)
 	}
-	for _, file := range []string{m.SigningKey(kern).File, filepath.Join(m.Tree.Dir, "mok.key"), filepath.Join(kern.SourceDir, "certs/signing_key.pem")} {
+	key, _ := m.SigningKey(kern) // without its settings, nothing is built
+	for _, file := range []string{key.File, filepath.Join(m.Tree.Dir, "mok.key"), filepath.Join(kern.SourceDir, "certs/signing_key.pem")} {
 		if filepath.IsAbs(file) {
 			w.Hide = append(w.Hide, file)
 		}

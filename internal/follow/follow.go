@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -19,7 +20,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"dkms-kernel-install/internal/child"
-	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/tree"
@@ -201,16 +201,24 @@ func modprobe(ctx context.Context, paths []string) error {
 }
 
 // Transaction runs post_transaction of framework.conf after changes to the modules
-// of kernels: once, or, if the command names $kernelver, once for each kernel. The
+// of kernels: once, or, if the command depends on $kernelver, once for each kernel. The
 // caller does not hold the lock of the tree: the command may need it. If it fails,
 // there is a warning, and no more.
 func Transaction(ctx context.Context, m *machine.Machine, kernels []tree.Target) {
-	command := m.Settings.PostTransaction
-	if command == "" || len(kernels) == 0 {
-		return
+	var commands []transaction
+	for _, k := range kernels {
+		set, err := m.SettingsFor(k.Release)
+		if err != nil {
+			m.Note("warning: post_transaction was not run: " + err.Error())
+			continue
+		}
+		again := slices.ContainsFunc(commands, func(c transaction) bool { return c.command == set.PostTransaction })
+		if set.PostTransaction != "" && (!again || namesKernel.MatchString(set.PostTransaction)) {
+			commands = append(commands, transaction{k, set.PostTransaction})
+		}
 	}
-	if conf.ForKernel(command, "") == command {
-		kernels = kernels[:1]
+	if len(commands) == 0 {
+		return
 	}
 	file := filepath.Join(m.Tree.Dir, "post_transaction.log")
 	log, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_RDWR|os.O_APPEND, 0o644)
@@ -219,9 +227,10 @@ func Transaction(ctx context.Context, m *machine.Machine, kernels []tree.Target)
 		return
 	}
 	defer log.Close()
-	for _, k := range kernels {
-		fmt.Fprintf(log, "# kernel: %s\n# command: %s\n", k.Release, command)
-		cmd := exec.CommandContext(ctx, "bash", "-c", `eval "$1"`, "dkms", command)
+	for _, c := range commands {
+		k := c.kernel
+		fmt.Fprintf(log, "# kernel: %s\n# command: %s\n", k.Release, c.command)
+		cmd := exec.CommandContext(ctx, "bash", "-c", `eval "$1"`, "dkms", c.command)
 		cmd.Env = append(os.Environ(), "kernelver="+k.Release, "arch="+k.Arch)
 		cmd.Stdout, cmd.Stderr = log, log
 		if err := cmd.Run(); err != nil {
@@ -229,3 +238,12 @@ func Transaction(ctx context.Context, m *machine.Machine, kernels []tree.Target)
 		}
 	}
 }
+
+// transaction is a command to run for a kernel.
+type transaction struct {
+	kernel  tree.Target
+	command string
+}
+
+// namesKernel matches a command in which a shell has yet to expand $kernelver.
+var namesKernel = regexp.MustCompile(`\$\{?kernelver`)

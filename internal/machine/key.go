@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/kernel"
 )
@@ -21,25 +20,28 @@ type Key struct {
 	Generate bool
 }
 
-// SigningKey returns the key for the modules of a kernel.
-func (m *Machine) SigningKey(k *kernel.Kernel) Key {
-	file := conf.ForKernel(m.Settings.MOKSigningKey, k.Release)
-	cert := conf.ForKernel(m.Settings.MOKCertificate, k.Release)
-	if file != "" && cert != "" {
-		return Key{m.setting(file), m.setting(cert), !strings.HasPrefix(file, "pkcs11:")}
+// SigningKey returns the key for the modules of a kernel. It returns an error if the
+// settings cannot be read for that kernel.
+func (m *Machine) SigningKey(k *kernel.Kernel) (Key, error) {
+	set, err := m.SettingsFor(k.Release)
+	if err != nil {
+		return Key{}, err
+	}
+	if file, cert := set.MOKSigningKey, set.MOKCertificate; file != "" && cert != "" {
+		return Key{m.setting(file), m.setting(cert), !strings.HasPrefix(file, "pkcs11:")}, nil
 	}
 	if m.Distro.Is("ubuntu") {
 		dir := m.Path("/var/lib/shim-signed/mok")
 		if file, cert := dir+"/MOK.priv", dir+"/MOK.der"; files.Exists(file) && files.Exists(cert) {
-			return Key{file, cert, false}
+			return Key{file, cert, false}, nil
 		}
 	}
 	if m.Distro.Is("gentoo") {
 		if key := m.gentooKey(k); key.File != "" {
-			return key
+			return key, nil
 		}
 	}
-	return Key{filepath.Join(m.Tree.Dir, "mok.key"), filepath.Join(m.Tree.Dir, "mok.pub"), true}
+	return Key{filepath.Join(m.Tree.Dir, "mok.key"), filepath.Join(m.Tree.Dir, "mok.pub"), true}, nil
 }
 
 // setting returns where the file of a setting is found from here. What is not an

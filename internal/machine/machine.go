@@ -61,9 +61,16 @@ type Machine struct {
 	// Weak is held while the script for weak modules runs: it works on all kernels.
 	Weak sync.Mutex
 
-	mu      sync.Mutex // guards the maps
-	kernels map[tree.Target]*kernel.Kernel
-	places  map[tree.Target]*place.Kernel
+	mu       sync.Mutex // guards the maps
+	kernels  map[tree.Target]*kernel.Kernel
+	places   map[tree.Target]*place.Kernel
+	settings map[string]settings // by release
+}
+
+// settings are those of one kernel. Each is read once.
+type settings struct {
+	all     func() (conf.Settings, error)
+	exports func() ([]string, error)
 }
 
 // Open reads the settings of the machine at o.Root. What is to be said of the run
@@ -75,6 +82,8 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 		Note:    note,
 		kernels: map[tree.Target]*kernel.Kernel{},
 		places:  map[tree.Target]*place.Kernel{},
+
+		settings: map[string]settings{},
 	}
 	release, arch := uname()
 	m.Running, m.Arch = release, cmp.Or(o.Arch, arch)
@@ -173,7 +182,7 @@ func (m *Machine) WithHeaders() ([]tree.Target, error) {
 
 // readSettings reads framework.conf, over which the command line wins.
 func (m *Machine) readSettings() error {
-	set, err := m.Shell.ReadSettings(m.EtcDir())
+	set, err := m.Shell.ReadSettings(m.EtcDir(), "")
 	if err != nil {
 		return err
 	}
@@ -192,6 +201,51 @@ func (m *Machine) readSettings() error {
 	set.AddonModulesDir, err = m.addonModulesDir()
 	m.Settings = set
 	return err
+}
+
+// SettingsFor returns the settings as they are for the kernel called release: values
+// may be made from its name, in any way that bash has. It reads them once.
+func (m *Machine) SettingsFor(release string) (conf.Settings, error) {
+	return m.settingsFor(release).all()
+}
+
+// BuildExports returns what the file that build_environment names exports for the
+// kernel called release, as NAME=VALUE; nil if it names none. It reads the file once.
+func (m *Machine) BuildExports(release string) ([]string, error) {
+	return m.settingsFor(release).exports()
+}
+
+func (m *Machine) settingsFor(release string) settings {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s, ok := m.settings[release]; ok {
+		return s
+	}
+	var s settings
+	s.all = sync.OnceValues(func() (conf.Settings, error) {
+		set := m.Settings
+		own, err := m.Shell.ReadSettings(m.EtcDir(), release)
+		if set.PerKernel = own.PerKernel; set.BuildEnvironmentFile != "" {
+			set.BuildEnvironmentFile = m.Path(set.BuildEnvironmentFile)
+		}
+		if err != nil {
+			err = fmt.Errorf("the settings cannot be read for kernel %s: %w", release, err)
+		}
+		return set, err
+	})
+	s.exports = sync.OnceValues(func() ([]string, error) {
+		set, err := s.all()
+		if err != nil || set.BuildEnvironmentFile == "" {
+			return nil, err
+		}
+		list, err := m.Shell.ReadExports(set.BuildEnvironmentFile, release)
+		if err != nil {
+			err = fmt.Errorf("build_environment: %w", err)
+		}
+		return list, err
+	})
+	m.settings[release] = s
+	return s
 }
 
 // addonModulesDir returns the directory below a kernel's that every module goes

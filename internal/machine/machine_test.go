@@ -40,7 +40,10 @@ func TestRoot(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := open(t, Options{}, conf)
 			k := m.Target("6.1")
-			key := m.SigningKey(m.Kernel(k))
+			key, err := m.SigningKey(m.Kernel(k))
+			if err != nil {
+				t.Fatal(err)
+			}
 			paths := map[string]string{
 				"etc":     m.EtcDir(),
 				"cache":   m.CacheDir(),

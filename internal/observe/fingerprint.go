@@ -36,11 +36,14 @@ func Inputs(ctx context.Context, m *machine.Machine, d build.Description, again 
 	if err != nil || f.Headers == "" || strings.ContainsAny(f.Compiler, "$`") { // see unknown
 		return Made{f, ""}, err
 	}
+	if in.d.Exports, err = m.BuildExports(d.Kernel.Release); err != nil {
+		return Made{f, ""}, nil // the build says what is wrong with it
+	}
 	more, ok, err := in.further(ctx)
 	if err != nil || !ok {
 		return Made{f, ""}, nil // it can be built all the same
 	}
-	key, err := fingerprint.Key(f, more, d.Effective())
+	key, err := fingerprint.Key(f, more, in.d.Effective())
 	return Made{f, key}, err
 }
 
@@ -60,13 +63,18 @@ func (in inputs) fingerprint(ctx context.Context) (f fingerprint.Fingerprint, er
 		return f, err
 	}
 	compiler := kern.Compiler()
-	// The overrides as they are written, not what they say: that may change with
-	// the kernel that runs or the processors that are there.
-	overrides, err := in.hashes.Source(confSource(in.m, in.d.ID, in.k).Files(set)[1:]...)
+	// The overrides, and the file of build_environment, as they are written, not what
+	// they say: that may change with the kernel that runs or the processors that are
+	// there.
+	overrides := confSource(in.m, in.d.ID, in.k).Files(set)[1:]
+	if set.BuildEnvironmentFile != "" {
+		overrides = append(overrides, set.BuildEnvironmentFile)
+	}
+	written, err := in.hashes.Source(overrides...)
 	if err != nil {
 		return f, err
 	}
-	f.Settings = strings.Join(slices.Concat([]string{overrides}, set.BuildEnvironment, in.m.Directives, compiler.Args), " ")
+	f.Settings = strings.Join(slices.Concat([]string{written}, set.BuildEnvironment, in.m.Directives, compiler.Args), " ")
 	headers := []string{kern.SourceDir}
 	if in.m.KernelSourceDir == "" {
 		headers = append(headers, filepath.Join(kern.Dir, "source"))
@@ -135,6 +143,13 @@ func (in inputs) further(ctx context.Context) (map[string]string, bool, error) {
 			return nil, false, err
 		}
 		more[name] = sum
+	}
+	for _, program := range namedTools(in.d.Exports) {
+		version, err := in.hashes.Compiler(ctx, program)
+		if err != nil || strings.Contains(program, "/") { // see fingerprint
+			return nil, false, nil
+		}
+		more["program "+program] = version
 	}
 	for _, program := range kernelTools(kern) {
 		version, err := in.hashes.Compiler(ctx, program)

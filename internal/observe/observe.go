@@ -224,8 +224,12 @@ func ConfFile(m *machine.Machine, file string, id tree.ID, k tree.Target) (conf.
 
 // Environment is what commands of a package find when they work for a kernel.
 func Environment(m *machine.Machine, id tree.ID, k tree.Target) build.Environment {
+	set, err := m.SettingsFor(k.Release)
+	if err != nil {
+		set = m.Settings // a build fails by it; a script need not
+	}
 	return build.Environment{
-		ID: id, Kernel: m.Kernel(k), Settings: m.Settings,
+		ID: id, Kernel: m.Kernel(k), Settings: set,
 		Vars: append(confSource(m, id, k).Vars(m.Settings), "PACKAGE_NAME="+id.Name, "PACKAGE_VERSION="+id.Version),
 	}
 }
