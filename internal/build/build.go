@@ -6,6 +6,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,8 +47,10 @@ type Description struct {
 	// DependsOn holds the versions of the dependencies that are built against, by
 	// package name, if they are to be recorded.
 	DependsOn map[string]string
-	// Sign appends a signature to a module; nil if modules go unsigned.
+	// Sign appends a signature to a module; nil if modules go unsigned. If it fails,
+	// they do as well, unless MustSign is set: then the build fails.
 	Sign        func(ctx context.Context, module []byte) ([]byte, error)
+	MustSign    bool
 	Compression codec.Compression
 	Level       int // of the compression; see [codec.WriterOptions]
 	// World is what the commands of the build can see and do, apart from the
@@ -75,6 +78,8 @@ type Result struct {
 	Modules []string // file names of the modules in the tree, such as foo.ko.xz, sorted
 	Used    Usage    // what its commands used
 	Stored  bool     // the modules are from the store: no command ran
+	// Unsigned is why modules have no signature by Sign; nil if they have.
+	Unsigned error
 	// StoreErr is why the store could not be used.
 	StoreErr error
 }
@@ -459,11 +464,8 @@ func (j *job) seal(ctx context.Context, m conf.Module, tmp string) error {
 	if _, err := io.ReadFull(f, module); err != nil {
 		return j.badModule(m, err)
 	}
-	if j.Sign != nil {
-		if module, err = j.Sign(ctx, module); err != nil {
-			return &failure.Failure{What: "signing failed", Why: fmt.Sprintf("%s.ko: %v", m.DestName, err), Status: failure.StatusMake, Err: err,
-				Hint: "check mok_signing_key and mok_certificate in framework.conf, or set try_sign_modules=false"}
-		}
+	if module, err = j.sign(ctx, m, module); err != nil {
+		return err
 	}
 	name := m.DestName + ".ko" + j.Compression.Suffix()
 	out, err := os.OpenFile(filepath.Join(tmp, name), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
@@ -477,6 +479,28 @@ func (j *job) seal(ctx context.Context, m conf.Module, tmp string) error {
 	j.Modules = append(j.Modules, name)
 	return errors.Join(out.Chmod(0o644), out.Sync())
 }
+
+// sign returns module m with a signature, or as it is if it cannot be signed and need
+// not be.
+func (j *job) sign(ctx context.Context, m conf.Module, module []byte) ([]byte, error) {
+	if j.Sign == nil {
+		return module, nil
+	}
+	signed, err := j.Sign(ctx, module)
+	if err == nil {
+		return signed, nil
+	}
+	err = fmt.Errorf("%s.ko: %w", m.DestName, err)
+	if j.MustSign || ctx.Err() != nil {
+		return nil, &failure.Failure{What: "signing failed", Why: strings.ReplaceAll(err.Error(), "\n", "; "), Status: failure.StatusMake, Err: err,
+			Hint: "correct " + SignSettings + " in framework.conf, or set try_sign_modules=false if the modules need no signature"}
+	}
+	j.Unsigned = cmp.Or(j.Unsigned, err)
+	return module, nil
+}
+
+// SignSettings are the settings that decide how modules are signed.
+const SignSettings = "mok_signing_key, mok_certificate or sign_file"
 
 // openInside opens the regular file called name, a relative path, below dir. It
 // follows no symbolic link out of dir: the build made everything there.

@@ -119,6 +119,7 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	d.Compression = w.kern.Compression()
 	d.Level = w.levels[d.Compression]
 	d.Sign = w.signers.of(w.kern)
+	d.MustSign = w.m.Settings.Required(d.Name) && w.m.EnforcesSignatures()
 	d.World, d.Timeout, d.Several = w.world, w.m.Settings.BuildTimeout, w.several
 	in, errIn := observe.Inputs(ctx, w.m, d, false)
 	d.Store, d.Key, d.Again = w.m.Store, in.Key, w.options.Force
@@ -141,9 +142,14 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	if err := made.StoreErr; err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) {
 		r.Warnings = append(r.Warnings, "the cache of builds cannot be used: "+err.Error())
 	}
+	if err := made.Unsigned; err != nil {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("NOT SIGNED: %s; a kernel that enforces signatures does not load it: "+
+			"correct %s in framework.conf, then run: dkms unbuild %s -k %s && dkms install %[3]s -k %[4]s",
+			strings.ReplaceAll(err.Error(), "\n", "; "), build.SignSettings, d.ID, w.k.Release))
+	}
 	r.Built, r.Stored = true, made.Stored
 	if len(made.Modules) > 0 {
-		r.Signed, r.Compression = d.Sign != nil, d.Compression
+		r.Signed, r.Compression = d.Sign != nil && made.Unsigned == nil, d.Compression
 	}
 	return made.Modules, nil
 }

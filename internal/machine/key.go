@@ -3,6 +3,7 @@
 package machine
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,7 +29,7 @@ func (m *Machine) SigningKey(k *kernel.Kernel) (Key, error) {
 		return Key{}, err
 	}
 	if file, cert := set.MOKSigningKey, set.MOKCertificate; file != "" && cert != "" {
-		return Key{m.setting(file), m.setting(cert), !strings.HasPrefix(file, "pkcs11:")}, nil
+		return Key{m.setting(file), m.setting(cert), filepath.IsAbs(file) && filepath.IsAbs(cert)}, nil
 	}
 	if m.Distro.Is("ubuntu") {
 		dir := m.Path("/var/lib/shim-signed/mok")
@@ -76,4 +77,13 @@ func (m *Machine) gentooKey(k *kernel.Kernel) Key {
 		return Key{}
 	}
 	return Key{File: file}
+}
+
+// EnforcesSignatures reports whether the running kernel refuses modules that have no
+// signature which it can verify.
+func (m *Machine) EnforcesSignatures() bool {
+	enforce, _ := os.ReadFile(m.Path("/sys/module/module/parameters/sig_enforce"))
+	lockdown, _ := os.ReadFile(m.Path("/sys/kernel/security/lockdown"))
+	return strings.TrimSpace(string(enforce)) == "Y" ||
+		bytes.Contains(lockdown, []byte("[integrity]")) || bytes.Contains(lockdown, []byte("[confidentiality]"))
 }
