@@ -22,6 +22,7 @@ import (
 	"strings"
 	"syscall"
 
+	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/report"
@@ -33,13 +34,14 @@ var version = "devel"
 
 // program is what the faces have in common.
 type program struct {
-	machine        machine.Options // its root and timeouts are those of every face
+	machine        machine.Options // its root, timeouts and SignPIN are those of every face
 	stdout, stderr io.Writer
 }
 
 // open opens the machine that a face works on. Text shows the events of its runs.
 func (p *program) open(o machine.Options, text *report.Text) (*engine.Engine, error) {
 	o.Root, o.ConfTimeout, o.WeakTimeout = p.machine.Root, p.machine.ConfTimeout, p.machine.WeakTimeout
+	o.SignTimeout, o.SignPIN = p.machine.SignTimeout, p.machine.SignPIN
 	return engine.Open(o, text)
 }
 
@@ -79,6 +81,9 @@ var errSignal = errors.New("interrupted by a signal")
 func (p *program) main(args []string) int {
 	// The modes of the files that are made do not depend on the caller's umask.
 	syscall.Umask(0o022)
+	// The pass phrase is for what signs, and for no other program that runs.
+	p.machine.SignPIN = os.Getenv(conf.SignPIN)
+	os.Unsetenv(conf.SignPIN)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	signals := make(chan os.Signal, 1)

@@ -95,9 +95,10 @@ var same = []string{
 }
 
 // buildEnviron is environ for commands that build. What build_environment says
-// wins.
+// wins, but for the pass phrase of a key, which no build gets.
 func (e Environment) buildEnviron(w *sandbox.World, tmp string) []string {
-	return slices.Concat(e.environ(w, tmp), same, e.Settings.BuildEnvironment, e.Exports)
+	env := slices.Concat(e.environ(w, tmp), same, e.Settings.BuildEnvironment, e.Exports)
+	return slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, conf.SignPIN+"=") })
 }
 
 // runner runs commands of a package, with their output in a log.

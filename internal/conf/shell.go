@@ -326,6 +326,10 @@ func Environ(env []string, extra ...string) []string {
 	return append(out, extra...)
 }
 
+// SignPIN is the variable with the pass phrase of the key that modules are signed with,
+// by the name that the kernel has for it.
+const SignPIN = "KBUILD_SIGN_PIN"
+
 var dropped = set("CC CXX CFLAGS CXXFLAGS LDFLAGS MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES GNUMAKEFLAGS " +
 	"sub_make_done BASH_ENV ENV CDPATH GREP_OPTIONS LC_ALL LANGUAGE " +
 	"kernelver arch module module_version kernel_source_dir kernel_config dkms_tree source_tree install_tree parallel_jobs")

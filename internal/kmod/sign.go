@@ -18,6 +18,7 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"os"
@@ -62,6 +63,12 @@ type Signer struct {
 	alg  pkix.AlgorithmIdentifier // of the signature
 }
 
+// Kinds of keys that LoadSigner cannot use, and the kernel's program sign-file can.
+var (
+	ErrToken     = errors.New("the key is on a token")
+	ErrEncrypted = errors.New("the key is encrypted")
+)
+
 // LoadSigner returns a Signer with the private key in keyPath, its certificate in
 // certPath, and the hash, which is named as in CONFIG_MODULE_SIG_HASH: sha1, sha224,
 // sha256, sha384, sha512, sha3-256, sha3-384 or sha3-512.
@@ -69,7 +76,8 @@ type Signer struct {
 // The key is RSA or ECDSA (NIST P-256, P-384 or P-521) in PKCS #8, PKCS #1 or SEC 1
 // form. Each file may be PEM or DER. An empty certPath, or one equal to keyPath, means
 // that keyPath is a PEM file with both, as the kernel's build makes them. If a PEM file
-// has several keys or certificates, the first one counts.
+// has several keys or certificates, the first one counts. For a keyPath that begins with
+// "pkcs11:" the error is [ErrToken], for an encrypted key [ErrEncrypted].
 func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
 	h, ok := signatureHashes[hash]
 	if !ok {
@@ -109,7 +117,7 @@ func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
 // readKey reads a private key, PEM or DER: an *rsa.PrivateKey or an *ecdsa.PrivateKey.
 func readKey(path string) (crypto.Signer, error) {
 	if strings.HasPrefix(path, "pkcs11:") {
-		return nil, fmt.Errorf("unsupported kind of key: %s is on a token", path)
+		return nil, fmt.Errorf("%s: %w", path, ErrToken)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -122,7 +130,7 @@ func readKey(path string) (crypto.Signer, error) {
 			return nil, fmt.Errorf("%s has no private key in it", path)
 		}
 		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-			return nil, fmt.Errorf("unsupported kind of key: %s is encrypted; \"openssl pkey\" can decrypt it", path)
+			return nil, fmt.Errorf("%s: %w", path, ErrEncrypted)
 		}
 		der = block.Bytes
 	}
