@@ -45,6 +45,9 @@ type Settings struct {
 	// ModprobeOnInstall reports whether to load modules once they are installed
 	// for the running kernel.
 	ModprobeOnInstall bool
+	// ContinueOnError has no effect: work always goes on with the next kernel after
+	// a failure.
+	ContinueOnError string
 	// AutoinstallAllKernels reports whether a package that is installed is built
 	// for all kernels, and not only for the running and the newest one.
 	AutoinstallAllKernels bool
@@ -109,8 +112,7 @@ func (p *PerKernel) expand(release string) {
 }
 
 // rows returns the settings, each with the field that it fills in. A setting that
-// is not set, or is empty, leaves the default. continue_on_error of the classic dkms
-// is not among them: here it is always on.
+// is not set, or is empty, leaves the default.
 func (set *Settings) rows() []row {
 	return []row{
 		text("sign_file", &set.SignFile),
@@ -120,6 +122,7 @@ func (set *Settings) rows() []row {
 		text("tmp_location", &set.TmpLocation),
 		text("post_transaction", &set.PostTransaction),
 		text("build_user", &set.BuildUser),
+		text("continue_on_error", &set.ContinueOnError),
 		notEmpty("verbose", &set.Verbose),
 		notEmpty("symlink_modules", &set.SymlinkModules),
 		notEmpty("modprobe_on_install", &set.ModprobeOnInstall),

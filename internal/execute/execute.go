@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +52,9 @@ type Options struct {
 func Run(ctx context.Context, m *machine.Machine, packages []tree.Package, plans []plan.Plan, o Options, events Events) ([]Result, error) {
 	r := &run{m: m, packages: packages, options: o, events: events, several: len(plans) > 1,
 		worlds: worlds{m: m}, signers: signers{m: m}, levels: compressionLevels(m, plans)}
+	if r.several && no.MatchString(m.Settings.ContinueOnError) {
+		m.Note(fmt.Sprintf("continue_on_error=%s has no effect: if one kernel fails, the others are worked on all the same", m.Settings.ContinueOnError))
+	}
 	if !o.Follow.DryRun {
 		record(m, plans)
 	}
@@ -98,6 +102,8 @@ func Run(ctx context.Context, m *machine.Machine, packages []tree.Package, plans
 	}
 	return results, nil
 }
+
+var no = regexp.MustCompile(`(?i)^(?:no|false|off|0)$`)
 
 // run is what the work of one call of Run has in common.
 type run struct {
