@@ -127,11 +127,12 @@ func (s *indexing) decide(m *machine.Machine, p Policy) {
 	}
 	s.runs = (len(s.changes) > 0 || s.due.Depmod) && !p.NoDepmod
 	s.way = findRenewal(m, p, k, s.due)
+	set, _ := m.SettingsFor(k.Release) // without them, there is no post_transaction
 	switch {
 	case !s.runs:
 	case s.way.depmod:
 		s.runs, s.due.Depmod = false, true
-	case p.DepmodIsNext && DepmodPlugin(m, k) && m.Settings.PostTransaction == "":
+	case p.DepmodIsNext && DepmodPlugin(m, k) && set.PostTransaction == "":
 		s.runs, s.due.Depmod = false, false
 	}
 }
