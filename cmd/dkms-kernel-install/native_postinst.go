@@ -3,10 +3,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/execute"
@@ -28,36 +31,64 @@ type nativePostinst struct {
 	OldVersion string `arg:"" optional:"" help:"The version that was installed before, if it is an upgrade."`
 }
 
-// Run registers the package and syncs it.
+// Run registers the package and syncs it. Whatever the package contains, its
+// maintainer script goes on: what fails is told, and is an error only if a package
+// fails that the machine needs.
 func (c *nativePostinst) Run(r *nativeRun) error {
-	return r.with(machine.Options{Arch: c.Arch}, func(e *engine.Engine) error {
-		m := e.Machine()
-		if file := m.Disabled(); file != "" {
-			r.text.Note(file + " exists: nothing is done automatically")
-			return nil
+	id := tree.ID{Name: c.Name, Version: c.Version}
+	required := false
+	err := r.with(machine.Options{Arch: c.Arch}, func(e *engine.Engine) error {
+		set := e.Machine().Settings
+		required = set.Required(c.Name)
+		results, err := c.install(r, e, id)
+		for _, result := range results {
+			required = required || result.Outcome == execute.Failed && set.Required(result.Name)
 		}
-		source := engine.Source{ID: tree.ID{Name: c.Name, Version: c.Version}, Force: true}
-		archive := filepath.Join(c.Tarballs, c.Name+"-"+c.Version+".dkms.tar.gz")
-		if _, err := os.Stat(archive); c.Tarballs != "" && err == nil {
-			source.Archive = archive
-		}
-		running := m.Target(m.Running)
-		if err := e.Provide(r.ctx, source, running); err != nil {
-			return err
-		}
-		conf, err := observe.Conf(m, source.ID, running)
-		if err == nil && !conf.Autoinstall {
-			r.text.Note(fmt.Sprintf("%s is registered; it does not ask to be built (AUTOINSTALL)", source.ID))
-			return nil
-		}
-		ks, err := c.kernels(r, m)
-		if err != nil || len(ks) == 0 {
-			return err
-		}
-		return r.report(e.Sync(r.ctx, engine.Request{
-			Request: plan.Request{Only: []tree.ID{source.ID}, Dependents: true, Waiting: true, Goal: plan.Installed, Renew: true},
-			Kernels: ks, Execute: execute.Options{Follow: follow.Policy{Initramfs: follow.Carried}},
-		}))
+		return r.report(results, err)
+	})
+	switch {
+	case err == nil || r.ctx.Err() != nil || errors.Is(err, fs.ErrPermission):
+		return err
+	case required:
+		r.text.Note(fmt.Sprintf("%s is required, or what depends on it (required_packages in framework.conf)", id))
+		return err
+	case !errors.Is(err, errSome): // which are reported
+		f := failure.From(err, id.String()+" is not installed for any kernel", failure.StatusUsage)
+		r.text.Failure(f.What, f)
+	}
+	again := strings.TrimSpace("dkms-kernel-install postinst " + c.Name + " " + c.Version + " " + c.Tarballs)
+	r.text.Note(fmt.Sprintf("warning: modules of %s are missing: see above. When that is mended, run: %s", id, again))
+	return nil
+}
+
+// install registers the package, and installs it for the kernels that it is for.
+func (c *nativePostinst) install(r *nativeRun, e *engine.Engine, id tree.ID) ([]execute.Result, error) {
+	m := e.Machine()
+	if file := m.Disabled(); file != "" {
+		r.text.Note(file + " exists: nothing is done automatically")
+		return nil, nil
+	}
+	source := engine.Source{ID: id, Force: true}
+	archive := filepath.Join(c.Tarballs, c.Name+"-"+c.Version+".dkms.tar.gz")
+	if _, err := os.Stat(archive); c.Tarballs != "" && err == nil {
+		source.Archive = archive
+	}
+	running := m.Target(m.Running)
+	if err := e.Provide(r.ctx, source, running); err != nil {
+		return nil, err
+	}
+	conf, err := observe.Conf(m, id, running)
+	if err == nil && !conf.Autoinstall {
+		r.text.Note(fmt.Sprintf("%s is registered; it does not ask to be built (AUTOINSTALL)", id))
+		return nil, nil
+	}
+	ks, err := c.kernels(r, m)
+	if err != nil || len(ks) == 0 {
+		return nil, err
+	}
+	return e.Sync(r.ctx, engine.Request{
+		Request: plan.Request{Only: []tree.ID{id}, Dependents: true, Waiting: true, Goal: plan.Installed, Renew: true},
+		Kernels: ks, Execute: execute.Options{Follow: follow.Policy{Initramfs: follow.Carried}},
 	})
 }
 
