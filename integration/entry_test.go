@@ -173,6 +173,32 @@ func TestSystemdUnit(t *testing.T) {
 	}
 }
 
+// TestSystemdOrder has systemd plan a boot with the unit beside those of cloud-init and ifupdown, of which some have to
+// set up the network before sysinit.target.
+func TestSystemdOrder(t *testing.T) {
+	t.Parallel()
+	r := NewRoot(t)
+	r.installTarget("install-debian")
+	r.layIn("cloud-init")
+	r.layIn("ifupdown")
+	r.MustRun("systemctl", "enable", "dkms", "networking", "cloud-init-main", "cloud-init-local", "cloud-init-network", "cloud-config", "cloud-final")
+	// Its generator does so at boot.
+	r.MustRun("systemctl", "add-wants", "multi-user.target", "cloud-init.target")
+	boot := func() string {
+		res := r.Run("systemd-analyze", "verify", "--man=no", "graphical.target")
+		return res.Stdout + res.Stderr
+	}
+	if out := boot(); strings.Contains(out, "cycle") || strings.Contains(out, "dkms") {
+		t.Errorf("the order of units has a cycle:\n%s", out)
+	}
+	// With the dependencies that services have by default, it has.
+	const unit = "/usr/lib/systemd/system/dkms.service"
+	r.Write(unit, strings.Replace(r.Read(unit), "DefaultDependencies=no", "", 1), 0o644)
+	if out := boot(); !strings.Contains(out, "Found dependency on dkms.service") {
+		t.Errorf("systemd-analyze verify finds no cycle where there is one:\n%s", out)
+	}
+}
+
 // recorder is a program that logs its call, and ends with the status in /tmp/status.
 const recorder = `#!/bin/sh
 echo "${0##*/} $*" >>/tmp/calls
