@@ -41,6 +41,7 @@ type native struct {
 	Status nativeStatus `cmd:"" help:"Show what is registered, built and installed."`
 
 	Postinst nativePostinst `cmd:"" help:"For maintainer scripts: register a package and sync it."`
+	Held     nativeHeld     `cmd:"" help:"For boot loaders: print each kernel that lacks a required package, in a line of its own. It must not become the default."`
 	Init     nativeInit     `cmd:"" help:"Write a dkms.conf for a source tree of kernel modules."`
 }
 

@@ -68,7 +68,7 @@ _dkms_kernel_install() {
 		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;
 		esac
 	elif [[ -z $kind && -z $verb ]]; then
-		words='add add-all sync remove status postinst init'
+		words='add add-all sync remove status postinst held init'
 	elif [[ -z $kind ]]; then
 		case $verb in
 		add | remove | status) kind=kernel ;;
