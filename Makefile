@@ -64,6 +64,7 @@ install-debian: install
 	$(unit)
 	for hook in preinst postinst prerm header_postinst; do \
 	  install -D -m 755 install.d/debian/$$hook $(DESTDIR)$(SYSCONF)/kernel/$$hook.d/dkms || exit 1; done
+	install -D -m 644 install.d/debian/grub.cfg $(DESTDIR)$(SYSCONF)/default/grub.d/dkms.cfg
 	file=$(DESTDIR)$(SYSCONF)/dkms/framework.conf.d/autoinstall_all_kernels.conf; \
 	test -e $$file || install -m 644 install.d/debian/autoinstall_all_kernels.conf $$file
 
@@ -103,6 +104,7 @@ uninstall:
 	test ! -d $(DESTDIR)$(PREFIX)/lib/dkms || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/dkms
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service $(DESTDIR)$(SYSCONF)/init.d/dkms
 	for hook in preinst postinst prerm header_postinst; do rm -f $(DESTDIR)$(SYSCONF)/kernel/$$hook.d/dkms; done
+	rm -f $(DESTDIR)$(SYSCONF)/default/grub.d/dkms.cfg
 	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/hooks/70-dkms-install.hook $(DESTDIR)$(PREFIX)/share/libalpm/hooks/71-dkms-remove.hook
 	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/scripts/dkms
 

@@ -41,6 +41,7 @@ var (
 	}
 	debianLayout = with(move(layout, "/usr/share/zsh/site-functions/", "/usr/share/zsh/vendor-completions/"), common, map[string]string{
 		"/etc/dkms/framework.conf.d/autoinstall_all_kernels.conf": "-rw-r--r--",
+		"/etc/default/grub.d/dkms.cfg":                            "-rw-r--r--",
 		"/etc/kernel/header_postinst.d/dkms":                      "-rwxr-xr-x",
 		"/etc/kernel/postinst.d/dkms":                             "-rwxr-xr-x",
 		"/etc/kernel/preinst.d/dkms":                              "-rwxr-xr-x",
@@ -199,9 +200,11 @@ func TestSystemdOrder(t *testing.T) {
 	}
 }
 
-// recorder is a program that logs its call, and ends with the status in /tmp/status.
+// recorder is a program that logs its call, and ends with the status in /tmp/status. The kernels in /tmp/held lack a
+// required package.
 const recorder = `#!/bin/sh
 echo "${0##*/} $*" >>/tmp/calls
+[ "$1" != held ] || { cat /tmp/held 2>/dev/null; exit 0; }
 exit "$(cat /tmp/status 2>/dev/null || echo 0)"
 `
 
@@ -232,6 +235,7 @@ func TestDebianHooks(t *testing.T) {
 	t.Parallel()
 	r := withRecorders(t, "install-debian", "/usr/sbin")
 	k := r.Kernels()[0]
+	const held = "dkms-kernel-install held\n"
 	for _, c := range []struct {
 		hook, kernel string
 		status       string // of the program
@@ -247,8 +251,8 @@ func TestDebianHooks(t *testing.T) {
 		{hook: "postinst", kernel: "6.0-without", status: "1", out: "dkms: modules for kernel 6.0-without are built when its headers are installed\n"},
 		{hook: "prerm", kernel: k, status: "0", calls: "dkms kernel_prerm -k " + k + "\n"},
 		{hook: "prerm", kernel: k, status: "14", calls: "dkms kernel_prerm -k " + k + "\n"},
-		{hook: "header_postinst", kernel: k, status: "0", calls: "dkms-kernel-install sync --kernel " + k + "\n"},
-		{hook: "header_postinst", kernel: k, status: "2", calls: "dkms-kernel-install sync --kernel " + k + "\n"},
+		{hook: "header_postinst", kernel: k, status: "0", calls: held + "dkms-kernel-install sync --kernel " + k + "\n" + held},
+		{hook: "header_postinst", kernel: k, status: "2", calls: held + "dkms-kernel-install sync --kernel " + k + "\n" + held},
 	} {
 		r.Write("/tmp/status", c.status, 0o644)
 		res := r.Run("/etc/kernel/"+c.hook+".d/dkms", c.kernel, "/boot/vmlinuz-"+c.kernel)
@@ -274,6 +278,90 @@ func TestDebianHooks(t *testing.T) {
 			t.Errorf("%s without the program: %v", hook, res)
 		}
 	}
+}
+
+// TestDebianGrub runs the scripts of Debian's kernel packages with GRUB's hook after ours, and sees what GRUB would
+// start if a required package is missing for the newest kernel.
+func TestDebianGrub(t *testing.T) {
+	t.Parallel()
+	r := NewRoot(t)
+	r.installTarget("install-debian")
+	r.layIn("grub-common")
+	r.layIn("grub2-common")
+	// GRUB's programs find no disk below the root, and the tests may be in a container.
+	r.Write("/usr/sbin/grub-probe", "#!/bin/sh\ncase $* in *target=device*) echo /dev/vda1 ;; *target=fs) echo ext2 ;; *) echo 12345678 ;; esac\n", 0o755)
+	r.Write("/usr/bin/grub-mkrelpath", "#!/bin/sh\necho \"$1\"\n", 0o755)
+	r.Write("/usr/bin/grub-script-check", "#!/bin/sh\n", 0o755)
+	r.Write("/usr/local/sbin/systemd-detect-virt", "#!/bin/sh\nexit 1\n", 0o755)
+	r.Write("/boot/grub/grub.cfg", "", 0o644)
+	// An initramfs takes long to make, and what is in it makes no difference here.
+	r.MustRun("rm", "/usr/bin/dracut")
+	r.Write("/etc/kernel/postinst.d/initramfs", "#!/bin/sh\n>/boot/initrd.img-$1\n", 0o755)
+	r.Write("/etc/dkms/framework.conf.d/test.conf", "required_packages=vhba\ntry_sign_modules=false\n", 0o644)
+	old, fresh := r.Kernels()[0], r.Kernels()[1]
+	m, v := r.Unpack("vhba-dkms")
+	source := "/usr/src/" + m + "-" + v + "/vhba.c"
+	good := r.Read(source)
+	const bad = "#error no good\n"
+	r.MustRun("dkms", "install", m+"/"+v, "-k", old)
+	headers := "/usr/lib/modules/" + fresh + "/build"
+
+	starts := func(when, want string) {
+		t.Helper()
+		_, entry, _ := strings.Cut(r.Read("/boot/grub/grub.cfg"), "/boot/vmlinuz-")
+		if got, _, _ := strings.Cut(entry, " "); got != want {
+			t.Errorf("%s, GRUB starts %q by default, want %q", when, got, want)
+		}
+	}
+	configure := func(what string, want bool) {
+		t.Helper()
+		res := r.Run("/var/lib/dpkg/info/linux-"+what+"-"+fresh+".postinst", "configure")
+		if res.Status == 0 != want {
+			t.Errorf("the postinst of the %s: %v", what, res)
+		}
+	}
+
+	r.MustRun("mv", headers, "/tmp/headers")
+	configure("image", true)
+	starts("before the headers come", old)
+	r.MustRun("mv", "/tmp/headers", headers)
+	r.Write(source, bad, 0o644)
+	configure("headers", true)
+	starts("with headers that it is not built with", old)
+	r.MustRun("update-grub")
+	starts("when something else renews the menu", old)
+	r.Write(source, good, 0o644)
+	configure("headers", true)
+	starts("when the headers bring the package", fresh)
+
+	r.MustRun("dkms", "unbuild", m+"/"+v, "-k", fresh)
+	r.MustRun("rm", "/boot/initrd.img-"+fresh)
+	r.Write(source, bad, 0o644)
+	configure("headers", true)
+	configure("image", false)
+	r.MustRun("update-grub")
+	starts("when the image comes last, and something else renews the menu", old)
+	r.Write(source, good, 0o644)
+	configure("headers", true)
+	starts("with the package, but without an initramfs", old)
+	configure("image", true)
+	starts("when the image brings the package", fresh)
+
+	r.MustRun("dkms", "unbuild", m+"/"+v, "-k", fresh)
+	r.Write("/etc/default/grub.d/zz.cfg", "GRUB_TOP_LEVEL=/boot/vmlinuz-"+fresh+"\n", 0o644)
+	r.MustRun("update-grub")
+	starts("when the administrator says so", fresh)
+	r.MustRun("rm", "/etc/default/grub.d/zz.cfg")
+	r.MustRun("dkms", "unbuild", m+"/"+v, "-k", old)
+	r.MustRun("update-grub")
+	starts("when every kernel lacks it", fresh)
+	r.MustRun("dkms", "install", m+"/"+v, "-k", old)
+	r.MustRun("rm", "/etc/dkms/framework.conf.d/test.conf")
+	r.MustRun("update-grub")
+	starts("when nothing is required", fresh)
+	r.MustRun("rm", "/usr/sbin/dkms-kernel-install")
+	r.MustRun("update-grub")
+	starts("without the program", fresh)
 }
 
 func TestCommonScripts(t *testing.T) {
@@ -524,7 +612,7 @@ func TestArchCalls(t *testing.T) {
 
 // TestShellScripts checks the syntax of scripts that run rarely.
 func TestShellScripts(t *testing.T) {
-	for _, pattern := range []string{"common.postinst", "dkms_autoinstaller", "debian/p*", "debian/header*", "arch/dkms", "openrc/dkms", "package/deb-*", "package/rpm-*", "../tools/package*"} {
+	for _, pattern := range []string{"common.postinst", "dkms_autoinstaller", "debian/p*", "debian/header*", "debian/grub.cfg", "arch/dkms", "openrc/dkms", "package/deb-*", "package/rpm-*", "../tools/package*"} {
 		list, err := filepath.Glob(filepath.Join("../install.d", pattern))
 		if err != nil || len(list) == 0 {
 			t.Fatalf("%s: %q, %v", pattern, list, err)
