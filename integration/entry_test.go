@@ -488,13 +488,61 @@ func TestArchScript(t *testing.T) {
 			}
 			r.Write("/tmp/paths", c.paths, 0o644)
 			out := r.Sh("/usr/share/libalpm/scripts/dkms " + c.verb + " </tmp/paths 2>&1")
-			if diff := cmp.Diff(c.calls, r.calls()); diff != "" || out != "" {
+			calls := c.calls
+			if c.verb == "install" {
+				calls += "dkms-kernel-install held\n"
+			}
+			if diff := cmp.Diff(calls, r.calls()); diff != "" || out != "" {
 				t.Errorf("called (+) something else than it should (-): %s\n%s", diff, out)
 			}
 		})
 	}
 	if res := r.Run("/usr/share/libalpm/scripts/dkms"); res.Status != 2 {
 		t.Errorf("without a verb: %v", res)
+	}
+}
+
+// TestArchHolds runs the script of alpm's hooks with kernels that lack a required package. What comes after it does as
+// mkinitcpio's script does with a kernel that does not say which package it is of.
+func TestArchHolds(t *testing.T) {
+	t.Parallel()
+	r := withRecorders(t, "install-arch", "/usr/bin")
+	k := r.Kernels()[0]
+	pkgbase := "/usr/lib/modules/" + k + "/pkgbase"
+	transaction := func(verb, held string) (out, boot string) {
+		t.Helper()
+		r.Write("/tmp/held", held, 0o644)
+		r.Write("/tmp/status", "2", 0o644)
+		out = r.Sh("echo usr/lib/modules/" + k + "/modules.order | /usr/share/libalpm/scripts/dkms " + verb + " || [ $? -eq 2 ]")
+		return out, r.Sh("rm -f /boot/new; ! read -r name <" + pkgbase + " || echo $name >/boot/new; cat /boot/new || true")
+	}
+	r.Write(pkgbase, "linux\n", 0o644)
+	for _, c := range []struct{ held, out, boot string }{
+		{held: "", boot: "linux\n"},
+		{held: "6.0\n" + k + "\n", out: "when that is mended, run: pacman -S linux\n"},
+		{held: k + "\n", out: "when that is mended, run: pacman -S linux\n"},
+		{held: k + "-lts\n", out: k + " has all required packages; to have it in /boot, run: pacman -S linux\n", boot: "linux\n"},
+		{held: "", boot: "linux\n"},
+		{held: k + "\n", out: "when that is mended, run: pacman -S linux\n"},
+	} {
+		out, boot := transaction("install", c.held)
+		if boot != c.boot || !strings.HasSuffix(out, c.out) || c.out == "" && out != "" {
+			t.Errorf("with %q held, %q comes into /boot: %s", c.held, boot, out)
+		}
+	}
+	// The kernel is installed again: held again, or not.
+	r.Write(pkgbase, "linux\n", 0o644)
+	if _, boot := transaction("install", k+"\n"); boot != "" || r.Exists(pkgbase) {
+		t.Errorf("installed again and held, %q comes into /boot", boot)
+	}
+	r.Write(pkgbase, "linux\n", 0o644)
+	if out, boot := transaction("install", ""); boot != "linux\n" || out != "" || r.Exists(pkgbase+".held") {
+		t.Errorf("installed again, %q comes into /boot: %s", boot, out)
+	}
+	// When the kernel goes, nothing of it stays.
+	transaction("install", k+"\n")
+	if transaction("remove", ""); r.Exists(pkgbase + ".held") {
+		t.Error("the name of its package stays when a kernel goes")
 	}
 }
 
