@@ -52,6 +52,7 @@ install: build
 
 # The scripts that packages of modules call, and the unit that runs at boot.
 common = install -D -m 755 install.d/common.postinst $(DESTDIR)$(PREFIX)/lib/dkms/common.postinst && \
+	install -D -m 755 install.d/with-grub $(DESTDIR)$(PREFIX)/lib/dkms/with-grub && \
 	install -D -m 755 install.d/dkms_autoinstaller $(DESTDIR)$(PREFIX)/lib/dkms/dkms_autoinstaller
 unit = install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
 	sed 's|/usr/sbin/|$(SBINDIR)/|' install.d/systemd/dkms.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service && \
@@ -64,6 +65,7 @@ install-debian: install
 	$(unit)
 	for hook in preinst postinst prerm header_postinst; do \
 	  install -D -m 755 install.d/debian/$$hook $(DESTDIR)$(SYSCONF)/kernel/$$hook.d/dkms || exit 1; done
+	sed -i 's|/usr/lib/|$(PREFIX)/lib/|' $(DESTDIR)$(SYSCONF)/kernel/header_postinst.d/dkms
 	install -D -m 644 install.d/debian/grub.cfg $(DESTDIR)$(SYSCONF)/default/grub.d/dkms.cfg
 	file=$(DESTDIR)$(SYSCONF)/dkms/framework.conf.d/autoinstall_all_kernels.conf; \
 	test -e $$file || install -m 644 install.d/debian/autoinstall_all_kernels.conf $$file
@@ -100,7 +102,7 @@ uninstall:
 	test ! -d $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install
 	for page in dkms-kernel-install.8 dkms.8 dkms.conf.5 framework.conf.5; do \
 	  rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page; done
-	rm -f $(DESTDIR)$(PREFIX)/lib/dkms/common.postinst $(DESTDIR)$(PREFIX)/lib/dkms/dkms_autoinstaller
+	rm -f $(DESTDIR)$(PREFIX)/lib/dkms/common.postinst $(DESTDIR)$(PREFIX)/lib/dkms/with-grub $(DESTDIR)$(PREFIX)/lib/dkms/dkms_autoinstaller
 	test ! -d $(DESTDIR)$(PREFIX)/lib/dkms || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/dkms
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service $(DESTDIR)$(SYSCONF)/init.d/dkms
 	for hook in preinst postinst prerm header_postinst; do rm -f $(DESTDIR)$(SYSCONF)/kernel/$$hook.d/dkms; done

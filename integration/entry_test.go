@@ -37,6 +37,7 @@ var (
 	common = map[string]string{
 		"/usr/lib/dkms/common.postinst":        "-rwxr-xr-x",
 		"/usr/lib/dkms/dkms_autoinstaller":     "-rwxr-xr-x",
+		"/usr/lib/dkms/with-grub":              "-rwxr-xr-x",
 		"/usr/lib/systemd/system/dkms.service": "-rw-r--r--",
 	}
 	debianLayout = with(move(layout, "/usr/share/zsh/site-functions/", "/usr/share/zsh/vendor-completions/"), common, map[string]string{
@@ -208,6 +209,8 @@ echo "${0##*/} $*" >>/tmp/calls
 exit "$(cat /tmp/status 2>/dev/null || echo 0)"
 `
 
+const held = "dkms-kernel-install held\n"
+
 // withRecorders installs what target does, with recorders instead of the program.
 func withRecorders(t *testing.T, target, dir string) *Root {
 	t.Helper()
@@ -235,7 +238,6 @@ func TestDebianHooks(t *testing.T) {
 	t.Parallel()
 	r := withRecorders(t, "install-debian", "/usr/sbin")
 	k := r.Kernels()[0]
-	const held = "dkms-kernel-install held\n"
 	for _, c := range []struct {
 		hook, kernel string
 		status       string // of the program
@@ -331,6 +333,16 @@ func TestDebianGrub(t *testing.T) {
 	r.MustRun("update-grub")
 	starts("when something else renews the menu", old)
 	r.Write(source, good, 0o644)
+	r.MustRun("/usr/lib/dkms/common.postinst", m, v)
+	starts("when the package is installed again", fresh)
+	r.MustRun("dkms", "unbuild", m+"/"+v, "-k", fresh)
+	r.Write(source, bad, 0o644)
+	if res := r.Run("/usr/lib/dkms/common.postinst", m, v); res.Status == 0 {
+		t.Errorf("the postinst of a required package that fails: %v", res)
+	}
+	r.MustRun("update-grub")
+	starts("when a later version of the package fails", old)
+	r.Write(source, good, 0o644)
 	configure("headers", true)
 	starts("when the headers bring the package", fresh)
 
@@ -378,8 +390,8 @@ func TestCommonScripts(t *testing.T) {
 		want   int
 		out    string
 	}{
-		{args: []string{"common.postinst", "toy", "1.0", "/usr/share/toy-dkms", "amd64", "0.9"}, calls: "dkms-kernel-install postinst toy 1.0 /usr/share/toy-dkms amd64 0.9\n"},
-		{args: []string{"common.postinst", "toy", "1.0", "", "", ""}, status: "2", calls: "dkms-kernel-install postinst toy 1.0   \n", want: 2},
+		{args: []string{"common.postinst", "toy", "1.0", "/usr/share/toy-dkms", "amd64", "0.9"}, calls: held + "dkms-kernel-install postinst toy 1.0 /usr/share/toy-dkms amd64 0.9\n" + held},
+		{args: []string{"common.postinst", "toy", "1.0", "", "", ""}, status: "2", calls: held + "dkms-kernel-install postinst toy 1.0   \n" + held, want: 2},
 		{args: []string{"dkms_autoinstaller", "start", k}, calls: "dkms autoinstall --kernelver " + k + "\n"},
 		{args: []string{"dkms_autoinstaller", "start", k}, status: "11", calls: "dkms autoinstall --kernelver " + k + "\n", want: 11},
 		{args: []string{"dkms_autoinstaller", "start"}, out: skipped},
@@ -490,7 +502,7 @@ func TestArchScript(t *testing.T) {
 			out := r.Sh("/usr/share/libalpm/scripts/dkms " + c.verb + " </tmp/paths 2>&1")
 			calls := c.calls
 			if c.verb == "install" {
-				calls += "dkms-kernel-install held\n"
+				calls += held
 			}
 			if diff := cmp.Diff(calls, r.calls()); diff != "" || out != "" {
 				t.Errorf("called (+) something else than it should (-): %s\n%s", diff, out)
@@ -660,7 +672,7 @@ func TestArchCalls(t *testing.T) {
 
 // TestShellScripts checks the syntax of scripts that run rarely.
 func TestShellScripts(t *testing.T) {
-	for _, pattern := range []string{"common.postinst", "dkms_autoinstaller", "debian/p*", "debian/header*", "debian/grub.cfg", "arch/dkms", "openrc/dkms", "package/deb-*", "package/rpm-*", "../tools/package*"} {
+	for _, pattern := range []string{"common.postinst", "with-grub", "dkms_autoinstaller", "debian/p*", "debian/header*", "debian/grub.cfg", "arch/dkms", "openrc/dkms", "package/deb-*", "package/rpm-*", "../tools/package*"} {
 		list, err := filepath.Glob(filepath.Join("../install.d", pattern))
 		if err != nil || len(list) == 0 {
 			t.Fatalf("%s: %q, %v", pattern, list, err)

@@ -58,6 +58,10 @@ func TestInstall(t *testing.T) {
 			t.Errorf("uninstall left %s: %v", name, err)
 		}
 	}
+	makeIn(t, "..", "install-debian", "DESTDIR="+dest, "PREFIX=/usr/local")
+	if hook := read("etc/kernel/header_postinst.d/dkms"); !strings.Contains(hook, "\n/usr/local/lib/dkms/with-grub ") {
+		t.Errorf("with another prefix, the hook for headers is %s", hook)
+	}
 }
 
 // TestReproducible checks that the program is the same if built in two directories.

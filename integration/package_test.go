@@ -292,7 +292,7 @@ func TestDebReplacesDkms(t *testing.T) {
 			if link := r.MustRun("readlink", "/usr/sbin/dkms"); link != "../lib/kernel/install.d/40-dkms.install\n" {
 				t.Errorf("dkms is %s", link)
 			}
-			if !strings.Contains(hook(), "dkms-kernel-install sync") {
+			if !strings.Contains(hook(), "with-grub sync") {
 				t.Errorf("the hook is still Debian's: %s", hook())
 			}
 			if !r.Exists("/etc/systemd/system/multi-user.target.wants/dkms.service") {
