@@ -52,7 +52,7 @@ func face() {
 		panic("TESTROOT is not set: this would work on the real machine")
 	}
 	p := program{
-		machine: machine.Options{Root: root, ConfTimeout: 2 * time.Second, SignTimeout: 2 * time.Second},
+		machine: machine.Options{Root: root, ConfTimeout: 5 * time.Second, SignTimeout: 2 * time.Second},
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
 	}
