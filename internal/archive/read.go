@@ -115,11 +115,7 @@ func decompress(r io.ReaderAt, size int64) (io.ReadCloser, error) {
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	c := codec.Detect(head[:n])
-	if !slices.Contains(compressions, c) {
-		c = codec.None
-	}
-	return codec.NewReader(r, size, c, maxWindow)
+	return codec.NewReader(r, size, codec.Detect(head[:n], compressions...), maxWindow)
 }
 
 // errSize is why an archive is not read to its end.

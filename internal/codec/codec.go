@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -75,11 +76,11 @@ func (c Compression) String() string {
 	return table[c].name
 }
 
-// Detect returns the compression of data that begin with head; None if that is none that
-// is known.
-func Detect(head []byte) Compression {
+// Detect returns the one of the compressions among that data which begin with head have,
+// of all that are known if none is given. It returns None if they have none of these.
+func Detect(head []byte, among ...Compression) Compression {
 	for c, f := range table {
-		if f.magic != "" && strings.HasPrefix(string(head), f.magic) {
+		if f.magic != "" && strings.HasPrefix(string(head), f.magic) && (among == nil || slices.Contains(among, Compression(c))) {
 			return Compression(c)
 		}
 	}

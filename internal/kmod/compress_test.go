@@ -335,7 +335,7 @@ func FuzzDecompress(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		const limit = 1 << 20
-		got, err := decompress(bytes.NewReader(data), int64(len(data)), detect(data), limit)
+		got, err := decompress(bytes.NewReader(data), int64(len(data)), codec.Detect(data, compressions...), limit)
 		if len(got) > limit {
 			t.Errorf("%d bytes, limit %d", len(got), limit)
 		}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 
 	"dkms-kernel-install/internal/codec"
 )
@@ -84,15 +83,7 @@ func probe(f *os.File) (size int64, c codec.Compression, err error) {
 	if err != nil && err != io.EOF {
 		return 0, codec.None, err
 	}
-	return st.Size(), detect(magic[:n]), nil
-}
-
-// detect returns how a module that begins with head is compressed.
-func detect(head []byte) codec.Compression {
-	if c := codec.Detect(head); slices.Contains(compressions, c) {
-		return c
-	}
-	return codec.None
+	return st.Size(), codec.Detect(magic[:n], compressions...), nil
 }
 
 // decompress returns what the size bytes of r decode to, limit bytes at most.
