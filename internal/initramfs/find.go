@@ -21,7 +21,7 @@ import (
 // System is where things are. The zero value is this machine's system.
 type System struct {
 	// Root is put before every path that is opened, also before Modules and the
-	// directories in PATH. Paths that are returned are without it. It is for tests.
+	// directories in PATH. Paths that are returned are without it.
 	Root string
 	// Modules is the directory that has a directory of modules for each kernel;
 	// /lib/modules if it is empty.
