@@ -26,7 +26,7 @@ func (c *classicRun) install(goal plan.Goal) error {
 	}
 	in, err := c.e.Install(c.ctx, s, engine.Request{
 		// Retry, as somebody asked for this package.
-		Request: plan.Request{Goal: goal, Force: c.Force, Dependents: goal == plan.Installed, Waiting: goal == plan.Installed && c.m.Disabled() == "", Retry: true},
+		Request: plan.Request{Goal: goal, Force: c.Force, Dependents: goal == plan.Installed, Retry: true},
 		Kernels: ks, Execute: c.options(),
 	})
 	if err != nil {

@@ -87,7 +87,7 @@ func (c *nativePostinst) install(r *nativeRun, e *engine.Engine, id tree.ID) ([]
 		return nil, err
 	}
 	return e.Sync(r.ctx, engine.Request{
-		Request: plan.Request{Only: []tree.ID{id}, Dependents: true, Waiting: true, Goal: plan.Installed, Renew: true},
+		Request: plan.Request{Only: []tree.ID{id}, Dependents: true, Goal: plan.Installed, Renew: true},
 		Kernels: ks, Execute: execute.Options{Follow: follow.Policy{Initramfs: follow.Carried}},
 	})
 }

@@ -38,7 +38,8 @@ type Request struct {
 	Match func(name string) bool
 	// Renew builds again what is stale. Dependents also takes the installed
 	// packages that depend on one in Only; and Waiting, those that automatic work
-	// takes and that have waited for one to be registered or installed.
+	// takes and that have waited for one to be registered or installed. The engine
+	// sets it with Dependents, unless automatic work is switched off.
 	Renew, Dependents, Waiting bool
 	// Force does again what is done, and ignores missing dependencies and conflicts.
 	// Retry builds what failed before, though nothing has changed since; Force
