@@ -64,14 +64,39 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-func TestRead(t *testing.T) {
+// readTest adds text to the conf minimal, and says what that changes in the Conf.
+type readTest struct {
+	name string
+	text string
+	want func(*Conf)
+}
+
+// testRead reads confs, each with a file VERSION beside it.
+func testRead(t *testing.T, tests []readTest) {
+	t.Helper()
 	sh := &Shell{}
 	defer sh.Close()
-	for _, tt := range []struct {
-		name string
-		text string
-		want func(*Conf)
-	}{
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			want := Conf{Name: "toy", Version: "1.0", Modules: []Module{toy}}
+			tt.want(&want)
+			got, err := read(t, sh, minimal+tt.text, func(src *Source, _ *Settings) {
+				if err := os.WriteFile(filepath.Join(filepath.Dir(src.File), "VERSION"), []byte("4.5\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestRead(t *testing.T) {
+	testRead(t, []readTest{
 		{"minimal", "", func(c *Conf) {}},
 		{"CR LF", "AUTOINSTALL=yes\r\nMAKE[0]=\"make all\"\r\n", func(c *Conf) {
 			c.Autoinstall = true
@@ -204,19 +229,7 @@ func TestRead(t *testing.T) {
 			c.Modules = nil
 			c.Excluded = "b.ko: it is only for kernels up to 6.1"
 		}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			want := Conf{Name: "toy", Version: "1.0", Modules: []Module{toy}}
-			tt.want(&want)
-			got, err := read(t, sh, minimal+tt.text)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
+	})
 }
 
 // TestReadPublic has what public confs hold, each on its own.
@@ -226,13 +239,7 @@ func TestReadPublic(t *testing.T) {
 		t.Fatal(err)
 	}
 	running := strings.TrimSpace(string(release))
-	sh := &Shell{}
-	defer sh.Close()
-	for _, tt := range []struct {
-		name string
-		text string
-		want func(*Conf)
-	}{
+	testRead(t, []readTest{
 		{"placeholders as versions", `PACKAGE_VERSION="#MODULE_VERSION#"`, func(c *Conf) { c.Version = "#MODULE_VERSION#" }},
 		{"placeholders without quotes", "PACKAGE_VERSION=#MODULE_VERSION#", func(c *Conf) { c.Version = "#MODULE_VERSION#" }},
 		{"placeholders of autoconf", "PACKAGE_VERSION=@PKGVER@", func(c *Conf) { c.Version = "@PKGVER@" }},
@@ -255,23 +262,7 @@ func TestReadPublic(t *testing.T) {
 		{"quoted quotes", `MAKE="'make' CFLAGS=\"-O2 -g\" X='a b'"`, func(c *Conf) { c.Make = `'make' CFLAGS="-O2 -g" X='a b'` }},
 		{"unset and env", `MAKE="unset ARCH; env X=1 make all"`, func(c *Conf) { c.Make = "unset ARCH; env X=1 make all" }},
 		{"variables for the command's shell", `MAKE='make -C ${dkms_tree}/$module'`, func(c *Conf) { c.Make = "make -C ${dkms_tree}/$module" }},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			want := Conf{Name: "toy", Version: "1.0", Modules: []Module{toy}}
-			tt.want(&want)
-			got, err := read(t, sh, minimal+tt.text, func(src *Source, _ *Settings) {
-				if err := os.WriteFile(filepath.Join(filepath.Dir(src.File), "VERSION"), []byte("4.5\n"), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
+	})
 }
 
 func TestReadErrors(t *testing.T) {
