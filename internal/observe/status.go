@@ -98,7 +98,7 @@ func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, 
 		if b.Installed {
 			s.State = StateInstalled
 			place := Placement(m, packages, kernel.installed, b.Target, seen)
-			place.Explicit = true
+			place.Force = true // also a module that makes way for a newer one is not there
 			s.Differs = kernel.gone || !m.Modules(b.Target).Current(place)
 		}
 		list = append(list, s)
