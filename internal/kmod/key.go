@@ -64,6 +64,20 @@ func GenerateKey(keyPath, certPath string) error {
 			return fmt.Errorf("make a certificate for the existing key: %w", err)
 		}
 	default:
+		key, err = rsa.GenerateKey(rand.Reader, rsaBits)
+		if err != nil {
+			return fmt.Errorf("generate signing key: %w", err)
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return fmt.Errorf("generate signing key: %w", err)
+		}
+		data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+		f, err := create(keyPath, data, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
 		if haveCert {
 			// Its key is lost. It goes first, so that it is never seen beside a
 			// key that is not its own. It is kept, because only it can tell which
@@ -75,16 +89,7 @@ func GenerateKey(keyPath, certPath string) error {
 				return err
 			}
 		}
-		key, err = rsa.GenerateKey(rand.Reader, rsaBits)
-		if err != nil {
-			return fmt.Errorf("generate signing key: %w", err)
-		}
-		der, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			return fmt.Errorf("generate signing key: %w", err)
-		}
-		data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-		if err := writeFile(keyPath, data, 0o600); err != nil {
+		if err := f.Commit(); err != nil {
 			return err
 		}
 	}
@@ -137,12 +142,21 @@ func exists(path string) (bool, error) {
 // writeFile makes the file at path with the given content and permissions, which it
 // has before there is anything in it. After a crash it is there whole, or not at all.
 func writeFile(path string, data []byte, perm fs.FileMode) error {
-	f, err := files.Create(path, perm, files.Options{Durable: true})
+	f, err := create(path, data, perm)
 	if err != nil {
 		return err
 	}
-	if _, err := f.Write(data); err != nil {
-		return errors.Join(err, f.Close())
-	}
 	return f.Commit()
+}
+
+// create is writeFile, except for the commit.
+func create(path string, data []byte, perm fs.FileMode) (*files.File, error) {
+	f, err := files.Create(path, perm, files.Options{Durable: true})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Write(data); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
