@@ -76,7 +76,7 @@ func (e *Engine) Install(ctx context.Context, s Source, r Request) (in Installed
 		lock.Clean = false
 		return in, err
 	}
-	if packages.Registered(e.m, in.ID) != nil {
+	if !packages.Registered(e.m, in.ID) {
 		lock.Clean = false
 		if err := e.register(ctx, in.ID, r.Kernels[0], s.Conf); err != nil {
 			return in, err
@@ -175,7 +175,7 @@ func (e *Engine) RemovePackage(ctx context.Context, id tree.ID, match func(tree.
 		return nil, err
 	}
 	defer lock.Release()
-	if err := packages.Registered(e.m, id); err != nil {
+	if _, err := packages.Find(e.m, id); err != nil {
 		if d == packages.Unregister {
 			// A removal that was cut short may have left an empty directory.
 			_ = e.m.Tree.HealGone(id)

@@ -44,7 +44,7 @@ const maxKernelList = 200
 // is replaced. The conf is checked as it reads for kernel k. The caller holds the
 // lock of the tree, or o writes elsewhere.
 func MakeArchive(ctx context.Context, m *machine.Machine, id tree.ID, kernels []tree.Target, k tree.Target, o ArchiveOptions) (file string, err error) {
-	p, err := find(m, id)
+	p, err := Find(m, id)
 	if err != nil {
 		return "", err
 	}

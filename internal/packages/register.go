@@ -27,24 +27,25 @@ func sourceDir(m *machine.Machine, id tree.ID) string {
 	return filepath.Join(m.Settings.SourceTree, id.Name+"-"+id.Version)
 }
 
-// find returns a package that is in the tree, broken or not.
-func find(m *machine.Machine, id tree.ID) (tree.Package, error) {
+// Find returns a package that is in the tree, broken or not.
+func Find(m *machine.Machine, id tree.ID) (tree.Package, error) {
 	packages, err := m.Tree.Read()
 	if err != nil {
 		return tree.Package{}, failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
 	}
 	i := slices.IndexFunc(packages, func(p tree.Package) bool { return p.ID == id })
-	if i < 0 || packages[i].Broken() && len(packages[i].Builds) == 0 && !files.Exists(m.Tree.SourceDir(id)) {
+	if i < 0 {
 		return tree.Package{}, &failure.Failure{What: id.String() + " is not in the DKMS tree", Status: failure.StatusAlready,
 			Hint: "dkms status shows what is; to add it: dkms add " + id.String()}
 	}
 	return packages[i], nil
 }
 
-// Registered returns an error if the package id is not in the tree. A broken one is.
-func Registered(m *machine.Machine, id tree.ID) error {
-	_, err := find(m, id)
-	return err
+// Registered reports whether the package id is in the tree, broken or not. What a killed
+// registration leaves, an empty directory, is to be registered again.
+func Registered(m *machine.Machine, id tree.ID) bool {
+	p, err := Find(m, id)
+	return err == nil && (!p.Broken() || len(p.Builds) > 0 || files.Exists(m.Tree.SourceDir(id)))
 }
 
 // Register makes the package id known; its source is in the source tree. Its conf,
