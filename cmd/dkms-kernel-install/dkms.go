@@ -344,8 +344,9 @@ func (c *classicRun) source() (engine.Source, error) {
 			path = filepath.Dir(path)
 		}
 		fi, err := os.Stat(path)
-		if err != nil && filepath.IsAbs(path) {
-			return s, usage(failure.StatusNotFound, "%s: there is no such directory", path)
+		noName := filepath.IsAbs(path) || strings.HasPrefix(path, "./") || strings.HasPrefix(path, "../")
+		if err != nil && noName {
+			return s, usage(failure.StatusNotFound, "%s: there is no such directory or archive", path)
 		}
 		if err == nil && fi.Mode().IsRegular() {
 			s.Archive = path
@@ -353,7 +354,7 @@ func (c *classicRun) source() (engine.Source, error) {
 		}
 		if err == nil && fi.IsDir() {
 			// A name like toy/1.0 may also be a directory below this one.
-			if _, err := os.Stat(filepath.Join(path, "dkms.conf")); err == nil || filepath.IsAbs(path) {
+			if _, err := os.Stat(filepath.Join(path, "dkms.conf")); err == nil || noName {
 				s.Dir = path
 				return s, nil
 			}
