@@ -40,35 +40,36 @@ func BenchmarkMany(b *testing.B) {
 	fmt.Printf("| packages × kernels | `status` | processor time | memory | current `add` | processor time | memory |\n|---|--:|--:|--:|--:|--:|--:|\n")
 	for _, packages := range []int{50, 100, 200, 500} {
 		m.grow(packages)
-		row := fmt.Sprintf("| %d × %d |", packages, kernels)
-		for _, c := range []struct {
-			name  string
-			args  []string
-			lines int
-		}{
-			{"status", []string{"dkms", "status"}, packages * kernels},
-			{"add", []string{"40-dkms.install", "add", m.kernels[0]}, 0},
-		} {
-			var costs []cost
-			for range runs {
-				out, cost := m.run(c.args...)
-				if n := strings.Count(out, "\n"); n != c.lines || strings.Contains(out, "Differences") {
-					b.Fatalf("%s prints %d lines, not %d:\n%.2000s", c.name, n, c.lines, out)
-				}
-				if cost.children > 0 {
-					b.Fatalf("%s started another program", c.name)
-				}
-				costs = append(costs, cost)
-			}
-			took := median(costs, func(c cost) time.Duration { return c.took })
-			busy := median(costs, func(c cost) time.Duration { return c.busy })
-			memory := slices.MaxFunc(costs, func(a, b cost) int { return cmp.Compare(a.memory, b.memory) }).memory
-			row += fmt.Sprintf(" %.1f ms | %.1f ms | %d MiB |", took.Seconds()*1e3, busy.Seconds()*1e3, memory>>20)
-			b.ReportMetric(took.Seconds()*1e3, fmt.Sprintf("%s-%d-ms", c.name, packages))
-		}
-		fmt.Println(row)
+		fmt.Printf("| %d × %d |%s%s\n", packages, kernels,
+			m.measure(fmt.Sprintf("status-%d", packages), runs, packages*kernels, "dkms", "status"),
+			m.measure(fmt.Sprintf("add-%d", packages), runs, 0, "40-dkms.install", "add", m.kernels[0]))
 	}
+	const failing = 3
+	m.fail(failing)
+	fmt.Printf("| …, and %d that failed before | | | |%s\n", failing,
+		m.measure("add-failed", runs, 4*failing, "40-dkms.install", "add", m.kernels[0]))
 	b.ReportMetric(0, "ns/op")
+}
+
+// measure returns the cells of a table with what a command costs, which prints that many lines.
+func (m *crowd) measure(name string, runs, lines int, args ...string) string {
+	m.b.Helper()
+	var costs []cost
+	for range runs {
+		out, cost := m.run(args...)
+		if n := strings.Count(out, "\n"); n != lines || strings.Contains(out, "Differences") {
+			m.b.Fatalf("%q prints %d lines, not %d:\n%.2000s", args, n, lines, out)
+		}
+		if cost.children > 0 {
+			m.b.Fatalf("%q started another program", args)
+		}
+		costs = append(costs, cost)
+	}
+	took := median(costs, func(c cost) time.Duration { return c.took })
+	busy := median(costs, func(c cost) time.Duration { return c.busy })
+	memory := slices.MaxFunc(costs, func(a, b cost) int { return cmp.Compare(a.memory, b.memory) }).memory
+	m.b.ReportMetric(took.Seconds()*1e3, name+"-ms")
+	return fmt.Sprintf(" %.1f ms | %.1f ms | %d MiB |", took.Seconds()*1e3, busy.Seconds()*1e3, memory>>20)
 }
 
 // crowd is a root directory like that of the scripts, with toy kernels.
@@ -186,6 +187,24 @@ func (m *crowd) grow(packages int) {
 		if out, _ := m.run("40-dkms.install", "add", k); out != "" {
 			m.b.Fatalf("add says:\n%.2000s", out)
 		}
+	}
+}
+
+// fail registers packages whose builds fail, and has them fail once.
+func (m *crowd) fail(packages int) {
+	m.b.Helper()
+	t := tree.Tree{Dir: filepath.Join(m.root, "var/lib/dkms")}
+	for n := range packages {
+		id := tree.ID{Name: fmt.Sprintf("failing%d", n), Version: "1.0"}
+		src := "usr/src/" + id.Name + "-" + id.Version
+		m.write(src+"/dkms.conf", fmt.Sprintf("PACKAGE_NAME=%s\nPACKAGE_VERSION=1.0\nBUILT_MODULE_NAME=%[1]s\nDEST_MODULE_LOCATION=/updates/dkms\nAUTOINSTALL=yes\nMAKE='echo no; false'\n", id.Name))
+		m.write(src+"/Kbuild", "obj-m := "+id.Name+".o\n")
+		if err := t.Register(id, filepath.Join(m.root, src)); err != nil {
+			m.b.Fatal(err)
+		}
+	}
+	if out, _ := m.run("40-dkms.install", "add", m.kernels[0]); strings.Count(out, "FAILED") != packages {
+		m.b.Fatalf("add says:\n%.2000s", out)
 	}
 }
 
