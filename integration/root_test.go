@@ -314,7 +314,13 @@ func (r *Root) Kernels() []string {
 // layIn copies the files of a cached package into the root, as unpacking it would.
 func (r *Root) layIn(pkg string) string {
 	r.t.Helper()
-	dir := filepath.Join(r.made.dir, "src", pkg)
+	return r.layInFrom(r.made, pkg)
+}
+
+// layInFrom is layIn of another release's package.
+func (r *Root) layInFrom(release made, pkg string) string {
+	r.t.Helper()
+	dir := filepath.Join(release.dir, "src", pkg)
 	// With this machine's tar, as the root does not see the cache. In the root /lib and the like are symlinks.
 	tar := exec.Command("sh", "-c", `tar -C "$1" -c . | tar -C "$2" --keep-directory-symlink -xp`, "sh", dir, r.Dir)
 	if out, err := tar.CombinedOutput(); err != nil {
