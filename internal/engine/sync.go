@@ -97,6 +97,9 @@ func (e *Engine) work(ctx context.Context, lock *tree.Lock, r Request, replaced 
 // cache remembers of confs, and believes that when it says that nothing is to do.
 func (e *Engine) plan(ctx context.Context, seen *observe.Snapshot, k tree.Target, r Request, replaced tree.ID) plan.Plan {
 	scope := observe.Scope{Only: r.Only, Renew: r.Renew, Replaced: replaced, Force: r.Execute.Force || r.Execute.ForceVersion}
+	if r.Execute.KeepNewer {
+		scope.Named = r.Only // if a newer module keeps one out, that is a failure
+	}
 	if r.Waiting = r.Dependents && e.m.Disabled() == ""; r.Waiting {
 		scope.Only = nil // anything may wait
 	}

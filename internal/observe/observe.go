@@ -96,8 +96,9 @@ type Scope struct {
 	// Replaced is a package whose source may have been replaced in its place. Only
 	// the source of its builds counts, and a build without a record is stale.
 	Replaced tree.ID
-	// Force ignores modules that are not the package's own.
+	// Force ignores modules that are not the package's own; of the packages Named, too.
 	Force bool
+	Named []tree.ID
 }
 
 // Look reads the tree of m, for the given kernels alone. Errors are of type
@@ -167,7 +168,7 @@ func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read fu
 		}
 		if seen.Installed {
 			p := Placement(s.Machine, s.Packages, installed, k, seen)
-			p.Force, p.Explicit = scope.Force, true
+			p.Force, p.Explicit = scope.Force || slices.Contains(scope.Named, seen.ID), true
 			seen.Current = s.Modules(k).Current(p)
 			if p.Explicit = false; !seen.Current && s.Modules(k).Current(p) {
 				seen.TakenBy = s.Modules(k).TakenBy(p)
