@@ -97,6 +97,8 @@ var (
 //	SRCVERSION("...");       its srcversion; the default depends on the source
 //	RELEASE("...");          the kernel release that it is for; the default is RELEASE
 //	ARCHITECTURE("...");     its architecture; the default is ARCH
+//	NAME("...");             the name that it says; the default is that of the file
+//	UNLOADED("...");         what a .modinfo says that the kernel does not load
 //	#error TEXT              makes the compiler fail
 //
 // It exits by a system call: builds have no GORACE, and without that os.Exit takes a
@@ -131,7 +133,7 @@ func kbuild() {
 				return otherwise
 			}
 			modinfo := []string{
-				"name=" + strings.ReplaceAll(filepath.Base(base), "-", "_"),
+				"name=" + get("NAME", strings.ReplaceAll(filepath.Base(base), "-", "_")),
 				"srcversion=" + get("SRCVERSION", fmt.Sprintf("%X", md5.Sum(source))[:23]),
 				"vermagic=" + get("RELEASE", release) + " SMP mod_unload ",
 			}
@@ -142,6 +144,9 @@ func kbuild() {
 			fail(err)
 			module.Text = source
 			module.Debug = []byte("where everything comes from")
+			if v := get("UNLOADED", ""); v != "" {
+				module.Unloaded = []string{v}
+			}
 			fmt.Printf("  LD [M]  %s.ko\n", base)
 			fail(os.WriteFile(filepath.Join(dir, base+".ko"), module.Build(), 0o644))
 			symvers += "0x00000000\t" + base + "_symbol\t" + base + "\tEXPORT_SYMBOL_GPL\t\n"

@@ -6,6 +6,7 @@
 package build
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -47,8 +48,8 @@ type Description struct {
 	// DependsOn holds the versions of the dependencies that are built against, by
 	// package name, if they are to be recorded.
 	DependsOn map[string]string
-	// Sign appends a signature to a module; nil if modules go unsigned. If it fails,
-	// they do as well, unless MustSign is set: then the build fails.
+	// Sign appends a signature to a module that has none; nil if modules go unsigned.
+	// If it fails, they do as well, unless MustSign is set: then the build fails.
 	Sign        func(ctx context.Context, module []byte) ([]byte, error)
 	MustSign    bool
 	Compression codec.Compression
@@ -358,7 +359,7 @@ const maxModules = 4 * kmod.MaxSize
 // collect copies one module from the build directory to the directory raw, which the
 // build cannot write to, and takes its size from left.
 func (j *job) collect(m conf.Module, left *int64) error {
-	in, size, err := j.openModule(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"))
+	in, size, err := j.openModule(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"), m)
 	if errors.Is(err, os.ErrNotExist) {
 		err = errors.New("make succeeded, but did not build it")
 	}
@@ -379,22 +380,31 @@ func (j *job) collect(m conf.Module, left *int64) error {
 	return errors.Join(err, out.Close(), j.own(file))
 }
 
-// openModule opens the file called name below dir, if it is a module for the kernel,
-// and returns its size in bytes, too.
-func (j *job) openModule(dir, name string) (*os.File, int64, error) {
+// openModule opens the file called name below dir, if it is m for the kernel, and
+// returns its size in bytes, too.
+func (j *job) openModule(dir, name string, m conf.Module) (*os.File, int64, error) {
 	f, err := openInside(dir, name)
 	if err != nil {
 		return nil, 0, err
 	}
 	fi, err := f.Stat()
 	if err == nil {
-		err = kmod.Check(f, fi.Size(), j.Kernel.Arch, j.Kernel.Release)
+		err = j.check(f, fi.Size(), m)
 	}
 	if err != nil {
 		f.Close()
 		return nil, 0, err
 	}
 	return f, fi.Size(), nil
+}
+
+// check returns an error unless module, of size bytes, is m for the kernel.
+func (j *job) check(module io.ReaderAt, size int64, m conf.Module) error {
+	info, err := kmod.Check(module, size, j.Kernel.Arch, j.Kernel.Release)
+	if err != nil {
+		return err
+	}
+	return info.CheckName(m.BuiltName, m.DestName)
 }
 
 // strip removes the debug symbols of the modules in raw, unless STRIP is no.
@@ -450,7 +460,7 @@ const largeModule = 64 << 20
 // seal checks a module in raw, signs it, and compresses it into the directory tmp. The
 // name of the file says how it is compressed.
 func (j *job) seal(ctx context.Context, m conf.Module, tmp string) error {
-	f, size, err := j.openModule(j.staging.raw, m.DestName+".ko")
+	f, size, err := j.openModule(j.staging.raw, m.DestName+".ko", m)
 	if err != nil {
 		return j.badModule(m, err)
 	}
@@ -461,7 +471,11 @@ func (j *job) seal(ctx context.Context, m conf.Module, tmp string) error {
 	}
 	// The capacity leaves room for the signature.
 	module := make([]byte, size, size+signatureRoom)
-	if _, err := io.ReadFull(f, module); err != nil {
+	if _, err = io.ReadFull(f, module); err == nil {
+		// Once more, since these are the bytes that count: the file may have changed.
+		err = j.check(bytes.NewReader(module), size, m)
+	}
+	if err != nil {
 		return j.badModule(m, err)
 	}
 	if module, err = j.sign(ctx, m, module); err != nil {
@@ -480,13 +494,17 @@ func (j *job) seal(ctx context.Context, m conf.Module, tmp string) error {
 	return errors.Join(out.Chmod(0o644), out.Sync())
 }
 
-// sign returns module m with a signature, or as it is if it cannot be signed and need
-// not be.
+// sign returns module m with a signature in place of the one that it has, or without any
+// if it cannot be signed and need not be. It checks what it returns.
 func (j *job) sign(ctx context.Context, m conf.Module, module []byte) ([]byte, error) {
 	if j.Sign == nil {
 		return module, nil
 	}
+	module = kmod.StripSignature(module)
 	signed, err := j.Sign(ctx, module)
+	if err == nil {
+		err = j.check(bytes.NewReader(signed), int64(len(signed)), m)
+	}
 	if err == nil {
 		return signed, nil
 	}

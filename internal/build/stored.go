@@ -54,7 +54,7 @@ func (j *job) restore() bool {
 	}
 	j.staging = staging{top: top, build: filepath.Join(top, "build"), out: filepath.Join(top, entryOut), raw: filepath.Join(top, entryRaw)}
 	for _, m := range j.Conf.Modules {
-		f, _, err := j.openModule(j.staging.raw, m.DestName+".ko")
+		f, _, err := j.openModule(j.staging.raw, m.DestName+".ko", m)
 		if err != nil {
 			return false // the build that is made takes its place
 		}

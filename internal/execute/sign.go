@@ -25,7 +25,7 @@ import (
 	"dkms-kernel-install/internal/machine"
 )
 
-// signer signs a module and returns the result.
+// signer signs a module that has no signature and returns the result.
 type signer func(ctx context.Context, module []byte) ([]byte, error)
 
 // signers are the signers of a run: a key is read once.
@@ -88,7 +88,7 @@ func (s *signers) open(k *kernel.Kernel, program string, key machine.Key, hash s
 		return unable(err)
 	}
 	return func(_ context.Context, module []byte) ([]byte, error) {
-		return own.Sign(kmod.StripSignature(module))
+		return own.Sign(module)
 	}
 }
 
@@ -121,7 +121,6 @@ func (p *signProgram) sign(ctx context.Context, module []byte) ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "module.ko")
-	module = kmod.StripSignature(module)
 	if err := os.WriteFile(file, module, 0o600); err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func (i Initramfs) Carries(modules []string) (bool, error) {
 	}
 	wanted := map[string]bool{}
 	for _, m := range modules {
-		wanted[normal(m)] = true
+		wanted[kmod.Normal(m)] = true
 	}
 	errs := []error{i.hidden}
 	for _, image := range i.Images {
@@ -135,8 +135,5 @@ func moduleIn(file, release string) (module string, ok bool) {
 		rest = below[strings.LastIndexByte(below, '/')+1:]
 	}
 	name, _, ok := kmod.SplitName(rest)
-	return normal(name), ok
+	return kmod.Normal(name), ok
 }
-
-// normal returns a module's name as the kernel has it.
-func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }

@@ -35,6 +35,7 @@ type elfFile struct {
 type section struct {
 	name         uint32
 	typ          elf.SectionType
+	flags        elf.SectionFlag
 	offset, size uint64
 }
 
@@ -129,11 +130,11 @@ func decodeSection(entry []byte, order binary.ByteOrder, class elf.Class) (secti
 	if class == elf.ELFCLASS32 {
 		var h elf.Section32
 		_, err := binary.Decode(entry, order, &h)
-		return section{h.Name, elf.SectionType(h.Type), uint64(h.Off), uint64(h.Size)}, err
+		return section{h.Name, elf.SectionType(h.Type), elf.SectionFlag(h.Flags), uint64(h.Off), uint64(h.Size)}, err
 	}
 	var h elf.Section64
 	_, err := binary.Decode(entry, order, &h)
-	return section{h.Name, elf.SectionType(h.Type), h.Off, h.Size}, err
+	return section{h.Name, elf.SectionType(h.Type), elf.SectionFlag(h.Flags), h.Off, h.Size}, err
 }
 
 // inFile reports whether the section has content in the file.
@@ -150,16 +151,26 @@ func (f *elfFile) content(s section) ([]byte, error) {
 	return codec.ReadRange(f.data, f.data.Size(), int64(s.offset), int64(s.size))
 }
 
-// section returns the content of the first section with this name; ok is false if
-// there is none.
-func (f *elfFile) section(name string) (content []byte, ok bool, err error) {
+// loaded returns the content of the section with this name that the kernel loads. Like
+// the kernel it passes over those without SHF_ALLOC. Several are an error: which of them
+// counts is not the same in all kernels.
+func (f *elfFile) loaded(name string) ([]byte, error) {
+	var found []section
 	for _, s := range f.sections {
-		if uint64(s.name) <= uint64(len(f.names)) && bytes.HasPrefix(f.names[s.name:], []byte(name+"\x00")) {
-			if content, err = f.content(s); err != nil {
-				return nil, false, fmt.Errorf("%s: %w", name, err)
-			}
-			return content, true, nil
+		if s.flags&elf.SHF_ALLOC != 0 && uint64(s.name) <= uint64(len(f.names)) && bytes.HasPrefix(f.names[s.name:], []byte(name+"\x00")) {
+			found = append(found, s)
 		}
 	}
-	return nil, false, nil
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("has no %s section: it is not a kernel module (one without SHF_ALLOC does not count)", name)
+	case 1:
+	default:
+		return nil, fmt.Errorf("has %d %s sections, a kernel module has one", len(found), name)
+	}
+	content, err := f.content(found[0])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return content, nil
 }

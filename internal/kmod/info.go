@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -33,24 +34,41 @@ func (i Info) Release() string {
 	return release
 }
 
-// Check returns an error unless module, of size bytes and not compressed, is one that
-// the kernel of the given release and architecture (as in uname -m) could load: a
-// whole ELF relocatable file for that machine, with a vermagic for that release. The
-// error says what was found and what was expected. Of a large module it reads a few
-// kilobytes.
+// CheckName returns an error unless the module has the name of one of these files, which
+// are without suffix. Like the kernel's build, which turns dashes and commas into
+// underscores, it does not tell these apart.
+//
+// A module that does not say its name passes: before Linux 4.13 none did, and nothing is
+// lost. The name by which the kernel knows a module is in a structure whose layout
+// depends on the kernel's configuration, so that a module can lie about it anyway. What
+// this finds is another module in the place of the one that was asked for.
+func (i Info) CheckName(files ...string) error {
+	same := func(file string) bool { return Normal(strings.ReplaceAll(file, ",", "-")) == Normal(i.Name) }
+	if i.Name == "" || slices.ContainsFunc(files, same) {
+		return nil
+	}
+	return fmt.Errorf("is the module %q by its .modinfo, expected %q", i.Name, files[0])
+}
+
+// Check returns what module says of itself, and an error unless it is one that the
+// kernel of the given release and architecture (as in uname -m) could load: a whole ELF
+// relocatable file for that machine, with a vermagic for that release. The module has
+// size bytes and is not compressed. Without the signature at its end, which the kernel
+// cuts off first, it must be whole. The error says what was found and what was expected.
+// Of a large module Check reads a few kilobytes.
 //
 // For an architecture that this package does not know, the machine is not checked: the
 // kernel's own headers chose it, and the kernel looks again when it loads the module.
-func Check(module io.ReaderAt, size int64, arch, release string) error {
+func Check(module io.ReaderAt, size int64, arch, release string) (Info, error) {
 	if size > MaxSize {
-		return fmt.Errorf("it has %d bytes, a module may have %d at most", size, MaxSize)
+		return Info{}, fmt.Errorf("it has %d bytes, a module may have %d at most", size, MaxSize)
 	}
 	info, err := parseInfo(io.NewSectionReader(module, 0, size))
 	if err != nil {
-		return err
+		return Info{}, err
 	}
 	if info.Type != elf.ET_REL {
-		return fmt.Errorf("is an ELF file of type %v, a kernel module has %v", info.Type, elf.ET_REL)
+		return Info{}, fmt.Errorf("is an ELF file of type %v, a kernel module has %v", info.Type, elf.ET_REL)
 	}
 	if want := targets(arch); len(want) > 0 {
 		found := target{info.Machine, info.Class, info.Data}
@@ -59,16 +77,16 @@ func Check(module io.ReaderAt, size int64, arch, release string) error {
 			ok = ok || t.matches(found)
 		}
 		if !ok {
-			return fmt.Errorf("is for the machine %v, a module for %s has %v", found, arch, want[0])
+			return Info{}, fmt.Errorf("is for the machine %v, a module for %s has %v", found, arch, want[0])
 		}
 	}
 	if info.VerMagic == "" {
-		return errors.New("has no vermagic: the build did not get as far as modpost's last step")
+		return Info{}, errors.New("has no vermagic: the build did not get as far as modpost's last step")
 	}
 	if info.Release() != release {
-		return fmt.Errorf("is built for the kernel %q, expected %q", info.Release(), release)
+		return Info{}, fmt.Errorf("is built for the kernel %q, expected %q", info.Release(), release)
 	}
-	return nil
+	return info, nil
 }
 
 // target is what the kernel compares in a module's ELF header.
@@ -153,19 +171,20 @@ func targets(arch string) []target {
 	}
 }
 
-// parseInfo reads the Info of a module that is not compressed. A signature after the
-// module does not disturb it.
+// parseInfo reads the Info of a module that is not compressed, as the kernel sees it:
+// without a signature at its end.
 func parseInfo(data *io.SectionReader) (Info, error) {
-	f, err := readELF(data)
+	size, err := unsignedSize(data, data.Size())
 	if err != nil {
 		return Info{}, err
 	}
-	modinfo, ok, err := f.section(".modinfo")
+	f, err := readELF(io.NewSectionReader(data, 0, size))
 	if err != nil {
 		return Info{}, err
 	}
-	if !ok {
-		return Info{}, errors.New("has no .modinfo section: it is not a kernel module")
+	modinfo, err := f.loaded(".modinfo")
+	if err != nil {
+		return Info{}, err
 	}
 	info := Info{Class: f.class, Data: f.encoding, Type: f.typ, Machine: f.machine}
 	info.setFields(modinfo)

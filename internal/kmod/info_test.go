@@ -26,6 +26,8 @@ func parseBytes(module []byte) (Info, error) {
 }
 
 func TestParseInfo(t *testing.T) {
+	unloaded := kmodtest.AMD64("version=1")
+	unloaded.Unloaded = []string{"name=foo", "version=2"}
 	tests := []struct {
 		name   string
 		module []byte
@@ -52,6 +54,11 @@ func TestParseInfo(t *testing.T) {
 		{
 			"signed",
 			appendSignature(kmodtest.AMD64("version=1").Build(), []byte("signature")),
+			Info{Class: elf.ELFCLASS64, Data: elf.ELFDATA2LSB, Type: elf.ET_REL, Machine: elf.EM_X86_64, Version: "1"},
+		},
+		{
+			"a .modinfo that is not loaded",
+			unloaded.Build(),
 			Info{Class: elf.ELFCLASS64, Data: elf.ELFDATA2LSB, Type: elf.ET_REL, Machine: elf.EM_X86_64, Version: "1"},
 		},
 	}
@@ -181,6 +188,8 @@ func TestCheck(t *testing.T) {
 	executable := kmodtest.AMD64("vermagic=" + testRelease + " SMP")
 	executable.Type = elf.ET_EXEC
 	module := testModule()
+	unloaded, alone, two := kmodtest.AMD64("vermagic=6.1 SMP"), kmodtest.AMD64(), kmodtest.AMD64("vermagic="+testRelease+" SMP")
+	unloaded.Unloaded, alone.Unloaded, two.Second = two.Modinfo, two.Modinfo, two.Modinfo
 	tests := []struct {
 		name   string
 		module []byte
@@ -222,10 +231,16 @@ func TestCheck(t *testing.T) {
 		{"compressed", compressed(t, module, codec.XZ), "x86_64", "not an ELF file"},
 		{"truncated", module[:len(module)/2], "x86_64", "truncated"},
 		{"no .modinfo", kmodtest.AMD64().Build(), "x86_64", "no .modinfo"},
+		{"signature over most of it", falseSignature(module, 100), "x86_64", "truncated"},
+		{"signature over all of it", falseSignature(module, len(module)), "x86_64", "not an ELF file"},
+		{"signature over more than all of it", falseSignature(module, len(module)+1), "x86_64", ""},
+		{"unloaded .modinfo for this kernel", unloaded.Build(), "x86_64", "built for the kernel \"6.1\""},
+		{"unloaded .modinfo alone", alone.Build(), "x86_64", "no .modinfo section"},
+		{"two .modinfo", two.Build(), "x86_64", "has 2 .modinfo sections"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := Check(bytes.NewReader(tt.module), int64(len(tt.module)), tt.arch, testRelease)
+			_, err := Check(bytes.NewReader(tt.module), int64(len(tt.module)), tt.arch, testRelease)
 			switch {
 			case tt.want == "" && err != nil:
 				t.Errorf("unexpected error: %v", err)
@@ -233,6 +248,37 @@ func TestCheck(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// falseSignature returns module with the end of a signature that claims its last n bytes.
+func falseSignature(module []byte, n int) []byte {
+	signed := appendSignature(module[:len(module):len(module)], nil)
+	binary.BigEndian.PutUint32(signed[len(signed)-len(signatureMagic)-4:], uint32(n))
+	return signed
+}
+
+func TestCheckName(t *testing.T) {
+	tests := []struct {
+		name  string
+		files []string
+		ok    bool
+	}{
+		{"foo", []string{"foo"}, true},
+		{"foo_bar", []string{"foo-bar"}, true},
+		{"foo_bar", []string{"foo_bar"}, true},
+		{"foo_bar_2", []string{"foo,bar-2"}, true},
+		{"foo", []string{"built", "foo"}, true},
+		{"", []string{"foo"}, true}, // before Linux 4.13
+		{"bar", []string{"foo"}, false},
+		{"foo", []string{"foo-bar", "bar"}, false},
+		{"foo-bar", []string{"foo_bar"}, true},
+		{"Foo", []string{"foo"}, false},
+	}
+	for _, tt := range tests {
+		if err := (Info{Name: tt.name}).CheckName(tt.files...); (err == nil) != tt.ok {
+			t.Errorf("%q in %q: %v", tt.name, tt.files, err)
+		}
 	}
 }
 
@@ -282,8 +328,12 @@ func FuzzParseInfo(f *testing.F) {
 		if err != nil && info != (Info{}) {
 			t.Errorf("%+v together with the error %v", info, err)
 		}
-		if Check(bytes.NewReader(module), int64(len(module)), arch, testRelease) == nil && (err != nil || info.Release() != testRelease) {
+		checked, errCheck := Check(bytes.NewReader(module), int64(len(module)), arch, testRelease)
+		if errCheck == nil && (err != nil || checked != info || info.Release() != testRelease) {
 			t.Errorf("Check passes %+v, %v", info, err)
+		}
+		if _, err := parseBytes(StripSignature(module)); errCheck == nil && !HasSignature(StripSignature(module)) && err != nil {
+			t.Errorf("Check passes a module of which this is left once it is cut: %v", err)
 		}
 	})
 }

@@ -37,6 +37,10 @@ func SplitName(file string) (name string, c codec.Compression, ok bool) {
 	return "", codec.None, false
 }
 
+// Normal returns the name of a module as the kernel has it: with underscores for dashes,
+// which it does not tell apart.
+func Normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
 // Compress writes module to dst, compressed with c as the kernel can read it if it has
 // CONFIG_MODULE_DECOMPRESS. Level is that of [codec.WriterOptions]. The same module and
 // level give the same bytes.

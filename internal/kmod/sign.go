@@ -20,9 +20,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"os"
 	"strings"
+
+	"dkms-kernel-install/internal/codec"
 )
 
 // signatureHash is a hash that modules are signed with.
@@ -296,16 +299,30 @@ func HasSignature(module []byte) bool {
 // end: a part of the same slice. It returns all of module if there is no whole
 // signature.
 func StripSignature(module []byte) []byte {
-	rest, ok := bytes.CutSuffix(module, []byte(signatureMagic))
-	if !ok || len(rest) < signatureInfoSize {
-		return module
+	size, _ := unsignedSize(bytes.NewReader(module), int64(len(module))) // reading memory does not fail
+	return module[:size]
+}
+
+// unsignedSize returns how many of the module's size bytes come before the signature at
+// its end: all if there is no whole signature.
+func unsignedSize(module io.ReaderAt, size int64) (int64, error) {
+	const endSize = int64(signatureInfoSize + len(signatureMagic))
+	if size < endSize {
+		return size, nil
 	}
-	rest, info := rest[:len(rest)-signatureInfoSize], rest[len(rest)-signatureInfoSize:]
+	end, err := codec.ReadRange(module, size, size-endSize, endSize)
+	if err != nil {
+		return 0, err
+	}
+	info, ok := bytes.CutSuffix(end, []byte(signatureMagic))
+	if !ok {
+		return size, nil
+	}
 	// Kernels before 4.3 had signatures of another type, with the signer's name and
 	// the key's identifier before them.
-	size := uint64(info[3]) + uint64(info[4]) + uint64(binary.BigEndian.Uint32(info[8:]))
-	if size > uint64(len(rest)) {
-		return module
+	signature := int64(info[3]) + int64(info[4]) + int64(binary.BigEndian.Uint32(info[8:]))
+	if signature > size-endSize {
+		return size, nil
 	}
-	return rest[:uint64(len(rest))-size]
+	return size - endSize - signature, nil
 }

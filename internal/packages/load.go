@@ -91,7 +91,7 @@ func (a *loading) load(ctx context.Context, file string) (l Loaded, err error) {
 		return l, err
 	}
 	for _, b := range a.builds {
-		if b.empty && !a.bare {
+		if len(b.modules) == 0 && !a.bare {
 			return l, badBuild(b.dir+"/module: there is no module in it", failure.StatusNoModule)
 		}
 	}
@@ -189,7 +189,8 @@ func unpack(ctx context.Context, file, dir string) (c archive.Contents, err erro
 type archivedBuild struct {
 	kernel tree.Target
 	dir    string // where it was unpacked
-	empty  bool   // there is no module in it
+	// modules has what each module says of itself, by its file's name without suffix.
+	modules map[string]kmod.Info
 }
 
 // checkBuilds checks the unpacked builds as builds that are made here are checked. Builds
@@ -210,7 +211,7 @@ func checkBuilds(ctx context.Context, m *machine.Machine, dir string, list []arc
 		if err != nil {
 			return nil, badBuild(fmt.Sprintf("%s/module: it is not a directory", b.Dir), failure.StatusNoModule)
 		}
-		seen := map[string]bool{}
+		modules := map[string]kmod.Info{}
 		for _, entry := range entries {
 			name, _, ok := kmod.SplitName(entry.Name())
 			if !ok {
@@ -220,40 +221,40 @@ func checkBuilds(ctx context.Context, m *machine.Machine, dir string, list []arc
 			if err := conf.CheckName(name); err != nil {
 				return nil, badBuild(fmt.Sprintf("%q: %v", file, err), failure.StatusNoModule)
 			}
-			if seen[name] {
+			if _, ok := modules[name]; ok {
 				return nil, badBuild(file+": the module is there twice", failure.StatusNoModule)
 			}
-			seen[name] = true
-			if err := checkModule(ctx, filepath.Join(dir, file), k, &left); err != nil {
+			if modules[name], err = checkModule(ctx, filepath.Join(dir, file), k, &left); err != nil {
 				return nil, badBuild(file+": "+err.Error(), failure.StatusNoModule)
 			}
 		}
-		good = append(good, archivedBuild{k, filepath.Join(dir, b.Dir), len(seen) == 0})
+		good = append(good, archivedBuild{k, filepath.Join(dir, b.Dir), modules})
 	}
 	return good, nil
 }
 
 // checkModule checks a module for k, and takes its size from left.
-func checkModule(ctx context.Context, file string, k tree.Target, left *int64) error {
+func checkModule(ctx context.Context, file string, k tree.Target, left *int64) (kmod.Info, error) {
 	module, err := kmod.ReadFile(file)
 	if err != nil {
-		return err
+		return kmod.Info{}, err
 	}
-	if err := kmod.Check(bytes.NewReader(module), int64(len(module)), k.Arch, k.Release); err != nil {
-		return err
+	info, err := kmod.Check(bytes.NewReader(module), int64(len(module)), k.Arch, k.Release)
+	if err != nil {
+		return info, err
 	}
 	if *left -= int64(len(module)); *left < 0 {
-		return fmt.Errorf("the modules are more than %d bytes", int64(archive.MaxBytes))
+		return info, fmt.Errorf("the modules are more than %d bytes", int64(archive.MaxBytes))
 	}
-	return context.Cause(ctx)
+	return info, context.Cause(ctx)
 }
 
 func badBuild(why string, status int) error {
 	return &failure.Failure{Why: why, Status: status, Hint: "nothing was loaded: get the archive again, or make it again with dkms mktarball"}
 }
 
-// archived returns the name of the package in the unpacked archive, and finds out
-// whether it is to have modules.
+// archived returns the name of the package in the unpacked archive, finds out whether it
+// is to have modules, and checks that those which the conf names are these.
 func (a *loading) archived() (id tree.ID, err error) {
 	c := a.content
 	source := c.Source
@@ -273,6 +274,13 @@ func (a *loading) archived() (id tree.ID, err error) {
 		return id, err
 	}
 	a.bare = len(read.Modules) == 0 && read.Excluded == ""
+	for _, b := range a.builds {
+		for _, m := range read.Modules {
+			if err := b.modules[m.DestName].CheckName(m.BuiltName, m.DestName); err != nil {
+				return id, badBuild(fmt.Sprintf("%s.ko for %s: %v", m.DestName, b.kernel, err), failure.StatusNoModule)
+			}
+		}
+	}
 	called := tree.ID{Name: read.Name, Version: read.Version}
 	if c.Source == "" && called != id {
 		return id, &failure.Failure{Why: fmt.Sprintf("it says that it is of %s, and its dkms.conf says %s", id, called),

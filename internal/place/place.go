@@ -198,10 +198,10 @@ func (k *Kernel) removeOthers(p Placement) (removed []string, err error) {
 		entries, _ := os.ReadDir(k.Tree.ModuleDir(tree.ID{Name: p.Name, Version: v}, k.Target))
 		for _, e := range entries {
 			name, _, ok := kmod.SplitName(e.Name())
-			if !ok || mine[normal(name)] {
+			if !ok || mine[kmod.Normal(name)] {
 				continue
 			}
-			for _, path := range slices.Clone(k.index[normal(name)]) {
+			for _, path := range slices.Clone(k.index[kmod.Normal(name)]) {
 				if k.own(p, path) {
 					if err := k.remove(path); err != nil {
 						return removed, err
@@ -343,12 +343,8 @@ func (k *Kernel) remove(path string) error {
 // moduleName returns the name that the kernel has for the module in file.
 func moduleName(file string) string {
 	name, _, _ := kmod.SplitName(filepath.Base(file))
-	return normal(name)
+	return kmod.Normal(name)
 }
-
-// normal returns name with underscores for dashes: the kernel does not tell them
-// apart.
-func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
 // same reports whether a is a link to b, or both are regular files with the same
 // content. It does not read them if a is newer than the last change of b but has the

@@ -19,7 +19,10 @@ type Module struct {
 	Machine elf.Machine
 	Modinfo []string // "key=value"; nil: no .modinfo section
 	Text    []byte
-	Debug   []byte // content of .debug_info, which strip -g removes; nil: no such section
+	// Unloaded is Modinfo of a section of that name before the real one that the kernel does not load, and Second that
+	// of one behind it that it does; nil: no such section.
+	Unloaded, Second []string
+	Debug            []byte // content of .debug_info, which strip -g removes; nil: no such section
 }
 
 // AMD64 is what a build for x86_64 makes.
@@ -50,7 +53,7 @@ func For(arch string, modinfo ...string) (Module, error) {
 	return m, nil
 }
 
-// Build returns the ELF file: header, .text, .modinfo, .debug_info, .bss, .shstrtab, section headers.
+// Build returns the ELF file: header, .text, each .modinfo, .debug_info, .bss, .shstrtab, section headers.
 func (m Module) Build() []byte {
 	var order binary.ByteOrder = binary.LittleEndian
 	if m.Data == elf.ELFDATA2MSB {
@@ -58,26 +61,32 @@ func (m Module) Build() []byte {
 	}
 
 	type sectionData struct {
-		name string
-		typ  elf.SectionType
-		data []byte
+		name  string
+		typ   elf.SectionType
+		flags elf.SectionFlag
+		data  []byte
 	}
-	sections := []sectionData{{".text", elf.SHT_PROGBITS, m.Text}}
-	if m.Modinfo != nil {
-		data := []byte(strings.Join(m.Modinfo, "\x00") + "\x00")
-		sections = append(sections, sectionData{".modinfo", elf.SHT_PROGBITS, data})
+	sections := []sectionData{{".text", elf.SHT_PROGBITS, elf.SHF_ALLOC | elf.SHF_EXECINSTR, m.Text}}
+	modinfo := func(flags elf.SectionFlag, entries []string) {
+		if entries != nil {
+			data := []byte(strings.Join(entries, "\x00") + "\x00")
+			sections = append(sections, sectionData{".modinfo", elf.SHT_PROGBITS, flags, data})
+		}
 	}
+	modinfo(0, m.Unloaded)
+	modinfo(elf.SHF_ALLOC, m.Modinfo)
+	modinfo(elf.SHF_ALLOC, m.Second)
 	if m.Debug != nil {
-		sections = append(sections, sectionData{".debug_info", elf.SHT_PROGBITS, m.Debug})
+		sections = append(sections, sectionData{".debug_info", elf.SHT_PROGBITS, 0, m.Debug})
 	}
 	// The kernel's own modules have holes like this one.
-	sections = append(sections, sectionData{".bss", elf.SHT_NOBITS, make([]byte, 1<<20)})
+	sections = append(sections, sectionData{".bss", elf.SHT_NOBITS, elf.SHF_ALLOC | elf.SHF_WRITE, make([]byte, 1<<20)})
 	names := "\x00"
 	for _, s := range sections {
 		names += s.name + "\x00"
 	}
 	names += ".shstrtab\x00"
-	sections = append(sections, sectionData{".shstrtab", elf.SHT_STRTAB, []byte(names)})
+	sections = append(sections, sectionData{".shstrtab", elf.SHT_STRTAB, 0, []byte(names)})
 
 	headerSize, entrySize := binary.Size(elf.Header64{}), binary.Size(elf.Section64{})
 	if m.Class == elf.ELFCLASS32 {
@@ -87,9 +96,9 @@ func (m Module) Build() []byte {
 	headers := make([]byte, entrySize)
 	for _, s := range sections {
 		name := uint32(strings.Index(names, "\x00"+s.name+"\x00") + 1)
-		var h any = elf.Section64{Name: name, Type: uint32(s.typ), Off: uint64(len(body)), Size: uint64(len(s.data))}
+		var h any = elf.Section64{Name: name, Type: uint32(s.typ), Flags: uint64(s.flags), Off: uint64(len(body)), Size: uint64(len(s.data))}
 		if m.Class == elf.ELFCLASS32 {
-			h = elf.Section32{Name: name, Type: uint32(s.typ), Off: uint32(len(body)), Size: uint32(len(s.data))}
+			h = elf.Section32{Name: name, Type: uint32(s.typ), Flags: uint32(s.flags), Off: uint32(len(body)), Size: uint32(len(s.data))}
 		}
 		headers, _ = binary.Append(headers, order, h)
 		if s.typ != elf.SHT_NOBITS {
