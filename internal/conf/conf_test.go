@@ -265,6 +265,31 @@ func TestReadPublic(t *testing.T) {
 	})
 }
 
+// The tree uses some names itself: as the name by which a package is registered, or that
+// by which its conf would have it registered.
+func TestReserved(t *testing.T) {
+	sh := &Shell{}
+	defer sh.Close()
+	for _, tt := range []struct{ name, version, confName, confVersion, want string }{
+		{"", "", "toy", "1.0", ""},
+		{"toy", "1.0", "mok.key", "original_module", ""}, // what it calls itself does not count
+		{"toy.key", "kernel", "toy", "1.0", ""},
+		{"", "", "mok.key", "1.0", `"mok.key" is not a package: the tree uses that name`},
+		{"", "", "toy", "original_module", `"original_module" is not a version: the tree uses that name`},
+		{"mok.pub", "1.0", "toy", "1.0", `"mok.pub" is not a package`},
+		{"mok.pub.old", "1.0", "toy", "1.0", `"mok.pub.old" is not a package`},
+		{"post_transaction.log", "1.0", "toy", "1.0", `"post_transaction.log" is not a package`},
+		{"dkms_dbversion", "1.0", "toy", "1.0", `"dkms_dbversion" is not a package`},
+		{"toy", "kernel-6.1-x86_64", "toy", "1.0", `"kernel-6.1-x86_64" is not a version`},
+	} {
+		text := fmt.Sprintf("PACKAGE_NAME=%s\nPACKAGE_VERSION=%s\nBUILT_MODULE_NAME=x\nDEST_MODULE_LOCATION=/extra\n", tt.confName, tt.confVersion)
+		_, err := read(t, sh, text, func(src *Source, _ *Settings) { src.Module, src.Version = tt.name, tt.version })
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: %v", tt, err)
+		}
+	}
+}
+
 func TestReadErrors(t *testing.T) {
 	sh := &Shell{}
 	defer sh.Close()
@@ -311,6 +336,8 @@ func TestReadErrors(t *testing.T) {
 		{"end of a merge conflict", "A=1\n>>>>>>> theirs\n", "line 6: syntax error near"},
 		{"same built name", "BUILT_MODULE_NAME=(a a); DEST_MODULE_NAME=(a b); DEST_MODULE_LOCATION[1]=/extra", "two records build a.ko"},
 		{"same destination name", "BUILT_MODULE_NAME=(a b); DEST_MODULE_NAME=(c c); DEST_MODULE_LOCATION[1]=/extra", "two records install c.ko"},
+		{"alike built names", "BUILT_MODULE_NAME=(n-n n_n); DEST_MODULE_NAME=(a b); DEST_MODULE_LOCATION[1]=/extra", "two records build n-n.ko and n_n.ko, which are the same module for the kernel"},
+		{"alike destination names", "BUILT_MODULE_NAME=(a b); DEST_MODULE_NAME=(n_-n n-_n); DEST_MODULE_LOCATION[1]=/extra", "two records install n_-n.ko and n-_n.ko, which are the same module for the kernel"},
 		{"one of two names missing", "BUILT_MODULE_NAME[1]=b; DEST_MODULE_LOCATION[1]=/extra", "BUILT_MODULE_NAME[0] is missing"},
 		{"one of two destinations missing", "BUILT_MODULE_NAME=(a b)", "DEST_MODULE_LOCATION[1]: it is missing"},
 		{"bad dependency", "BUILD_DEPENDS=a/b", "BUILD_DEPENDS[0]"},

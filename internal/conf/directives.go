@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/version"
 )
 
@@ -80,6 +81,9 @@ func fromValues(v values, src Source, set Settings) (Conf, error) {
 		if err := r.read(v[r.name]); err != nil {
 			e.problem("%v", err)
 		}
+	}
+	if err := CheckReserved(cmp.Or(src.Module, c.Name), cmp.Or(src.Version, c.Version)); err != nil {
+		e.problem("%v: rename the package", err)
 	}
 	c.BuildDepends = e.depends()
 	c.Make = e.make()
@@ -207,7 +211,8 @@ func (e *evaluation) modules(name, addonDir string) (modules []Module, excluded 
 	}
 	found := false
 	var ruledOut []string
-	built, dest := map[string]bool{}, map[string]bool{}
+	// The kernel does not tell dashes from underscores: see [kmod.Normal].
+	built, dest := map[string]string{}, map[string]string{}
 	for _, i := range indices(all) {
 		if all[i] == "" {
 			continue
@@ -217,14 +222,8 @@ func (e *evaluation) modules(name, addonDir string) (modules []Module, excluded 
 		if !ok {
 			continue
 		}
-		path := filepath.Join(m.BuiltLocation, m.BuiltName)
-		if built[path] {
-			e.problem("two records build %s.ko", path)
-		}
-		if dest[m.DestName] {
-			e.problem("two records install %s.ko", m.DestName)
-		}
-		built[path], dest[m.DestName] = true, true
+		e.once("build", built, m.BuiltLocation, m.BuiltName)
+		e.once("install", dest, "", m.DestName)
 		// Index 0 rules the whole package in or out.
 		if i > 0 {
 			if why := e.exclusive(i); why != "" {
@@ -245,6 +244,20 @@ func (e *evaluation) modules(name, addonDir string) (modules []Module, excluded 
 		excluded = strings.Join(ruledOut, ", ")
 	}
 	return modules, excluded
+}
+
+// once notes in seen the module called name in a directory. It is a problem if seen has
+// it, or one that is the same for the kernel.
+func (e *evaluation) once(verb string, seen map[string]string, dir, name string) {
+	key, path := filepath.Join(dir, kmod.Normal(name)), filepath.Join(dir, name)
+	switch other, ok := seen[key]; {
+	case !ok:
+		seen[key] = path
+	case other == path:
+		e.problem("two records %s %s.ko", verb, path)
+	default:
+		e.problem("two records %s %s.ko and %s.ko, which are the same module for the kernel", verb, other, path)
+	}
 }
 
 // module returns the module with index i, called name if it is the first and has
@@ -376,6 +389,26 @@ func CheckName(s string) error {
 	}
 	return nil
 }
+
+// CheckReserved returns an error if the tree uses the name or the version of a package
+// for something else: a directory of that name would be in its place.
+func CheckReserved(name, version string) error {
+	if slices.Contains(reserved, name) {
+		return fmt.Errorf("%q is not a package: the tree uses that name", name)
+	}
+	// Links to what is installed are kernel-K-A.
+	if version == Originals || strings.HasPrefix(version, "kernel-") {
+		return fmt.Errorf("%q is not a version: the tree uses that name", version)
+	}
+	return nil
+}
+
+// reserved are the names of files in the tree's directory, ours and those of the classic
+// dkms.
+var reserved = []string{"mok.key", "mok.pub", "mok.pub.old", "post_transaction.log", "dkms_dbversion"}
+
+// Originals is the directory of displaced modules, beside a package's versions.
+const Originals = "original_module"
 
 // checkModuleName returns an error unless s can be the name of a module, without
 // a suffix.

@@ -259,6 +259,7 @@ obj-m := only.o $(shell x)
 		{"no Makefile", "x=:empty", "", "", "", "module x: empty has no Makefile"},
 		{"no directory", "x=:gone", "", "", "", "module x: gone has no Makefile"},
 		{"twice", "top top=x", "", "", "", "module top is there twice"},
+		{"alike", "to-p to_p=x", "", "", "", "module to_p is there twice"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			root := makeTree(t, files)

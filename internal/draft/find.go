@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/sandbox"
 )
 
@@ -131,11 +132,11 @@ func (t *Tree) Find() *Conf {
 		modules, lists := t.dir(dir, nil)
 		before := len(c.Modules)
 		for _, m := range modules {
-			other := slices.IndexFunc(c.Modules, func(o Module) bool { return o.Name == m.Name })
+			other := slices.IndexFunc(c.Modules, func(o Module) bool { return kmod.Normal(o.Name) == kmod.Normal(m.Name) })
 			if other < 0 {
 				c.Modules = append(c.Modules, m)
-			} else if dir := c.Modules[other].Dir; dir != m.Dir {
-				t.note("%s/%s.ko: left out, since %s/%[2]s.ko is installed by that name", m.Dir, m.Name, dir)
+			} else if o := c.Modules[other]; o.Dir != m.Dir || o.Name != m.Name {
+				t.note("%s/%s.ko: left out, since %s/%s.ko is installed by that name", m.Dir, m.Name, o.Dir, o.Name)
 			}
 		}
 		if len(c.Modules) > before {

@@ -141,6 +141,7 @@ func TestFind(t *testing.T) {
 		{"directory by obj-y", "-- Kbuild --\nobj-y += sub/\n-- sub/Makefile --\nobj-m := a.o deep/\n-- sub/deep/Kbuild --\nobj-m := c.o\n", "", "sub/a sub/deep/c | .", ""},
 		{"directory by subdir-m", "-- Kbuild --\nsubdir-m := sub\n-- sub/Makefile --\nobj-m := a.o\n", "", "sub/a | .", ""},
 		{"directory without modules", "-- Kbuild --\nobj-m := sub/ a.o\n", "", "a | .", "sub/: no module was found there"},
+		{"names alike", "-- Kbuild --\nobj-m := a-b.o a_b.o\n", "", "a-b | .", "./a_b.ko: left out, since ./a-b.ko is installed by that name"},
 		{"same name twice", "-- Kbuild --\nobj-m := x/ y/\n-- x/Kbuild --\nobj-m := a.o\n-- y/Kbuild --\nobj-m := a.o\n", "", "x/a | .", "y/a.ko: left out"},
 		{"out of the directory", "-- Kbuild --\nobj-m := a.o ../b.o /c.o x/../../d.o ../\n", "", "a | .", "../b.o: it leads out of the directory"},
 		{"odd names", "-- Kbuild --\nobj-m := a.o b.c d@e.o 'f'.o -g.o h.ko.o\n", "", "a | .", "b.c: it is not an object"},

@@ -14,6 +14,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"dkms-kernel-install/internal/kmod"
 )
 
 // Module is one .ko of a tree.
@@ -125,7 +127,7 @@ func destination(dir string) (string, error) {
 func (t *Tree) Plan(specs []Spec) (*Conf, error) {
 	c := &Conf{Args: t.args}
 	for _, s := range specs {
-		if slices.ContainsFunc(c.Modules, func(m Module) bool { return m.Name == s.Name }) {
+		if slices.ContainsFunc(c.Modules, func(m Module) bool { return kmod.Normal(m.Name) == kmod.Normal(s.Name) }) {
 			return nil, fmt.Errorf("module %s is there twice", s.Name)
 		}
 		step, err := t.step(c, s)

@@ -189,7 +189,7 @@ func unpack(ctx context.Context, file, dir string) (c archive.Contents, err erro
 type archivedBuild struct {
 	kernel tree.Target
 	dir    string // where it was unpacked
-	// modules has what each module says of itself, by its file's name without suffix.
+	// modules has what each module says of itself, by its name as the kernel has it.
 	modules map[string]kmod.Info
 }
 
@@ -221,6 +221,7 @@ func checkBuilds(ctx context.Context, m *machine.Machine, dir string, list []arc
 			if err := conf.CheckName(name); err != nil {
 				return nil, badBuild(fmt.Sprintf("%q: %v", file, err), failure.StatusNoModule)
 			}
+			name = kmod.Normal(name)
 			if _, ok := modules[name]; ok {
 				return nil, badBuild(file+": the module is there twice", failure.StatusNoModule)
 			}
@@ -276,7 +277,7 @@ func (a *loading) archived() (id tree.ID, err error) {
 	a.bare = len(read.Modules) == 0 && read.Excluded == ""
 	for _, b := range a.builds {
 		for _, m := range read.Modules {
-			if err := b.modules[m.DestName].CheckName(m.BuiltName, m.DestName); err != nil {
+			if err := b.modules[kmod.Normal(m.DestName)].CheckName(m.BuiltName, m.DestName); err != nil {
 				return id, badBuild(fmt.Sprintf("%s.ko for %s: %v", m.DestName, b.kernel, err), failure.StatusNoModule)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/tree"
 	"dkms-kernel-install/internal/version"
@@ -471,8 +472,8 @@ func (p *planner) conflicts() {
 	owner := map[string]tree.ID{}
 	claim := func(pkg observe.Seen) {
 		for _, m := range pkg.Conf.Modules {
-			if _, taken := owner[m.DestName]; !taken {
-				owner[m.DestName] = pkg.ID
+			if _, taken := owner[kmod.Normal(m.DestName)]; !taken {
+				owner[kmod.Normal(m.DestName)] = pkg.ID
 			}
 		}
 	}
@@ -487,7 +488,7 @@ func (p *planner) conflicts() {
 			continue
 		}
 		for _, m := range item.Conf.Modules {
-			if id, taken := owner[m.DestName]; taken && id.Name != item.Name {
+			if id, taken := owner[kmod.Normal(m.DestName)]; taken && id.Name != item.Name {
 				item.skip(fmt.Sprintf("its module %s.ko belongs to %s for this kernel; to install it all the same: dkms install %s -k %s", m.DestName, id, item.ID, p.view.Release))
 				break
 			}

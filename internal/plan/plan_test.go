@@ -156,6 +156,8 @@ func TestMake(t *testing.T) {
 
 		{"conflict", []observe.Seen{pkg("a", "1", modules("x")), pkg("b", "1", modules("y", "x"))}, auto,
 			"a/1 build place\nb/1 skip: its module x.ko belongs to a/1 for this kernel; to install it all the same: dkms install b/1 -k \n"},
+		{"conflict of a dash and an underscore", []observe.Seen{pkg("a", "1", modules("n-n")), pkg("b", "1", modules("y", "n_n"))}, auto,
+			"a/1 build place\nb/1 skip: its module n_n.ko belongs to a/1 for this kernel; to install it all the same: dkms install b/1 -k \n"},
 		{"conflict with an installed one", []observe.Seen{pkg("a", "1", modules("x")), pkg("b", "1", modules("x"), installed, func(p *observe.Seen) { p.Modules = []string{"x.ko"} })}, auto,
 			"a/1 skip: its module x.ko belongs to b/1 for this kernel; to install it all the same: dkms install a/1 -k \nb/1 current\n"},
 		{"conflict with an installed one, asked", []observe.Seen{pkg("a", "1", modules("x")), pkg("b", "1", modules("x"), installed)}, only("a/1"), "a/1 build place\n"},

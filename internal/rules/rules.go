@@ -13,5 +13,5 @@ const (
 	Key = 1
 	// Conf counts the changes to what is made of a dkms.conf. What is remembered
 	// of one by other rules is read again.
-	Conf = 3
+	Conf = 4
 )

@@ -135,10 +135,7 @@ func CheckID(id ID) error {
 			return err
 		}
 	}
-	if id.Version == originals {
-		return fmt.Errorf("%q is not a version: the tree uses that name", id.Version)
-	}
-	return nil
+	return conf.CheckReserved(id.Name, id.Version)
 }
 
 // CheckTarget returns an error unless k can name a kernel in the tree.
@@ -160,5 +157,4 @@ const tarballs = "tarball"
 // reserved are the names in a package's directory that are not kernels.
 var reserved = []string{"source", "build", tarballs}
 
-// originals is the directory of displaced modules, beside a package's versions.
-const originals = "original_module"
+const originals = conf.Originals
