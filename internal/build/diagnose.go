@@ -9,7 +9,10 @@ import (
 	"io"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
+
+	"dkms-kernel-install/internal/codec"
 )
 
 // causes match the lines that explain a failed build, the most telling kind first.
@@ -25,35 +28,64 @@ var causes = []*regexp.Regexp{
 	regexp.MustCompile(`\*\*\*`),
 }
 
-// passing matches the lines of a log that tell of a trouble which may be gone the next
-// time.
-var passing = regexp.MustCompile(`No space left on device|[Kk]illed|out of memory|memory exhausted|Cannot allocate memory|` +
-	`Resource temporarily unavailable|Too many open files|[Dd]isk quota|Input/output error|Read-only file system|` +
-	`Permission denied|Operation not permitted|Text file busy|Stale file handle|[Tt]imed out|Temporary failure|` +
-	`Could not resolve|Connection refused|Network is unreachable|internal compiler error|Segmentation fault|Bus error|Terminated|Interrupt|` +
-	`: (?:command )?not found$|^make(?:\[\d+\])?: .*: No such file or directory$`)
+// passing are words of a log that tell of a trouble which may be gone the next time.
+// They are no regular expression: one of so many takes a second for a few megabytes.
+var passing = []string{
+	"No space left on device", "Killed", "killed", "out of memory", "memory exhausted", "Cannot allocate memory",
+	"Resource temporarily unavailable", "Too many open files", "Disk quota", "disk quota", "Input/output error", "Read-only file system",
+	"Permission denied", "Operation not permitted", "Text file busy", "Stale file handle", "Timed out", "timed out", "Temporary failure",
+	"Could not resolve", "Connection refused", "Network is unreachable", "internal compiler error", "Segmentation fault", "Bus error",
+	"Terminated", "Interrupt",
+}
+
+// endSize is how many bytes are read of each end of what a command printed: that may be
+// as much as the log may have, and to search it would take long.
+const endSize = 1 << 20
+
+// excerpt returns what a log has from start to end. If that is more than both ends, it
+// returns these as lines of their own, and whole is false.
+func excerpt(log io.ReaderAt, start, end int64) (text []byte, whole bool, err error) {
+	if end-start <= 2*endSize {
+		text, err = codec.ReadRange(log, end, start, end-start)
+		return text, true, err
+	}
+	head, err := codec.ReadRange(log, end, start, endSize)
+	if err != nil {
+		return nil, false, err
+	}
+	tail, err := codec.ReadRange(log, end, end-endSize, endSize)
+	// Its first line has lost its beginning.
+	if i := bytes.IndexByte(tail, '\n'); i >= 0 {
+		tail = tail[i:]
+	}
+	return append(head, tail...), false, err
+}
 
 // lasting reports whether a command that ended with err and printed log will fail again
 // while nothing changes: it ended by itself, and nothing in the log is about the state of
 // the machine. In doubt it reports false.
-func lasting(err error, log io.Reader) bool {
+func lasting(err error, log []byte) bool {
 	var exit *exec.ExitError
 	// Of a shell, 126 and 127 are for a command that cannot be run, and more for
 	// signals.
 	if !errors.As(err, &exit) || exit.ExitCode() <= 0 || exit.ExitCode() >= 126 {
 		return false
 	}
-	r := bufio.NewReader(log)
-	for {
-		line, _, err := r.ReadLine()
-		if err != nil {
-			return err == io.EOF
-		}
-		if passing.Match(bytes.TrimSpace(line)) {
+	if slices.ContainsFunc(passing, func(p string) bool { return bytes.Contains(log, []byte(p)) }) {
+		return false
+	}
+	for line := range bytes.Lines(log) {
+		line = bytes.TrimSpace(line)
+		missing := bytes.HasSuffix(line, []byte(": not found")) || bytes.HasSuffix(line, []byte(": command not found"))
+		if missing || bytes.HasSuffix(line, []byte(": No such file or directory")) && makes.Match(line) {
 			return false
 		}
 	}
+	return true
 }
+
+// makes matches what make says, and not a compiler.
+var makes = regexp.MustCompile(`^make(\[\d+\])?: `)
 
 // decisive returns the line of a log that tells why it ends in a failure: the
 // first of the most telling kind, else the last line of all.

@@ -3,6 +3,7 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -156,6 +157,7 @@ func (r *runner) shell(ctx context.Context, c command) error {
 		defer done()
 	}
 	err := r.start(ctx, c.world, cmd)
+	end, _ := r.log.Seek(0, io.SeekEnd)
 	fmt.Fprintf(r.log, "\n# exit status: %s\n", exitStatus(err))
 	var limit *sandbox.LimitError
 	if errors.As(err, &limit) {
@@ -164,9 +166,12 @@ func (r *runner) shell(ctx context.Context, c command) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	said := func() io.Reader { return io.NewSectionReader(r.log, start, 1<<62) }
-	f := &failure.Failure{What: c.what, Log: r.path, Status: c.status, Err: err, Lasting: lasting(err, said())}
-	if f.Why = decisive(said()); f.Why == "" {
+	said, whole, errLog := excerpt(r.log, start, end)
+	if errLog != nil {
+		return fmt.Errorf("cannot read the log: %w", errLog)
+	}
+	f := &failure.Failure{What: c.what, Log: r.path, Status: c.status, Err: err, Lasting: whole && lasting(err, said)}
+	if f.Why = decisive(bytes.NewReader(said)); f.Why == "" {
 		f.Why = exitStatus(err)
 	}
 	if r.dir != "" {

@@ -3,7 +3,9 @@
 package build
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"os/exec"
 	"strings"
 	"testing"
@@ -37,8 +39,53 @@ func TestLasting(t *testing.T) {
 		{"it was not started", errors.New("cannot start"), "", false},
 		{"a long line", exit("exit 1"), strings.Repeat("x", 10000) + "\nKilled\n", false},
 	} {
-		if got := lasting(tt.err, strings.NewReader(tt.log)); got != tt.want {
+		if got := lasting(tt.err, []byte(tt.log)); got != tt.want {
 			t.Errorf("%s: %v", tt.name, got)
 		}
+	}
+}
+
+// counted is a log of size bytes that counts how many are read.
+type counted struct{ size, read int64 }
+
+func (c *counted) ReadAt(p []byte, off int64) (int, error) {
+	n := copy(p, bytes.Repeat([]byte("foo.c: warning: error\n"), len(p)/22+2)[off%22:])
+	c.read += int64(n)
+	if off+int64(n) > c.size {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, nil
+}
+
+// Much output does not cost much: only its ends are read, and searched.
+func TestExcerpt(t *testing.T) {
+	for _, tt := range []struct {
+		start, end int64
+		whole      bool
+	}{
+		{0, 0, true},
+		{100, 100, true},
+		{100, 1000, true},
+		{100, 100 + 2*endSize, true},
+		{100, 101 + 2*endSize, false},
+		{100, 64 << 20, false},
+		{0, 1 << 40, false},
+	} {
+		log := &counted{size: tt.end}
+		text, whole, err := excerpt(log, tt.start, tt.end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := min(tt.end-tt.start, 2*endSize); whole != tt.whole || log.read != want || int64(len(text)) > want {
+			t.Errorf("from %d to %d: %d bytes, of %d that are read, and whole is %v", tt.start, tt.end, len(text), log.read, whole)
+		}
+		if whole && int64(len(text)) != tt.end-tt.start {
+			t.Errorf("from %d to %d: %d bytes", tt.start, tt.end, len(text))
+		}
+	}
+	text := "first\n" + strings.Repeat("x", endSize) + "\n" + strings.Repeat("y", endSize) + "\nlast\n"
+	got, whole, err := excerpt(strings.NewReader(text), 0, int64(len(text)))
+	if err != nil || whole || !bytes.HasPrefix(got, []byte("first\nxxx")) || !bytes.HasSuffix(got, []byte("xxx\nlast\n")) || bytes.Contains(got, []byte("y")) {
+		t.Errorf("%d bytes, %v, %v", len(got), whole, err)
 	}
 }
