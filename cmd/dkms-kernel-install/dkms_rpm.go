@@ -31,7 +31,7 @@ func (c *classicRun) installRPM(file string) error {
 		return err
 	}
 	cmd := exec.CommandContext(c.ctx, "rpm", "-Uvh", "--", file)
-	cmd.Stdout, cmd.Stderr = c.p.stdout, c.p.stderr
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // rpm knows a terminal, and runs what it brings as root
 	if err := cmd.Run(); err != nil {
 		return &failure.Failure{What: "cannot install " + file, Why: "rpm: " + err.Error(), Status: failure.StatusNoPerm, Err: err,
 			Hint: "install it with the distribution's own tools, or load an archive that dkms mktarball made"}

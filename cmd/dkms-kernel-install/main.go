@@ -12,7 +12,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -36,6 +35,7 @@ var version = "devel"
 type program struct {
 	machine        machine.Options // its root, timeouts and SignPIN are those of every face
 	stdout, stderr io.Writer
+	help           io.Writer // stdout as it is: a terminal is asked for its width
 }
 
 // open opens the machine that a face works on. Text shows the events of its runs.
@@ -79,6 +79,8 @@ var errSignal = errors.New("interrupted by a signal")
 
 // main runs the face that args[0] asks for and returns the exit status.
 func (p *program) main(args []string) int {
+	// All that is printed goes through these. No text of a package gets around them.
+	p.help, p.stdout, p.stderr = p.stdout, report.Clean(p.stdout), report.Clean(p.stderr)
 	// The modes of the files that are made do not depend on the caller's umask.
 	syscall.Umask(0o022)
 	// The pass phrase is for what signs, and for no other program that runs.
@@ -103,9 +105,4 @@ func (p *program) main(args []string) int {
 	default:
 		return p.native(ctx, args[1:])
 	}
-}
-
-// errorf prints an error as the classic dkms does.
-func (p *program) errorf(format string, args ...any) {
-	fmt.Fprintf(p.stderr, "Error! "+format+"\n", args...)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/report"
 )
 
 // parse parses the command line args into the struct that into points to. If the
@@ -16,7 +17,7 @@ import (
 // the version was printed, and wrong, after a message, if the line is wrong.
 func (p *program) parse(into any, name, description string, args []string, wrong int) (k *kong.Context, status int) {
 	exited := false
-	parser, err := kong.New(into, kong.Name(name), kong.Description(description), kong.Writers(p.stdout, p.stderr),
+	parser, err := kong.New(into, kong.Name(name), kong.Description(description), kong.Writers(p.help, p.stderr),
 		kong.Exit(func(int) { exited = true }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Vars{"version": name + " " + version})
 	if err != nil {
@@ -32,7 +33,8 @@ func (p *program) parse(into any, name, description string, args []string, wrong
 	return k, 0
 }
 
-// exit prints err, unless it is told, and returns its exit status; 0 for nil.
+// exit prints err as the classic dkms does, unless it is told, and returns its exit
+// status; 0 for nil.
 func (p *program) exit(err error) int {
 	if err == nil {
 		return 0
@@ -41,9 +43,9 @@ func (p *program) exit(err error) int {
 	if errors.As(err, &told{}) {
 		return max(f.Status, 1)
 	}
-	p.errorf("%s", f.Error())
+	fmt.Fprintln(p.stderr, "Error! "+report.Line(f.Error()))
 	if f.Hint != "" {
-		fmt.Fprintln(p.stderr, f.Hint)
+		fmt.Fprintln(p.stderr, report.Line(f.Hint))
 	}
 	return max(f.Status, 1)
 }

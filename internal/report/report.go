@@ -29,7 +29,7 @@ type Text struct {
 	prefix string
 }
 
-// NewText returns a Text that writes to w. Every line begins with prefix, after the word
+// NewText returns a Text that writes to w, which [Clean] has made. Every line begins with prefix, after the word
 // "warning: " if it is one. If quiet is set, it writes only failures and warnings. If
 // verbose is set, which prevails, it also writes what begins, what is current, and which
 // files are placed and removed.
@@ -49,8 +49,8 @@ func NewText(w io.Writer, prefix string, verbose, quiet bool) *Text {
 // Verbose makes t verbose from now on; see [NewText].
 func (t *Text) Verbose() { t.log.SetLevel(logrus.DebugLevel) }
 
-// lineFormatter writes a message without its time, and its level only for warnings:
-// package managers have a log of their own.
+// lineFormatter writes a message in one line. It leaves out the time, and the level but
+// for warnings: package managers have a log of their own.
 type lineFormatter struct{}
 
 func (lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
@@ -61,19 +61,11 @@ func (lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
 			prefix = ""
 		}
 	}
-	return []byte(prefix + clean(e.Message) + "\n"), nil
+	return []byte(prefix + Line(e.Message) + "\n"), nil
 }
 
-// clean replaces control characters, except tabs and line breaks, and invalid UTF-8 by
-// question marks: text from a package must not control the terminal.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || 0x80 <= r && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-}
+// Line returns s as one line, lest text from a package pass for a line of ours.
+func Line(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
 
 // Start writes, if t is verbose, that the work on a package for a kernel begins: the
 // build, or else only the installation. In a log such lines do not help.
@@ -258,7 +250,9 @@ func StatusJSON(w io.Writer, list []observe.Status) error {
 	for i, s := range list {
 		out[i] = statusJSON{s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, string(s.State), s.Originals, s.Missing, s.Differs, s.KernelGone, s.WeakFrom}
 	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(out)
+	text, err := json.MarshalIndent(out, "", "  ")
+	if err == nil {
+		_, err = w.Write(append(escapeJSON(text), '\n'))
+	}
+	return err
 }
