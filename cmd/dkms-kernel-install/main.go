@@ -21,6 +21,7 @@ import (
 	"strings"
 	"syscall"
 
+	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/machine"
@@ -83,6 +84,8 @@ func (p *program) main(args []string) int {
 	p.help, p.stdout, p.stderr = p.stdout, report.Clean(p.stdout), report.Clean(p.stderr)
 	// The modes of the files that are made do not depend on the caller's umask.
 	syscall.Umask(0o022)
+	// What the caller has open is not for what a package brings.
+	child.CloseInherited()
 	// The pass phrase is for what signs, and for no other program that runs.
 	p.machine.SignPIN = os.Getenv(conf.SignPIN)
 	os.Unsetenv(conf.SignPIN)

@@ -6,12 +6,33 @@ package child
 
 import (
 	"context"
+	"math"
+	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// CloseInherited sees to it that the programs which this process starts get nothing
+// of what it has open itself, such as its caller's files and locks. They still get
+// standard input, output and error, and what an [exec.Cmd] says.
+func CloseInherited() {
+	if unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return
+	}
+	// Linux can do that since version 5.11.
+	open, _ := os.ReadDir("/proc/self/fd")
+	for _, file := range open {
+		if fd, err := strconv.Atoi(file.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
 
 // Start starts cmd as the first process of a PID namespace of its own. When it ends,
 // so does everything that it started, daemons included. If the machine denies such a

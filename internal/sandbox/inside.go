@@ -17,6 +17,8 @@ import (
 
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/child"
 )
 
 // name is argv[0] of the process that makes a world and waits in it.
@@ -41,8 +43,7 @@ func Main() {
 	if err != nil {
 		os.Exit(125)
 	}
-	unix.CloseOnExec(fd)
-	unix.CloseOnExec(fd + 1)
+	child.CloseInherited()
 	report := os.NewFile(uintptr(fd+1), "report")
 	var s spec
 	text, err := os.ReadFile("/proc/self/fd/" + os.Args[1])

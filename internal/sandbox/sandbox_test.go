@@ -140,6 +140,17 @@ func TestDenied(t *testing.T) {
 	}
 	defer victim.Wait()
 	defer victim.Process.Kill()
+	key, err := os.Open(os.Getenv("TOP") + "/secret/key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Close()
+	inherited, err := unix.FcntlInt(key.Fd(), unix.F_DUPFD, 100) // as if our caller had it open
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(inherited)
+	t.Setenv("INHERITED", strconv.Itoa(inherited))
 	t.Setenv("PORT", port)
 	t.Setenv("VICTIM", strconv.Itoa(victim.Process.Pid))
 	session, err := unix.Getsid(0)
@@ -160,6 +171,7 @@ func TestDenied(t *testing.T) {
 		"chmod":              {f.Mounts || f.Drop, `chmod 777 ../kept`},
 		"shadow":             {f.Drop, `cat /etc/shadow`},
 		"hidden":             {f.Mounts, `cat $TOP/secret/key || test -s $TOP/mok.key`},
+		"inherited":          {true, `cat <&$INHERITED`},
 		"loopback":           {f.Net || f.Landlock >= 4, `exec 4<>/dev/tcp/127.0.0.1/$PORT`},
 		"kill":               {f.PID || f.Drop || f.Landlock >= 6, `kill -9 $VICTIM`},
 		"mount":              {f.Drop || f.Mounts, `mount -t tmpfs none . || mount --bind /etc .`},
