@@ -39,9 +39,12 @@ func TestMain(m *testing.M) {
 		// Programs that it runs.
 		"depmod": depmod,
 		"kbuild": kbuild,
-		// Programs that run a command with something denied to it.
+		// Programs that run a command with something denied to it, or given.
 		"without": without,
 		"full":    full,
+		"withkey": withKey,
+		// What packages try.
+		"attack": attack,
 	})
 }
 
@@ -144,6 +147,7 @@ func setup(env *testscript.Env) error {
 //	[mount]  a new mount namespace can be made, in which file systems can be
 //	         mounted and resized; ordinary users can rarely do the latter
 //	[pidns]  a new PID namespace can be made
+//	[keys]   the kernel has keys, and lets us make some
 func condition(cond string) (bool, error) {
 	switch cond {
 	case "root":
@@ -152,6 +156,8 @@ func condition(cond string) (bool, error) {
 		return can("unshare", "-rm", "sh", "-c", "mount -t tmpfs none /mnt && mount -o remount,size=1m /mnt")
 	case "pidns":
 		return can("unshare", "-pf", "true")
+	case "keys":
+		return can("withkey", "true")
 	}
 	return false, fmt.Errorf("unknown condition %q", cond)
 }

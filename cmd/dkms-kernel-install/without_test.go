@@ -17,8 +17,8 @@ import (
 //
 //	without WHAT,WHAT... COMMAND...
 //
-// It runs a command, to which the kernel denies landlock, or namespaces: user, mount,
-// pid, net.
+// It runs a command, to which the kernel denies landlock, seccomp, or namespaces: user,
+// mount, pid, net.
 func without() {
 	namespaces := map[string]uint32{"user": unix.CLONE_NEWUSER, "mount": unix.CLONE_NEWNS, "pid": unix.CLONE_NEWPID, "net": unix.CLONE_NEWNET}
 	var f filter
@@ -26,6 +26,9 @@ func without() {
 	for what := range strings.SplitSeq(os.Args[1], ",") {
 		if what == "landlock" {
 			f.on(unix.SYS_LANDLOCK_CREATE_RULESET, failWith(unix.ENOSYS))
+		}
+		if what == "seccomp" {
+			f.on(unix.SYS_SECCOMP, failWith(unix.ENOSYS))
 		}
 		flags |= namespaces[what]
 	}

@@ -66,6 +66,7 @@ func (s *spec) run() (status int, err error) {
 	// Only this thread gives up rights, and it starts the command.
 	runtime.LockOSThread()
 	unix.Umask(0o022)
+	child.OwnKeyring()
 	// When memory is short, the kernel is to kill builds before anything else.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 	if s.Features.Net {
