@@ -153,12 +153,23 @@ func cmdEvil(ts *testscript.TestScript, neg bool, args []string) {
 //
 //	listen
 //
-// It listens on a TCP port of the loopback device and sets $PORT to it. It sets $OUTSIDE
-// to the ID of a process outside of all builds.
+// It listens on a TCP port of the loopback device and sets $PORT to it, and on the Unix
+// sockets that attacks know. It sets $OUTSIDE to the ID of a process outside of all
+// builds.
 func cmdListen(ts *testscript.TestScript, neg bool, args []string) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	ts.Check(err)
 	ts.Defer(func() { l.Close() })
+	file := filepath.Join(ts.Getenv("WORK"), "open/service")
+	for _, name := range []string{file, "@" + file} {
+		l, err := net.Listen("unix", name)
+		ts.Check(err)
+		ts.Defer(func() { l.Close() })
+	}
+	c, err := net.ListenPacket("unixgram", file+".datagrams")
+	ts.Check(err)
+	ts.Defer(func() { c.Close() })
+	ts.Check(errors.Join(os.Chmod(file, 0o777), os.Chmod(file+".datagrams", 0o777)))
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	ts.Check(err)
 	ts.Setenv("PORT", port)

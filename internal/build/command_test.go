@@ -26,6 +26,7 @@ func TestDecisive(t *testing.T) {
 		{"no compiler", "make: gcc: No such file or directory\nmake: *** [all] Error 127\n", "make: gcc: No such file or directory", ""},
 		{"no program", "/bin/sh: 1: flex: not found\nmake: *** [all] Error 127\n", "/bin/sh: 1: flex: not found", "install the program flex"},
 		{"no make", "dkms: line 4: make: command not found\n", "dkms: line 4: make: command not found", "install the program make"},
+		{"another ABI", "make: *** [Makefile:2: all] Bad system call\n", "make: *** [Makefile:2: all] Bad system call", "build_sandbox"},
 		{"disk full", "cc1: error writing: No space left on device\nmake: *** [all] Error 1\n", "cc1: error writing: No space left on device", "make room"},
 		{"no rule", "make: *** No rule to make target 'modules'.  Stop.\nbye\n", "make: *** No rule to make target 'modules'.  Stop.", ""},
 		{"configure", "checking for x... no\nconfigure: error: \n\t*** Unable to build\n", "configure: error:", ""},

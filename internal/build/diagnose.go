@@ -130,6 +130,8 @@ func hint(line string) string {
 		return "make room on the file system, then run it again"
 	case strings.Contains(line, "out of memory"), strings.Contains(line, "Cannot allocate memory"), strings.Contains(line, "Killed"):
 		return "the build ran out of memory: run it again with fewer jobs (parallel_jobs in framework.conf)"
+	case strings.Contains(line, "Bad system call"):
+		return "it may run a program of another ABI, such as one of 32 bits, which only a build without a sandbox can (build_sandbox in framework.conf)"
 	}
 	return ""
 }

@@ -177,11 +177,15 @@ func (s *spec) confine() error {
 	// ordinary user may not drop any, and has none.
 	for c := uintptr(0); unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0) == nil; c++ {
 	}
-	if s.Features.Landlock == 0 {
-		return nil
+	if s.Features.Landlock > 0 {
+		if err := s.landlock(); err != nil {
+			return fmt.Errorf("cannot use Landlock: %w", err)
+		}
 	}
-	if err := s.landlock(); err != nil {
-		return fmt.Errorf("cannot use Landlock: %w", err)
+	if s.Features.Seccomp {
+		if err := s.seccomp(); err != nil {
+			return fmt.Errorf("cannot filter system calls: %w", err)
+		}
 	}
 	return nil
 }

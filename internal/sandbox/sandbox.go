@@ -5,9 +5,10 @@
 // at whatever path they expect it. They run as a user who owns nothing else, and what
 // they leave running ends with them.
 //
-// A world is made of namespaces, of a user without rights, and of Landlock. A machine
-// may deny any of them: [Probe] finds out, and a world is made of what is left. The
-// program starts itself to make a world, so its main calls [Main] first.
+// A world is made of namespaces, of a user without rights, of Landlock, and of a filter
+// of system calls. A machine may deny any of them: [Probe] finds out, and a world is made
+// of what is left. The program starts itself to make a world, so its main calls [Main]
+// first.
 package sandbox
 
 import (
@@ -100,6 +101,7 @@ type Features struct {
 	UserNS   bool // user namespaces
 	Drop     bool // running commands as another user
 	Landlock int  // version of Landlock's ABI; 0 means none
+	Seccomp  bool // filters of system calls
 	// Missing names what the machine denies, for a person to read.
 	Missing []string
 }
@@ -137,7 +139,7 @@ func try(u *User) Features {
 	if err != nil {
 		landlock = 0
 	}
-	root := os.Geteuid() == 0
+	seccomp, root := canFilter(), os.Geteuid() == 0
 	var why error // why the combination before was denied
 	for _, f := range []Features{
 		{UserNS: true, Mounts: true, PID: true, Net: true, Drop: true},
@@ -153,7 +155,7 @@ func try(u *User) Features {
 		if f.Drop && (u == nil || !root) || !root && !f.UserNS && f.PID {
 			continue
 		}
-		f.Landlock = landlock
+		f.Landlock, f.Seccomp = landlock, seccomp
 		w := World{Features: f, Hide: []string{"/root"}}
 		if f.Drop {
 			w.User = u
@@ -184,6 +186,7 @@ func missing(f Features, drop bool, why error) []string {
 		{f.Net, "a network namespace"},
 		{f.Drop || !drop, "an unprivileged user"},
 		{f.Landlock > 0, "Landlock"},
+		{f.Seccomp, "seccomp"},
 	} {
 		if !p.there {
 			list = append(list, p.what)
