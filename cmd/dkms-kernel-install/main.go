@@ -34,7 +34,7 @@ var version = "devel"
 
 // program is what the faces have in common.
 type program struct {
-	machine        machine.Options // its root, timeouts and SignPIN are those of every face
+	machine        machine.Options // its root, timeouts, SignPIN and Passed are those of every face
 	stdout, stderr io.Writer
 	help           io.Writer // stdout as it is: a terminal is asked for its width
 }
@@ -42,7 +42,7 @@ type program struct {
 // open opens the machine that a face works on. Text shows the events of its runs.
 func (p *program) open(o machine.Options, text *report.Text) (*engine.Engine, error) {
 	o.Root, o.ConfTimeout, o.WeakTimeout = p.machine.Root, p.machine.ConfTimeout, p.machine.WeakTimeout
-	o.SignTimeout, o.SignPIN = p.machine.SignTimeout, p.machine.SignPIN
+	o.SignTimeout, o.SignPIN, o.Passed = p.machine.SignTimeout, p.machine.SignPIN, p.machine.Passed
 	return engine.Open(o, text)
 }
 

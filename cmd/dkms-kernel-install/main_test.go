@@ -54,8 +54,14 @@ func face() {
 	if root == "" {
 		panic("TESTROOT is not set: this would work on the real machine")
 	}
+	var passed []string // that scripts use in what builds and confs do
+	for _, name := range []string{"TESTROOT", "PORT", "OUTSIDE"} {
+		if value, ok := os.LookupEnv(name); ok {
+			passed = append(passed, name+"="+value)
+		}
+	}
 	p := program{
-		machine: machine.Options{Root: root, ConfTimeout: 5 * time.Second, SignTimeout: 2 * time.Second},
+		machine: machine.Options{Root: root, ConfTimeout: 5 * time.Second, SignTimeout: 2 * time.Second, Passed: passed},
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
 	}

@@ -346,6 +346,9 @@ func (x *extractor) file(name string, h *tar.Header, size int64, content io.Read
 	mode := h.FileInfo().Mode()&0o755 | 0o600
 	if strings.HasPrefix(name, mainTree+"/") {
 		mode = 0o644
+		if path.Base(path.Dir(name)) == "log" {
+			mode = 0o640 // as builds here leave it
+		}
 	}
 	if err := errors.Join(f.Chmod(mode), f.Close()); err != nil {
 		return err

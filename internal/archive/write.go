@@ -22,7 +22,8 @@ import (
 // Write writes an archive of contents to w, with the binaries in their order. The
 // same files with the same times give the same bytes. It leaves out symbolic links in
 // the source that lead out of it, whatever is no file, directory or symbolic link, and
-// all links in binaries. It returns the paths that those would have in the archive.
+// all links in binaries, and logs in them that this process may not read. It returns the
+// paths that those would have in the archive.
 func Write(ctx context.Context, w io.Writer, c codec.Compression, contents Contents) (left []string, err error) {
 	z, err := codec.NewWriter(w, c, codec.WriterOptions{})
 	if err != nil {
@@ -146,7 +147,10 @@ func (a *writer) tree(dir, top string, links bool) error {
 				return a.header(&tar.Header{Name: to, Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777, ModTime: fi.ModTime()})
 			}
 		case 0:
-			return a.file(root, name, to)
+			err := a.file(root, name, to)
+			if links || path.Dir(name) != "log" || !errors.Is(err, fs.ErrPermission) {
+				return err
+			}
 		}
 		a.left = append(a.left, to)
 		return nil

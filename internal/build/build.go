@@ -268,7 +268,7 @@ func (j *job) keep(ctx context.Context, tmp, targetDir string) error {
 	if _, err := j.run.log.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	if err := files.Write(filepath.Join(targetDir, "log", "make.log"), j.run.log, 0o644, files.Options{Durable: true}); err != nil {
+	if err := files.Write(filepath.Join(targetDir, "log", "make.log"), j.run.log, 0o640, files.Options{Durable: true}); err != nil {
 		return err
 	}
 	if err := files.SyncDir(tmp); err != nil {
@@ -430,7 +430,7 @@ func (j *job) strip(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintf(j.run.log, "# command: %s\n", strings.Join(cmd.Args, " "))
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	cmd.Env = append(j.buildEnviron(w, dir), "TMPDIR="+dir)
 	err := j.run.start(ctx, w, cmd)
 	if err == nil {
 		return nil

@@ -95,9 +95,10 @@ func (j *job) patch(ctx context.Context, name string) error {
 	// Without a question, and without its usual answer: what is in the source
 	// already would be taken out of it again.
 	cmd := exec.Command("patch", "-p1", "--batch", "--forward")
-	cmd.Dir, cmd.Stdin = j.Tree.BuildDir(j.ID), f
+	w := j.world()
+	cmd.Dir, cmd.Stdin, cmd.Env = j.Tree.BuildDir(j.ID), f, j.buildEnviron(w, j.staging.tmp)
 	fmt.Fprintf(j.run.log, "# patch: %s\n", name)
-	if err := j.run.start(ctx, j.world(), cmd); errors.Is(err, exec.ErrNotFound) {
+	if err := j.run.start(ctx, w, cmd); errors.Is(err, exec.ErrNotFound) {
 		return &failure.Failure{What: "patch failed", Why: "the program patch is not installed", Status: failure.StatusPatch, Err: err, Hint: "install patch"}
 	} else if err != nil {
 		f := fail(fmt.Sprintf("patches/%s does not apply (%v)", name, err), failure.StatusPatch)

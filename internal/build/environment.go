@@ -34,6 +34,9 @@ type Environment struct {
 	// Exports is what commands that build find in the environment besides, from the
 	// file that build_environment names, NAME=VALUE.
 	Exports []string
+	// Passed is what they find besides that and besides what is passed from the
+	// caller, NAME=VALUE.
+	Passed []string
 }
 
 // Script runs the script that directive names, with its arguments: the one in
@@ -59,9 +62,9 @@ func (e Environment) Script(ctx context.Context, dir, directive, value string) e
 	return err
 }
 
-// environ is what commands see that run in w, whose temporary files go to tmp.
-func (e Environment) environ(w *sandbox.World, tmp string) []string {
-	env := conf.Environ(os.Environ(),
+// environ is what commands see besides env.
+func (e Environment) environ(env []string) []string {
+	env = append(env,
 		"LC_MESSAGES=C", // what decisive looks for is English
 		"kernelver="+e.Kernel.Release, "arch="+e.Kernel.Arch, "module="+e.Name, "module_version="+e.Version)
 	compiler := e.Kernel.Compiler()
@@ -73,12 +76,6 @@ func (e Environment) environ(w *sandbox.World, tmp string) []string {
 		if strings.HasPrefix(a, "LLVM=") {
 			env = append(env, a)
 		}
-	}
-	if w != nil {
-		if w.Features.Mounts {
-			tmp = "/tmp"
-		}
-		env = append(env, "HOME="+tmp, "TMPDIR="+tmp)
 	}
 	return append(env, e.Settings.BuildEnvironment...)
 }
@@ -95,10 +92,19 @@ var same = []string{
 	"PYTHONHASHSEED=0", "PERL_HASH_SEED=0",
 }
 
-// buildEnviron is environ for commands that build. What build_environment says
-// wins, but for the pass phrase of a key, which no build gets.
+// buildEnviron is environ for commands that build in w, whose temporary files go to
+// tmp. What build_environment says wins, but for the pass phrase of a key, which no
+// build gets.
 func (e Environment) buildEnviron(w *sandbox.World, tmp string) []string {
-	env := slices.Concat(e.environ(w, tmp), same, e.Settings.BuildEnvironment, e.Exports)
+	allowed := e.Settings.Allowed(e.Name)
+	env := e.environ(conf.Confined(os.Environ(), allowed.Network || allowed.All, e.Passed...))
+	if w != nil {
+		if w.Features.Mounts {
+			tmp = "/tmp"
+		}
+		env = append(env, "HOME="+tmp, "TMPDIR="+tmp)
+	}
+	env = slices.Concat(env, same, e.Settings.BuildEnvironment, e.Exports)
 	return slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, conf.SignPIN+"=") })
 }
 
@@ -219,7 +225,7 @@ func (r *runner) script(ctx context.Context, s script) error {
 		status = failure.StatusPreInstall
 	}
 	if s.env == nil {
-		s.env = r.environ(nil, "")
+		s.env = r.environ(conf.Environ(os.Environ()))
 	}
 	return r.shell(ctx, command{text: quote(file) + " " + args, dir: s.seen, env: s.env, world: s.world, what: what, status: status})
 }

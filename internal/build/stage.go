@@ -69,7 +69,7 @@ func (j *job) stage(ctx context.Context) error {
 		}
 	}
 	var err error
-	j.run.log, err = os.OpenFile(filepath.Join(top, "make.log"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+	j.run.log, err = os.OpenFile(filepath.Join(top, "make.log"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o640)
 	return err
 }
 

@@ -556,17 +556,16 @@ func TestSettingsForKernel(t *testing.T) {
 }
 
 func TestReadExports(t *testing.T) {
-	t.Setenv("DKMS_TEST_OLD", "old")
-	t.Setenv("DKMS_TEST_SAME", "same")
-	sh := &Shell{}
+	sh := &Shell{Environ: []string{"PATH=" + os.Getenv("PATH"), "TZ=UTC", "TERM=dumb", "HIDDEN=old", "SECRET=secret"}}
 	defer sh.Close()
 	for name, tt := range map[string]struct {
 		text, want, wantErr string
 	}{
 		"nothing": {},
-		"exported": {text: "export B=\"for $kernelver\" A='two\nlines'\nC=hidden\ncd /tmp\nexport DKMS_TEST_SAME",
+		"exported": {text: "export B=\"for $kernelver\" A='two\nlines'\nC=hidden\ncd /tmp\nexport TERM",
 			want: "A=two\nlines B=for 6.1"},
-		"of the environment": {text: "DKMS_TEST_OLD=new PATH=$PATH", want: "DKMS_TEST_OLD=new"},
+		"of the environment": {text: "TERM=new PATH=$PATH", want: "TERM=new"},
+		"let through":        {text: "export HIDDEN A=$SECRET; SECRET=new", want: "A=secret HIDDEN=old"},
 		"status":             {text: "export A=1\nfalse", want: "A=1"},
 		"noise":              {text: "head -c 9000000 /dev/zero\nhead -c 9000000 /dev/zero >&2\nexport A=1", want: "A=1"},
 		"IFS":                {text: "IFS=_; export A_B=1", want: "A_B=1"},
@@ -603,12 +602,22 @@ func TestReadExports(t *testing.T) {
 }
 
 func TestEnviron(t *testing.T) {
-	got := Environ([]string{"CC=x", "PATH=/bin", "KBUILD_X=1", "BASH_FUNC_f%%=() { :; }"}, "A=b")
+	got := Environ([]string{"CC=x", "PATH=/bin", "KBUILD_X=1", "KBUILD_SIGN_PIN=x", "BASH_FUNC_f%%=() { :; }"}, "A=b")
 	if diff := cmp.Diff([]string{"PATH=/bin", "KBUILD_X=1", "A=b"}, got); diff != "" {
 		t.Error(diff)
 	}
 	got = Environ([]string{"sub_make_done=1", "KBUILD_X=1", "ARCH=x", "MAKEFLAGS=-k", "HOME=/"})
 	if diff := cmp.Diff([]string{"HOME=/"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestConfined(t *testing.T) {
+	env := []string{"PATH=/bin", "LC_TIME=C", "KBUILD_X=1", "KBUILD_SIGN_PIN=x", "http_proxy=p", "NO_PROXY=n", "XPATH=x", "PATHX=x", "TOKEN=x", "MAKE=x"}
+	if diff := cmp.Diff([]string{"PATH=/bin", "LC_TIME=C", "KBUILD_X=1", "A=b"}, Confined(env, false, "A=b")); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"PATH=/bin", "LC_TIME=C", "KBUILD_X=1", "http_proxy=p", "NO_PROXY=n"}, Confined(env, true)); diff != "" {
 		t.Error(diff)
 	}
 }

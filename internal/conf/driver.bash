@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Sources shell files for package conf and says what they set.
 #
-# Standard input has requests. Each is four lists: assignments to make before the
-# files are sourced, the files, assignments to make after, and the names of the
-# variables that are wanted, or "*" for all that are exported. A list is a count and
-# that many strings, all NUL-terminated.
+# Standard input has requests. Each is five lists: assignments to make before the
+# files are sourced, the files, assignments to make after, the names of the variables
+# that are wanted, or "*" for all that are exported, and the names of variables that
+# are not exported unless a file does it. A list is a count and that many strings, all
+# NUL-terminated.
 #
 # Descriptor 3 gets the answers, as NUL-terminated fields. Each message begins with
 # the nonce $1, which tells it from what a file prints there:
@@ -38,6 +39,7 @@ __evaluate() {
 	for __item in "${__before[@]}"; do
 		printf -v "${__item%%=*}" %s "${__item#*=}"
 	done
+	((${#__unexport[@]})) && export -n "${__unexport[@]}"
 	for __item in "${__files[@]}"; do
 		# It does not matter whether the last command of a file failed. But
 		# 126 means that a file is not text.
@@ -80,7 +82,7 @@ __evaluate() {
 
 __nonce=$1
 shift
-while __list __before && __list __files && __list __after && __list __names; do
+while __list __before && __list __files && __list __after && __list __names && __list __unexport; do
 	# Not ( __evaluate ): in such a subshell bash 5.2 saves a fork by letting
 	# the last command of a sourced file replace the subshell.
 	__evaluate </dev/null >/dev/null 2>&3 &

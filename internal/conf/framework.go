@@ -452,14 +452,15 @@ func (s *Shell) ReadVariables(file string, names ...string) (map[string]string, 
 
 // ReadExports returns the variables that a shell file exports, as NAME=VALUE in order
 // of the names, when it is sourced for the kernel called release: those that are new,
-// or other than in the environment of bash. What bash itself changes is not among them.
+// or other than what [Confined] lets through of the environment of bash. The rest of
+// that the file sees, but has to export. What bash itself changes is not among them.
 func (s *Shell) ReadExports(file, release string) ([]string, error) {
 	if fi, err := os.Stat(file); err != nil {
 		return nil, err
 	} else if !fi.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a file", file)
 	}
-	r := request{before: []string{"kernelver=" + release}, names: []string{exported}}
+	r := request{before: []string{"kernelver=" + release}, names: []string{exported}, unexport: unconfined(s.Environ)}
 	was, err := s.eval(r)
 	if err == nil && len(was) == 0 {
 		err = errors.New("this bash cannot list what is exported: it has no compgen")

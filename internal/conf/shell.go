@@ -42,6 +42,8 @@ const DefaultTimeout = 30 * time.Second
 type Shell struct {
 	// Timeout bounds one evaluation; 0 means DefaultTimeout.
 	Timeout time.Duration
+	// Environ is the environment of bash, NAME=VALUE.
+	Environ []string
 
 	mu    sync.Mutex // held for a whole evaluation; guards the fields below
 	cmd   *exec.Cmd  // nil if bash does not run
@@ -52,9 +54,10 @@ type Shell struct {
 }
 
 // request is one evaluation: assignments of the form NAME=VALUE to make before and
-// after the files are sourced, and the names of the variables that are wanted.
+// after the files are sourced, the names of the variables that are wanted, and those of
+// variables that files find, but not exported.
 type request struct {
-	before, files, after, names []string
+	before, files, after, names, unexport []string
 }
 
 // exported is the only name of a request that wants all variables that are exported.
@@ -98,11 +101,7 @@ func (s *Shell) start() error {
 	s.nonce = rand.Text()
 	// -p: ignore functions and BASH_ENV in the environment.
 	cmd := exec.Command("bash", "--norc", "--noprofile", "-p", "-s", s.nonce)
-	// What a conf does not set is not set, whatever the environment has.
-	cmd.Env = slices.DeleteFunc(Environ(os.Environ(), "LC_MESSAGES=C"), func(e string) bool {
-		name, _, _ := strings.Cut(e, "=")
-		return slices.Contains(confNames, name)
-	})
+	cmd.Env = append(slices.Clip(s.Environ), "LC_MESSAGES=C")
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{w}
 	stdin, err := cmd.StdinPipe()
@@ -157,7 +156,7 @@ func (s *Shell) ask(r request) (values, error) {
 // encode returns r as driver.bash reads it.
 func (r request) encode() (string, error) {
 	var b strings.Builder
-	for _, list := range [][]string{r.before, r.files, r.after, r.names} {
+	for _, list := range [][]string{r.before, r.files, r.after, r.names, r.unexport} {
 		fmt.Fprintf(&b, "%d\x00", len(list))
 		for _, item := range list {
 			if strings.ContainsRune(item, 0) {
@@ -305,45 +304,4 @@ func lastLine(noise []byte) string {
 		return ""
 	}
 	return ": " + last[:min(len(last), 300)]
-}
-
-// Environ returns env with extra, and without variables that must not reach
-// configuration files and builds: those that control a compiler, and those of a
-// make that called this program.
-func Environ(env []string, extra ...string) []string {
-	var out []string
-	inKbuild := slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "sub_make_done=") })
-	for _, e := range env {
-		name, _, _ := strings.Cut(e, "=")
-		if dropped[name] || strings.HasPrefix(name, "BASH_FUNC_") {
-			continue
-		}
-		if inKbuild && (strings.HasPrefix(name, "KBUILD_") || kbuild[name]) {
-			continue
-		}
-		out = append(out, e)
-	}
-	return append(out, extra...)
-}
-
-// SignPIN is the variable with the pass phrase of the key that modules are signed with,
-// by the name that the kernel has for it.
-const SignPIN = "KBUILD_SIGN_PIN"
-
-var dropped = set("CC CXX CFLAGS CXXFLAGS LDFLAGS MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES GNUMAKEFLAGS " +
-	"sub_make_done BASH_ENV ENV CDPATH GREP_OPTIONS LC_ALL LANGUAGE " +
-	"kernelver arch module module_version kernel_source_dir kernel_config dkms_tree source_tree install_tree parallel_jobs")
-
-// kbuild are the variables that the kernel's top Makefile exports besides KBUILD_*.
-var kbuild = set("ARCH SRCARCH CROSS_COMPILE KERNELRELEASE KERNELVERSION VERSION PATCHLEVEL SUBLEVEL EXTRAVERSION " +
-	"srctree objtree abs_srctree abs_objtree srcroot abs_output VPATH building_out_of_srctree need-config " +
-	"LD AR NM STRIP OBJCOPY OBJDUMP READELF AS CPP HOSTCC HOSTCXX HOSTLD HOSTAR CHECK CHECKFLAGS MAKE Q quiet " +
-	"LLVM LLVM_SUFFIX LINUXINCLUDE NOSTDINC_FLAGS USERINCLUDE CLANG_FLAGS INSTALL_MOD_PATH INSTALL_PATH MODLIB")
-
-func set(words string) map[string]bool {
-	m := map[string]bool{}
-	for w := range strings.FieldsSeq(words) {
-		m[w] = true
-	}
-	return m
 }

@@ -47,6 +47,10 @@ type Options struct {
 	// SignPIN is the pass phrase of the key that modules are signed with. The program
 	// that signs gets it in the variable [conf.SignPIN].
 	SignPIN string
+
+	// Passed is what confs and commands of builds find in their environment besides
+	// what they find anyway, NAME=VALUE. It is for tests.
+	Passed []string
 }
 
 // Machine is one system. It may be used by several goroutines at once.
@@ -56,8 +60,9 @@ type Machine struct {
 	Distro   distro.Distro
 	Tree     tree.Tree
 	Kernels  kernel.Dirs
-	Running  string // release of the running kernel, as uname -r
-	Shell    *conf.Shell
+	Running  string      // release of the running kernel, as uname -r
+	Shell    *conf.Shell // evaluates the administrator's files
+	Confs    *conf.Shell // evaluates the confs of packages
 	Hashes   *fingerprint.Hashes
 	Store    store.Store
 	// Note tells people a line about the run as a whole.
@@ -83,7 +88,8 @@ type settings struct {
 func Open(o Options, note func(line string)) (*Machine, error) {
 	m := &Machine{
 		Options: o,
-		Shell:   &conf.Shell{Timeout: o.ConfTimeout},
+		Shell:   &conf.Shell{Timeout: o.ConfTimeout, Environ: conf.Environ(os.Environ())},
+		Confs:   &conf.Shell{Timeout: o.ConfTimeout, Environ: conf.Confined(os.Environ(), false, o.Passed...)},
 		Note:    note,
 		kernels: map[tree.Target]*kernel.Kernel{},
 		places:  map[tree.Target]*place.Kernel{},
@@ -107,7 +113,10 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 }
 
 // Close ends the programs that the machine keeps running.
-func (m *Machine) Close() { m.Shell.Close() }
+func (m *Machine) Close() {
+	m.Shell.Close()
+	m.Confs.Close()
+}
 
 // Path returns where the absolute path of a file on the machine is found from here.
 func (m *Machine) Path(path string) string { return filepath.Join("/", m.Root, path) }

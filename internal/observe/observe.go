@@ -212,7 +212,7 @@ func Conf(m *machine.Machine, id tree.ID, k tree.Target) (conf.Conf, error) {
 	}
 	// What it calls itself does not count: packages exist that leave a
 	// placeholder there.
-	return m.Shell.Read(src, m.Settings)
+	return m.Confs.Read(src, m.Settings)
 }
 
 // ConfFile reads file as the conf of a package that is not registered yet, for a
@@ -220,7 +220,7 @@ func Conf(m *machine.Machine, id tree.ID, k tree.Target) (conf.Conf, error) {
 func ConfFile(m *machine.Machine, file string, id tree.ID, k tree.Target) (conf.Conf, error) {
 	src := confSource(m, id, k)
 	src.File = file
-	return m.Shell.Read(src, m.Settings)
+	return m.Confs.Read(src, m.Settings)
 }
 
 // Environment is what commands of a package find when they work for a kernel.
@@ -230,7 +230,7 @@ func Environment(m *machine.Machine, id tree.ID, k tree.Target) build.Environmen
 		set = m.Settings // a build fails by it; a script need not
 	}
 	return build.Environment{
-		ID: id, Kernel: m.Kernel(k), Settings: set,
+		ID: id, Kernel: m.Kernel(k), Settings: set, Passed: m.Passed,
 		Vars: append(confSource(m, id, k).Vars(m.Settings), "PACKAGE_NAME="+id.Name, "PACKAGE_VERSION="+id.Version),
 	}
 }

@@ -162,7 +162,7 @@ func writeArchive(ctx context.Context, m *machine.Machine, file string, contents
 		return errors.Join(err, f.Close())
 	}
 	for _, name := range left {
-		m.Note(fmt.Sprintf("left out of the archive: %s, which is not a file, or a link that leads out", name))
+		m.Note(fmt.Sprintf("left out of the archive: %s, which is not a file, or a link that leads out, or a log for root alone", name))
 	}
 	return f.Commit()
 }
