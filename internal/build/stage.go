@@ -179,15 +179,16 @@ func (j *job) forget() error {
 	return files.RemoveAll(j.Tree.BuildDir(j.ID))
 }
 
-// Stage makes dir a copy of the directory source, in place of what was there.
-func Stage(ctx context.Context, source, dir string) error {
+// Stage makes dir a copy of the directory source, in place of what was there. The copy
+// belongs to user or, if that is nil, to the user of this process.
+func Stage(ctx context.Context, source, dir string, user *sandbox.User) error {
 	if err := files.RemoveAll(dir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	return stageInto(ctx, source, dir, ".", nil)
+	return stageInto(ctx, source, dir, ".", user)
 }
 
 // stageInto copies directories, files and symbolic links in the directory source over

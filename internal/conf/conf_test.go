@@ -512,7 +512,7 @@ func TestReadSettings(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)
 			}
-			if started := sh.cmd != nil; started != tt.bash {
+			if started := sh.cancel != nil; started != tt.bash {
 				t.Errorf("bash started: %v, want %v", started, tt.bash)
 			}
 		})

@@ -13,7 +13,8 @@
 #	nonce "set" STATUS (NAME INDEX VALUE)... ""
 #	nonce "end" STATUS
 #
-# STATUS is 126 in the first if a file is not text, else 0, and the exit status of
+# STATUS is 125 in the first if a file may not be read, 126 if it is not text, else 0,
+# and the exit status of
 # the evaluation in the second. The first is missing if a file ended bash. Beside
 # each pattern NAME, "matches NAME" says whether it matches: 0, 1, or 2 for an
 # invalid one.
@@ -41,6 +42,7 @@ __evaluate() {
 	done
 	((${#__unexport[@]})) && export -n "${__unexport[@]}"
 	for __item in "${__files[@]}"; do
+		[[ -r $__item ]] || __status=125
 		# It does not matter whether the last command of a file failed. But
 		# 126 means that a file is not text.
 		source "$__item"

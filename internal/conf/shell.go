@@ -5,6 +5,7 @@ package conf
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"crypto/rand"
 	_ "embed"
 	"errors"
@@ -44,13 +45,16 @@ type Shell struct {
 	Timeout time.Duration
 	// Environ is the environment of bash, NAME=VALUE.
 	Environ []string
+	// Run runs bash to its end, or until the context is done; nil means [child.Run].
+	Run func(context.Context, *exec.Cmd) error
 
-	mu    sync.Mutex // held for a whole evaluation; guards the fields below
-	cmd   *exec.Cmd  // nil if bash does not run
-	stdin io.WriteCloser
-	out   *os.File
-	read  *bufio.Reader
-	nonce string // begins each message of driver.bash
+	mu     sync.Mutex // held for a whole evaluation; guards the fields below
+	cancel func()     // ends bash; nil if it does not run
+	ended  chan error // gets what Run returns
+	stdin  *os.File
+	out    *os.File
+	read   *bufio.Reader
+	nonce  string // begins each message of driver.bash
 }
 
 // request is one evaluation: assignments of the form NAME=VALUE to make before and
@@ -75,7 +79,7 @@ func (v values) get(name string) string { return v[name][0] }
 func (s *Shell) eval(r request) (values, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cmd == nil {
+	if s.cancel == nil {
 		if err := s.start(); err != nil {
 			return nil, fmt.Errorf("cannot run bash, which reads configuration files: %w", err)
 		}
@@ -83,38 +87,54 @@ func (s *Shell) eval(r request) (values, error) {
 	v, err := s.ask(r)
 	var dead deadShell
 	if errors.As(err, &dead) {
-		s.stop()
+		s.cancel()
+		if why := s.stop(); why != nil {
+			err = why
+		}
 	}
 	return v, err
 }
+
+// ErrUnreadable is the error if bash may not read a file.
+var ErrUnreadable = errors.New("it cannot be read")
 
 // deadShell is the error if bash cannot be asked again.
 type deadShell struct{ error }
 
 // start starts bash with driver.bash. The caller holds the lock.
 func (s *Shell) start() error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer w.Close()
 	s.nonce = rand.Text()
 	// -p: ignore functions and BASH_ENV in the environment.
 	cmd := exec.Command("bash", "--norc", "--noprofile", "-p", "-s", s.nonce)
-	cmd.Env = append(slices.Clip(s.Environ), "LC_MESSAGES=C")
-	cmd.Dir = "/"
-	cmd.ExtraFiles = []*os.File{w}
-	stdin, err := cmd.StdinPipe()
+	if cmd.Err != nil {
+		return cmd.Err
+	}
+	stdin, stdinW, err := os.Pipe()
 	if err != nil {
-		r.Close()
 		return err
 	}
-	if err := child.Start(cmd); err != nil {
-		r.Close()
+	out, outW, err := os.Pipe()
+	if err != nil {
+		stdin.Close()
+		stdinW.Close()
 		return err
 	}
-	s.cmd, s.stdin, s.out, s.read = cmd, stdin, r, bufio.NewReader(r)
-	_, err = io.WriteString(stdin, driver)
+	cmd.Env = append(slices.Clip(s.Environ), "LC_MESSAGES=C")
+	cmd.Dir, cmd.Stdin, cmd.ExtraFiles = "/", stdin, []*os.File{outW}
+	run := s.Run
+	if run == nil {
+		run = child.Run
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, cmd)
+		// Whoever reads what bash says waits until nobody can say anything.
+		stdin.Close()
+		outW.Close()
+	}()
+	s.cancel, s.ended, s.stdin, s.out, s.read = cancel, ended, stdinW, out, bufio.NewReader(out)
+	_, err = io.WriteString(s.stdin, driver)
 	return err
 }
 
@@ -126,16 +146,27 @@ func (s *Shell) Close() {
 	s.stop()
 }
 
-// stop kills bash, if it runs. The caller holds the lock.
-func (s *Shell) stop() {
-	if s.cmd == nil {
-		return
+// stopping is how long bash may take to end by itself when nothing is left to do.
+const stopping = time.Second
+
+// stop ends bash, if it runs, and returns why it could not run. The caller holds the
+// lock.
+func (s *Shell) stop() error {
+	if s.cancel == nil {
+		return nil
 	}
 	s.stdin.Close()
-	child.Kill(s.cmd)
-	s.cmd.Wait()
+	timer := time.AfterFunc(stopping, s.cancel)
+	err := <-s.ended
+	timer.Stop()
+	s.cancel()
+	s.cancel = nil
 	s.out.Close()
-	s.cmd = nil
+	var exit *exec.ExitError
+	if errors.As(err, &exit) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 // ask sends r to bash and returns its answer.
@@ -186,7 +217,9 @@ func (s *Shell) answer(timeout time.Duration) (values, error) {
 			return nil, deadShell{fmt.Errorf("bash went away while reading it (%w)%s", err, lastLine(noise))}
 		case m.kind == "set":
 			result = m.values
-			if m.status != "0" {
+			if m.status == "125" {
+				wrong = fmt.Errorf("%w%s", ErrUnreadable, lastLine(noise))
+			} else if m.status != "0" {
 				wrong = fmt.Errorf("it is not a text file%s", lastLine(noise))
 			}
 		case m.kind == "end":

@@ -62,7 +62,6 @@ type Machine struct {
 	Kernels  kernel.Dirs
 	Running  string      // release of the running kernel, as uname -r
 	Shell    *conf.Shell // evaluates the administrator's files
-	Confs    *conf.Shell // evaluates the confs of packages
 	Hashes   *fingerprint.Hashes
 	Store    store.Store
 	// Note tells people a line about the run as a whole.
@@ -89,7 +88,6 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 	m := &Machine{
 		Options: o,
 		Shell:   &conf.Shell{Timeout: o.ConfTimeout, Environ: conf.Environ(os.Environ())},
-		Confs:   &conf.Shell{Timeout: o.ConfTimeout, Environ: conf.Confined(os.Environ(), false, o.Passed...)},
 		Note:    note,
 		kernels: map[tree.Target]*kernel.Kernel{},
 		places:  map[tree.Target]*place.Kernel{},
@@ -113,10 +111,7 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 }
 
 // Close ends the programs that the machine keeps running.
-func (m *Machine) Close() {
-	m.Shell.Close()
-	m.Confs.Close()
-}
+func (m *Machine) Close() { m.Shell.Close() }
 
 // Path returns where the absolute path of a file on the machine is found from here.
 func (m *Machine) Path(path string) string { return filepath.Join("/", m.Root, path) }

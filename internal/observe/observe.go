@@ -212,7 +212,7 @@ func Conf(m *machine.Machine, id tree.ID, k tree.Target) (conf.Conf, error) {
 	}
 	// What it calls itself does not count: packages exist that leave a
 	// placeholder there.
-	return m.Confs.Read(src, m.Settings)
+	return m.ReadConf(src)
 }
 
 // ConfFile reads file as the conf of a package that is not registered yet, for a
@@ -220,7 +220,7 @@ func Conf(m *machine.Machine, id tree.ID, k tree.Target) (conf.Conf, error) {
 func ConfFile(m *machine.Machine, file string, id tree.ID, k tree.Target) (conf.Conf, error) {
 	src := confSource(m, id, k)
 	src.File = file
-	return m.Confs.Read(src, m.Settings)
+	return m.ReadConf(src)
 }
 
 // Environment is what commands of a package find when they work for a kernel.

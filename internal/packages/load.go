@@ -73,6 +73,7 @@ type loading struct {
 	content archive.Contents
 	builds  []archivedBuild
 	bare    bool   // its dkms.conf names no module
+	scripts string // that its dkms.conf has root run
 	source  string // where its source goes
 }
 
@@ -169,7 +170,8 @@ func unpack(ctx context.Context, file, dir string) (c archive.Contents, err erro
 	if err := os.RemoveAll(dir); err != nil {
 		return c, err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	// Its dkms.conf is read by another user.
+	if err := os.Mkdir(dir, 0o711); err != nil {
 		return c, err
 	}
 	root, err := os.OpenRoot(dir)
@@ -282,6 +284,7 @@ func (a *loading) archived() (id tree.ID, err error) {
 			}
 		}
 	}
+	a.scripts = rootScripts(read)
 	called := tree.ID{Name: read.Name, Version: read.Version}
 	if c.Source == "" && called != id {
 		return id, &failure.Failure{Why: fmt.Sprintf("it says that it is of %s, and its dkms.conf says %s", id, called),
@@ -310,6 +313,9 @@ func (a *loading) commit(ctx context.Context, l Loaded) error {
 		}
 		if err != nil {
 			return failure.From(err, "", failure.StatusNotFound)
+		}
+		if a.scripts != "" {
+			m.Note(fmt.Sprintf("%s brings scripts that root runs without a sandbox: %s", l.ID, a.scripts))
 		}
 	}
 	if l.Added {
@@ -341,11 +347,24 @@ func (a *loading) commit(ctx context.Context, l Loaded) error {
 	return nil
 }
 
+// rootScripts names the scripts of c that change the system, with their directives.
+func rootScripts(c conf.Conf) string {
+	var list []string
+	for _, s := range []struct{ directive, value string }{
+		{"POST_ADD", c.PostAdd}, {"PRE_INSTALL", c.PreInstall}, {"POST_INSTALL", c.PostInstall}, {"POST_REMOVE", c.PostRemove},
+	} {
+		if s.value != "" {
+			list = append(list, fmt.Sprintf("%s=%q", s.directive, s.value))
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
 // placeSource puts a copy of the directory from into the source tree, in place of what
 // is there. It does so in one step: half a source must not pass for one.
 func placeSource(ctx context.Context, m *machine.Machine, from, to string) error {
 	tmp := filepath.Join(m.Settings.SourceTree, files.TempName(filepath.Base(to)))
-	err := build.Stage(ctx, from, tmp)
+	err := build.Stage(ctx, from, tmp, nil)
 	if err == nil {
 		err = syncFileSystem(tmp)
 	}

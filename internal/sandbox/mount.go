@@ -137,7 +137,7 @@ func (v *view) mount(s *spec) error {
 // unreachable reports whether err is that something does not exist, or that this
 // process may not look at it.
 func unreachable(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
 // bind is an open file or directory that is to be seen at a path.

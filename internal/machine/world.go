@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+package machine
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/kernel"
+	"dkms-kernel-install/internal/sandbox"
+)
+
+const (
+	worldProcesses = 2048     // at once, of one world
+	worldFileSize  = 8 << 30  // bytes of one file
+	worldOutput    = 64 << 20 // bytes of what one command prints
+)
+
+// World returns the world of what the package called name brings and what works for
+// k; nil if framework.conf says that it is not confined. Less says what confines it
+// less than it should be; it is empty if nothing does.
+func (m *Machine) World(name string, k *kernel.Kernel) (w *sandbox.World, less string) {
+	allowed := m.Settings.Allowed(name)
+	if allowed.All {
+		return nil, ""
+	}
+	w = &sandbox.World{Network: allowed.Network, Processes: worldProcesses, FileSize: worldFileSize, Output: worldOutput}
+	if !allowed.Root && os.Geteuid() == 0 {
+		w.User, less = m.buildUser()
+	}
+	for _, dir := range allowed.Write {
+		w.Writable = append(w.Writable, sandbox.Bind{From: dir, To: dir})
+	}
+	w.Features = sandbox.Probe(w.User)
+	if len(w.Features.Missing) > 0 && less == "" {
+		less = "builds are less confined than they should be, this machine denies them " + strings.Join(w.Features.Missing, ", ")
+	}
+	if !w.Features.Drop {
+		w.User = nil
+	}
+	if w.Features.Mounts {
+		m.hide(w, allowed, k)
+	}
+	return w, less
+}
+
+// hide says what w, which works for k, does not show of the file system.
+func (m *Machine) hide(w *sandbox.World, allowed conf.Allowed, k *kernel.Kernel) {
+	w.Hide = append(w.Hide, sandbox.Secrets...)
+	if !allowed.Home {
+		w.Hide = append(w.Hide, sandbox.Homes...)
+	}
+	key, _ := m.SigningKey(k) // without its settings, nothing is built
+	for _, file := range []string{key.File, filepath.Join(m.Tree.Dir, "mok.key"), filepath.Join(k.SourceDir, "certs/signing_key.pem")} {
+		if filepath.IsAbs(file) {
+			w.Hide = append(w.Hide, file)
+		}
+	}
+	// What is needed may be in a home, or in /tmp.
+	w.Show = append(filepath.SplitList(os.Getenv("PATH")), m.Settings.DkmsTree, m.Settings.InstallTree, m.Settings.SourceTree, m.Settings.EtcDir, k.SourceDir)
+	links := []string{k.SourceDir, filepath.Join(k.SourceDir, "source"), filepath.Join(k.Dir, "source")}
+	if allowed.Network {
+		links = append(links, "/etc/resolv.conf") // often a link to /run
+	}
+	show(w, links...)
+}
+
+// show has w show what links lead to.
+func show(w *sandbox.World, links ...string) {
+	for _, link := range links {
+		if path, err := filepath.EvalSymlinks(link); err == nil {
+			w.Show = append(w.Show, path)
+		}
+	}
+}
+
+// buildUser returns the user of worlds; nil if there is none, and what that means.
+func (m *Machine) buildUser() (user *sandbox.User, less string) {
+	names := []string{"dkms-build", "nobody"}
+	if m.Settings.BuildUser != "" {
+		names = []string{m.Settings.BuildUser}
+	}
+	user, err := sandbox.LookupUser(names...)
+	if err != nil {
+		return nil, fmt.Sprintf("builds run as root: %v", err)
+	}
+	return user, ""
+}
