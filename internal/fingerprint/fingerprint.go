@@ -113,44 +113,73 @@ func Key(b Fingerprint, effective ...any) (string, error) {
 func Outside(paths ...string) (files []string, whole bool) {
 	whole = true
 	for _, top := range paths {
-		err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err != nil {
+		real, err := filepath.EvalSymlinks(top)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+				if err != nil {
+					return err
+				}
+				if slices.Contains(versionControl, d.Name()) && path != top {
+					return errOutside
+				}
+				if d.Type() != fs.ModeSymlink {
+					return nil
+				}
+				file, err := outside(top, real, path)
+				if file != "" {
+					files = append(files, file)
+				}
 				return err
-			}
-			if slices.Contains(versionControl, d.Name()) && path != top {
-				whole = false
-				return fs.SkipAll
-			}
-			if d.Type() != fs.ModeSymlink {
-				return nil
-			}
-			to, err := os.Readlink(path)
-			if err != nil {
-				return err
-			}
-			abs := filepath.IsAbs(to)
-			if !abs {
-				to = filepath.Join(filepath.Dir(path), to)
-			}
-			if to == top || strings.HasPrefix(to, top+"/") {
-				return nil
-			}
-			// A relative link leads elsewhere from the copy that is built.
-			fi, err := os.Stat(to)
-			if err != nil || !abs || !fi.Mode().IsRegular() {
-				whole = false
-				return fs.SkipAll
-			}
-			files = append(files, to)
-			return nil
-		})
+			})
+		}
 		whole = whole && err == nil
 	}
 	slices.Sort(files)
 	return slices.Compact(files), whole
+}
+
+var errOutside = errors.New("it leads out of the source")
+
+// outside returns the file outside of the directory top that the symbolic link at path,
+// below top, leads to; "" if it leads to something below top. Real is top without
+// links. It returns an error if the link leads to anything else, or may lead elsewhere
+// from the copy of top that is built.
+func outside(top, real, path string) (string, error) {
+	to, err := os.Readlink(path)
+	if err != nil {
+		return "", err
+	}
+	if filepath.IsAbs(to) {
+		// Not cleaned by itself: what is before a ".." may be a link.
+		if to, err = filepath.EvalSymlinks(path); err != nil {
+			return "", err
+		}
+		if Below(real, to) {
+			return "", nil
+		}
+		if fi, err := os.Stat(to); err != nil || !fi.Mode().IsRegular() {
+			return "", errOutside
+		}
+		return to, nil
+	}
+	dir, err := filepath.Rel(top, filepath.Dir(path))
+	if err != nil {
+		return "", err
+	}
+	// Nor here: a ".." is what it seems only at the beginning.
+	if slices.Contains(strings.Split(strings.TrimLeft(to, "./"), "/"), "..") || !filepath.IsLocal(filepath.Join(dir, to)) {
+		return "", errOutside
+	}
+	return "", nil
+}
+
+// Below reports whether the clean path is dir or below it.
+func Below(dir, path string) bool {
+	rest, ok := strings.CutPrefix(path, dir)
+	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(dir, "/"))
 }
 
 var versionControl = []string{".git", ".hg", ".svn"}

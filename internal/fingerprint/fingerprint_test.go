@@ -408,10 +408,17 @@ func TestOutside(t *testing.T) {
 		t.Errorf("%q, %v: nothing leads out", files, whole)
 	}
 	links("out", dir+"/other/file", "again", dir+"/other/file")
+	links("third", top+"/a/../../other/file")
 	if files, whole := Outside(top); len(files) != 1 || files[0] != dir+"/other/file" || !whole {
 		t.Errorf("%q, %v", files, whole)
 	}
-	for name, to := range map[string]string{"a directory": dir + "/other", "a relative link": "../other/file", "a link to nowhere": dir + "/none"} {
+	// Cleaned, all but the first three lead to something below top.
+	links("a/top", "..")
+	for name, to := range map[string]string{
+		"a directory": dir + "/other", "a relative link": "../other/file", "a link to nowhere": dir + "/none",
+		"a directory by an absolute path": top + "/../other", "nothing by an absolute path": top + "/a/../none/../x",
+		"a relative link through a link": "a/top/../a/file", "and one that ends there": "a/top/..",
+	} {
 		links("x", to)
 		if _, whole := Outside(top); whole {
 			t.Errorf("%s: it is read by nobody", name)
