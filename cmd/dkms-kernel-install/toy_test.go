@@ -100,6 +100,11 @@ var (
 //	NAME("...");             the name that it says; the default is that of the file
 //	UNLOADED("...");         what a .modinfo says that the kernel does not load
 //	#error TEXT              makes the compiler fail
+//	#include "FILE"          the lines of FILE, which is beside the source, or in a
+//	                         directory DIR of which the Makefile says -IDIR
+//	#include <FILE>          the same, of the kernel's headers
+//
+// It leaves depfiles as the kernel's kbuild does.
 //
 // It exits by a system call: builds have no GORACE, and without that os.Exit takes a
 // second with -race.
@@ -120,8 +125,9 @@ func kbuild() {
 	for _, m := range objects.FindAllStringSubmatch(string(makefile), -1) {
 		for object := range strings.FieldsSeq(m[1]) {
 			base := strings.TrimSuffix(object, ".o")
-			source, err := os.ReadFile(filepath.Join(dir, base+".c"))
+			source, read, err := preprocess(filepath.Join(dir, base+".c"), includeDirs(string(makefile)))
 			fail(err)
+			fail(depfile(filepath.Join(dir, base), read))
 			fmt.Printf("  CC [M]  %s.o\n", base)
 			if why, ok := find(source, regexp.MustCompile(`(?m)^#error (.*)$`)); ok {
 				fail(fmt.Errorf("%s.c:1:2: error: #error %s", filepath.Join(dir, base), why))
@@ -154,6 +160,53 @@ func kbuild() {
 	}
 	fail(os.WriteFile(filepath.Join(dir, "Module.symvers"), []byte(symvers), 0o644))
 	unix.Exit(0)
+}
+
+// includeDirs returns the directories after -I in a Makefile.
+func includeDirs(makefile string) (dirs []string) {
+	for _, m := range regexp.MustCompile(`-I(\S+)`).FindAllStringSubmatch(makefile, -1) {
+		dirs = append(dirs, m[1])
+	}
+	return dirs
+}
+
+// preprocess returns the source in file with what it includes, and which files these are:
+// headers of the kernel by paths relative to its directory, which is where make runs.
+func preprocess(file string, dirs []string) (text []byte, read []string, err error) {
+	text, err = os.ReadFile(file)
+	for _, m := range regexp.MustCompile(`(?m)^#include (["<])(.*)[">]$`).FindAllSubmatch(text, -1) {
+		list, name := append([]string{filepath.Dir(file)}, dirs...), string(m[2])
+		if string(m[1]) == "<" {
+			list = []string{"include"}
+		}
+		for _, dir := range list {
+			header := dir + "/" + name // a compiler does not clean paths, either
+			if filepath.IsAbs(name) {
+				header = name
+			}
+			var more []byte
+			if more, err = os.ReadFile(header); err == nil {
+				text, read = append(text, more...), append(read, header)
+				break
+			}
+		}
+	}
+	return text, read, err
+}
+
+// depfile writes what kbuild and fixdep leave beside the object of that name: what was
+// read for it, besides its source.
+func depfile(object string, read []string) error {
+	object, err := filepath.Abs(object)
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("savedcmd_%s.o := gcc -c -o %[1]s.o %[1]s.c\n\nsource_%[1]s.o := %[1]s.c\n\ndeps_%[1]s.o := \\\n", object)
+	for _, header := range read {
+		text += "    $(wildcard include/config/OPTION) \\\n  " + header + " \\\n"
+	}
+	text += fmt.Sprintf("\n%s.o: $(deps_%[1]s.o)\n\n$(deps_%[1]s.o):\n", object)
+	return os.WriteFile(filepath.Join(filepath.Dir(object), "."+filepath.Base(object)+".o.cmd"), []byte(text), 0o644)
 }
 
 func find(source []byte, re *regexp.Regexp) (string, bool) {

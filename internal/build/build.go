@@ -69,8 +69,8 @@ type Description struct {
 	Store store.Store
 	Key   string
 	Again bool
-	// Changed reports, once the build is made, whether what it is made from is no
-	// longer what Key names; nil if it cannot change.
+	// Changed reports, once the build is made, whether what it is made from may have
+	// changed since Key was made; nil if it cannot.
 	Changed func() bool
 }
 
@@ -83,6 +83,9 @@ type Result struct {
 	Unsigned error
 	// StoreErr is why the store could not be used.
 	StoreErr error
+	// Unkept is why the store does not keep the build, if that is something that the
+	// build did; else nil.
+	Unkept error
 }
 
 // job is a build in progress.

@@ -99,8 +99,11 @@ func (d Description) logHead(w io.Writer) {
 
 // remember puts a build that was made, and is in targetDir now, into the store.
 func (j *job) remember(targetDir string) {
-	// The key does not name a source that changed during the build.
-	if j.Stored || !j.storable() || !plain(j.staging.out) || j.Changed != nil && j.Changed() {
+	if j.Stored || !j.storable() || !plain(j.staging.out) {
+		return
+	}
+	if j.Changed != nil && j.Changed() {
+		j.Unkept = errors.New("what it is made from changed meanwhile")
 		return
 	}
 	parts := map[string]string{entryRaw: j.staging.raw, entryOut: j.staging.out, entryLog: j.run.log.Name()}

@@ -58,6 +58,9 @@ type Result struct {
 	Failure *failure.Failure
 	// Warnings are about what failed without making the work fail.
 	Warnings []string
+	// Unkept is why the cache of builds does not keep the build, if that is something
+	// that the build did.
+	Unkept string
 }
 
 // warn adds a warning, unless it is empty.

@@ -121,20 +121,22 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	d.Sign = w.signers.of(w.kern)
 	d.MustSign = w.m.Settings.Required(d.Name) && w.m.EnforcesSignatures()
 	d.World, d.Timeout, d.Several = w.world, w.m.Settings.BuildTimeout, w.several
-	in, errIn := observe.Inputs(ctx, w.m, d, false)
+	in, errIn := observe.Inputs(ctx, w.m, d)
 	d.Store, d.Key, d.Again = w.m.Store, in.Key, w.options.Force
-	d.Changed = func() bool {
-		now, err := observe.Inputs(ctx, w.m, d, true)
-		return err != nil || now.Key != in.Key
-	}
+	again := sync.OnceValues(func() (fingerprint.Fingerprint, bool) { return in.Again(ctx) })
+	d.Changed = func() bool { _, changed := again(); return changed }
 	made, err := build.Run(ctx, d)
 	w.remember(d, err)
 	if err != nil {
 		return nil, failure.From(err, "build failed", failure.StatusMake)
 	}
 	w.costs.note(d.Name, made.Used)
+	from := in.Fingerprint
+	if !made.Stored {
+		from, _ = again()
+	}
 	if errIn == nil {
-		errIn = fingerprint.Write(w.m.Tree.TargetDir(d.ID, w.k), in.Fingerprint, made.Modules)
+		errIn = fingerprint.Write(w.m.Tree.TargetDir(d.ID, w.k), from, made.Modules)
 	}
 	if errIn != nil {
 		r.Warnings = append(r.Warnings, "cannot record what it was built from: "+errIn.Error())
@@ -146,6 +148,9 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 		r.Warnings = append(r.Warnings, fmt.Sprintf("NOT SIGNED: %s; a kernel that enforces signatures does not load it: "+
 			"correct %s in framework.conf, then run: dkms unbuild %s -k %s && dkms install %[3]s -k %[4]s",
 			strings.ReplaceAll(err.Error(), "\n", "; "), build.SignSettings, d.ID, w.k.Release))
+	}
+	if made.Unkept != nil {
+		r.Unkept = made.Unkept.Error()
 	}
 	r.Built, r.Stored = true, made.Stored
 	if len(made.Modules) > 0 {

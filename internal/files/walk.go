@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,6 +65,12 @@ func walk(ctx context.Context, at int, dir string, depth int, visit func(int, st
 			}
 		}
 	}
+}
+
+// Below reports whether the clean path is dir or below it.
+func Below(dir, path string) bool {
+	rest, ok := strings.CutPrefix(path, dir)
+	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(dir, "/"))
 }
 
 // RemoveAll is [os.RemoveAll], but also removes directories that are nested too deep

@@ -157,7 +157,7 @@ func outside(top, real, path string) (string, error) {
 		if to, err = filepath.EvalSymlinks(path); err != nil {
 			return "", err
 		}
-		if Below(real, to) {
+		if files.Below(real, to) {
 			return "", nil
 		}
 		if fi, err := os.Stat(to); err != nil || !fi.Mode().IsRegular() {
@@ -174,12 +174,6 @@ func outside(top, real, path string) (string, error) {
 		return "", errOutside
 	}
 	return "", nil
-}
-
-// Below reports whether the clean path is dir or below it.
-func Below(dir, path string) bool {
-	rest, ok := strings.CutPrefix(path, dir)
-	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(dir, "/"))
 }
 
 var versionControl = []string{".git", ".hg", ".svn"}

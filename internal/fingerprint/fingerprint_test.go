@@ -116,6 +116,61 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+// A header that changes in its place is seen by those who look at all, and then by all.
+func TestEveryHeader(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/k/include/linux/a.h", "1")
+	write(t, dir+"/elsewhere/b.h", "1")
+	if err := os.Symlink("../../elsewhere", dir+"/k/include/b"); err != nil {
+		t.Fatal(err)
+	}
+	c := OpenHashes("")
+	look := func() (string, Headers) {
+		t.Helper()
+		c = c.Again()
+		some, err := c.Headers(dir + "/k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		every, err := c.EveryHeader(dir + "/k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return some, every
+	}
+	some, every := look()
+	if some != every.Sum {
+		t.Errorf("some: %s, every: %s", some, every.Sum)
+	}
+	before := c
+	write(t, dir+"/k/include/linux/a.h", "2")
+	if now, _ := c.EveryHeader(dir + "/k"); now.Sum != every.Sum {
+		t.Error("another answer in the same run")
+	}
+	someNow, everyNow := look()
+	if someNow != some || everyNow.Sum == some || everyNow.Linked != every.Linked {
+		t.Errorf("a change in place: %s, %+v", someNow, everyNow)
+	}
+	if someNow, _ = look(); someNow != everyNow.Sum {
+		t.Error("the next run does not know of a change that the one before found")
+	}
+	write(t, dir+"/k/include/linux/a.h", "1")
+	if _, again := look(); again.Sum != every.Sum || len(c.Moved(before)) != 1 {
+		t.Errorf("as it was before: %+v, which moved: %q", again, c.Moved(before))
+	}
+	before = c
+	if look(); len(c.Moved(before)) != 0 {
+		t.Errorf("nothing changed, and %q moved", c.Moved(before))
+	}
+	write(t, dir+"/elsewhere/b.h", "2")
+	if _, now := look(); now.Sum != every.Sum || now.Linked == every.Linked {
+		t.Errorf("what a link leads to changed: %+v", now)
+	}
+	if none, err := c.EveryHeader(dir + "/none"); err != nil || none.Sum != "" {
+		t.Errorf("no headers: %+v, %v", none, err)
+	}
+}
+
 // Files whose hashes are known are not read again while they look the same.
 func TestCache(t *testing.T) {
 	dir := t.TempDir()

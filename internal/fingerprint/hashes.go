@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -49,11 +50,12 @@ type store struct {
 // entry is a value, and the stamp of what it was made from.
 type entry struct{ Stamp, Value string }
 
-// answer is a value in this run. Its lock is held while the value is made.
+// answer is a value in this run, and the stamp of what it was made from. Its lock is held
+// while the value is made.
 type answer struct {
 	mu    sync.Mutex
 	known bool
-	value string
+	entry
 }
 
 // OpenHashes returns the Hashes kept in file, which is read when it is first needed. If
@@ -67,6 +69,37 @@ func OpenHashes(file string) *Hashes {
 // and so look again whether things are as they were.
 func (c *Hashes) Again() *Hashes {
 	return &Hashes{store: c.store, run: map[string]*answer{}}
+}
+
+// Moved returns the paths whose files look other to c than to was, in the order of their
+// names, of those that both looked at: the first path of each question. That a file is
+// again as it was does not count.
+func (c *Hashes) Moved(was *Hashes) (paths []string) {
+	before := was.stamps()
+	for key, stamp := range c.stamps() {
+		if old, ok := before[key]; ok && old != stamp {
+			path, _, _ := strings.Cut(key, "\x00")
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// stamps returns what the answers so far were made from, by question.
+func (c *Hashes) stamps() map[string]string {
+	c.mu.Lock()
+	run := maps.Clone(c.run)
+	c.mu.Unlock()
+	all := map[string]string{}
+	for key, a := range run {
+		a.mu.Lock()
+		if a.known {
+			all[key] = a.Stamp
+		}
+		a.mu.Unlock()
+	}
+	return all
 }
 
 // read reads the entries from their file.
@@ -110,7 +143,7 @@ func (c *Hashes) value(key []string, stamps func(io.Writer) error, make func() (
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.known {
-		return a.value, nil
+		return a.Value, nil
 	}
 	h := sha256.New()
 	if err := stamps(h); err != nil {
@@ -131,7 +164,7 @@ func (c *Hashes) value(key []string, stamps func(io.Writer) error, make func() (
 	defer c.store.mu.Unlock()
 	c.changed = c.changed || c.entries[k] != e
 	c.entries[k] = e
-	a.known, a.value = true, e.Value
+	a.known, a.entry = true, e
 	return e.Value, nil
 }
 
@@ -182,19 +215,30 @@ func (c *Hashes) once(question []string, answer func() (string, error)) (string,
 }
 
 func (c *Hashes) headers(dirs []string) (string, error) {
-	var real []string
-	for _, dir := range dirs {
-		if path, err := filepath.EvalSymlinks(dir); err == nil && !slices.Contains(real, path) {
-			real = append(real, path)
-		}
-	}
+	real := realDirs(dirs)
 	if len(real) == 0 {
 		return "", nil
 	}
 	// A package manager that replaces any of the files replaces all. Looking at
 	// a few shows whether it did; looking at all would take too long.
-	stamps := func(w io.Writer) error {
-		for _, dir := range real {
+	return c.value(real, tellingStamps(real), func() (string, error) {
+		all, err := c.everyHeader(real)
+		return all.Sum, err
+	})
+}
+
+func realDirs(dirs []string) (real []string) {
+	for _, dir := range dirs {
+		if path, err := filepath.EvalSymlinks(dir); err == nil && !slices.Contains(real, path) {
+			real = append(real, path)
+		}
+	}
+	return real
+}
+
+func tellingStamps(dirs []string) func(io.Writer) error {
+	return func(w io.Writer) error {
+		for _, dir := range dirs {
 			for _, name := range telling {
 				var st unix.Stat_t
 				if unix.Stat(filepath.Join(dir, name), &st) == nil {
@@ -204,16 +248,101 @@ func (c *Hashes) headers(dirs []string) (string, error) {
 		}
 		return nil
 	}
-	return c.value(real, stamps, func() (string, error) {
-		h := sha256.New()
-		for i, dir := range real {
-			fmt.Fprintln(h, i)
-			if err := c.writeHeaders(h, dir); err != nil {
+}
+
+// Headers are a kernel's headers, of which every file was looked at.
+type Headers struct {
+	// Sum is as from [Hashes.Headers]. Linked is the hash of what links in the headers
+	// lead to elsewhere: Sum has such links as they are written.
+	Sum, Linked string
+	// Paths are the files and directories that these are the hashes of.
+	Paths []string
+}
+
+// EveryHeader is like [Hashes.Headers], but looks at every file. If it finds that one
+// was changed in its place, so will Headers in the next run.
+func (c *Hashes) EveryHeader(dirs ...string) (h Headers, err error) {
+	real := realDirs(dirs)
+	if len(real) == 0 {
+		return h, nil
+	}
+	stamp := sha256.New()
+	if err := tellingStamps(real)(stamp); err != nil {
+		return h, err
+	}
+	if h, err = c.everyHeader(real); err != nil {
+		return h, err
+	}
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	k, e := strings.Join(real, "\x00"), entry{sum(stamp), h.Sum}
+	c.changed = c.changed || c.entries[k] != e
+	c.entries[k] = e
+	return h, nil
+}
+
+// everyHeader is EveryHeader for directories without links.
+func (c *Hashes) everyHeader(dirs []string) (h Headers, err error) {
+	var trees, paths []string
+	for _, dir := range dirs {
+		for _, tree := range headerTrees(dir) {
+			trees = append(trees, tree.path)
+		}
+	}
+	text, err := c.value(append(slices.Clone(dirs), "every header"), func(w io.Writer) error {
+		paths, err = stampHeaders(w, trees)
+		return err
+	}, func() (string, error) {
+		own, linked := sha256.New(), sha256.New()
+		for i, dir := range dirs {
+			fmt.Fprintln(own, i)
+			for _, tree := range headerTrees(dir) {
+				if err := c.writeHeaders(own, tree); err != nil {
+					return "", err
+				}
+			}
+		}
+		for _, path := range paths[len(trees):] {
+			if err := c.writeHeaders(linked, headerTree{"linked", path}); err != nil {
 				return "", err
 			}
 		}
-		return sum(h), nil
+		text, err := json.Marshal(Headers{sum(own), sum(linked), paths})
+		return string(text), err
 	})
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &h)
+	}
+	return h, err
+}
+
+// stampHeaders writes to w the stamps of all header files at paths, and of those
+// elsewhere to which links in them lead. It returns paths with those others.
+func stampHeaders(w io.Writer, paths []string) ([]string, error) {
+	for i := 0; i < len(paths); i++ {
+		err := walk(paths[i], func(_, path string, st *unix.Stat_t) error {
+			if noHeader(path) {
+				return nil
+			}
+			stampOf(w, path, st)
+			if !isLink(st) {
+				return nil
+			}
+			// A link to nowhere is one that nothing is read by.
+			if to, err := filepath.EvalSymlinks(path); err == nil && !below(paths, to) {
+				paths = append(paths, to)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return paths, nil
+}
+
+func below(dirs []string, path string) bool {
+	return slices.ContainsFunc(dirs, func(dir string) bool { return files.Below(dir, path) })
 }
 
 // telling are the files and directories of headers that show whether the headers were
@@ -222,27 +351,37 @@ var telling = strings.Fields(`. Makefile Module.symvers .config include include/
 	include/generated include/generated/autoconf.h include/generated/utsrelease.h include/generated/compile.h
 	include/linux include/linux/module.h include/linux/kernel.h arch scripts scripts/Makefile.build scripts/mod/modpost`)
 
-// writeHeaders writes to h what builds of modules read in dir, a directory of headers.
-// It may be the whole source of a kernel: C files, objects and the like do not count.
-func (c *store) writeHeaders(h hash.Hash, dir string) error {
+// headerTree is a file or directory of headers: its name in them, and its path without
+// links.
+type headerTree struct{ name, path string }
+
+// headerTrees returns what builds of modules read in dir, a directory of headers. That
+// may be the whole source of a kernel.
+func headerTrees(dir string) (list []headerTree) {
 	for _, name := range []string{"Makefile", "Kbuild", ".config", ".kernelvariables", "Module.symvers", "include", "arch", "scripts"} {
-		path, err := filepath.EvalSymlinks(filepath.Join(dir, name))
-		if err != nil {
-			continue
-		}
-		d := c.digests(path)
-		err = walk(path, func(rel, path string, st *unix.Stat_t) error {
-			if slices.Contains([]string{".c", ".S", ".o", ".a", ".cmd", ".ko", ".mod"}, filepath.Ext(rel)) {
-				return nil
-			}
-			return d.content(h, filepath.Join(name, rel), rel, path, st)
-		})
-		d.close()
-		if err != nil {
-			return err
+		if path, err := filepath.EvalSymlinks(filepath.Join(dir, name)); err == nil {
+			list = append(list, headerTree{name, path})
 		}
 	}
-	return nil
+	return list
+}
+
+// noHeader reports whether the file called name is one that does not count: a C file, an
+// object or the like.
+func noHeader(name string) bool {
+	return slices.Contains([]string{".c", ".S", ".o", ".a", ".cmd", ".ko", ".mod"}, filepath.Ext(name))
+}
+
+// writeHeaders writes to h what counts of tree.
+func (c *store) writeHeaders(h hash.Hash, tree headerTree) error {
+	d := c.digests(tree.path)
+	defer d.close()
+	return walk(tree.path, func(rel, path string, st *unix.Stat_t) error {
+		if noHeader(rel) {
+			return nil
+		}
+		return d.content(h, filepath.Join(tree.name, rel), rel, path, st)
+	})
 }
 
 // Compiler returns the first line that the program prints with --version. It is "" if

@@ -70,7 +70,7 @@ func (f *failures) of(ctx context.Context, m *machine.Machine, o Seen, k tree.Ta
 	if !ok {
 		return nil
 	}
-	now, err := Inputs(ctx, m, Description(m, o, k), false)
+	now, err := Inputs(ctx, m, Description(m, o, k))
 	if err != nil || was.Key != now.Key || was.Around != f.around() {
 		return nil
 	}

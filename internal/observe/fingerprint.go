@@ -22,29 +22,53 @@ import (
 type Made struct {
 	fingerprint.Fingerprint
 	Key string
+	*inputs
 }
 
-// Inputs finds out what the build of d is made from now. It looks again at what
-// this run has looked at already if again is set.
-func Inputs(ctx context.Context, m *machine.Machine, d build.Description, again bool) (Made, error) {
-	hashes := m.Hashes
-	if again {
-		hashes = hashes.Again()
-	}
-	in := inputs{m, hashes, d, tree.Target{Release: d.Kernel.Release, Arch: d.Kernel.Arch}}
-	f, err := in.fingerprint(ctx)
+// Inputs finds out what the build of d is made from now.
+func Inputs(ctx context.Context, m *machine.Machine, d build.Description) (Made, error) {
+	return made(ctx, &inputs{m: m, hashes: m.Hashes, d: d, k: tree.Target{Release: d.Kernel.Release, Arch: d.Kernel.Arch}})
+}
+
+func made(ctx context.Context, in *inputs) (Made, error) {
+	f, err := in.fingerprint(ctx, true)
 	if err != nil || f.Headers == "" || strings.ContainsAny(f.Compiler, "$`") { // see unknown
-		return Made{f, ""}, err
+		return Made{f, "", in}, err
 	}
-	if in.d.Exports, err = m.BuildExports(d.Kernel.Release); err != nil {
-		return Made{f, ""}, nil // the build says what is wrong with it
+	if in.d.Exports, err = in.m.BuildExports(in.d.Kernel.Release); err != nil {
+		return Made{f, "", in}, nil // the build says what is wrong with it
 	}
 	more, ok, err := in.further(ctx)
 	if err != nil || !ok {
-		return Made{f, ""}, nil // it can be built all the same
+		return Made{f, "", in}, nil // it can be built all the same
 	}
 	key, err := fingerprint.Key(f, more, in.d.Effective())
-	return Made{f, key}, err
+	return Made{f, key, in}, err
+}
+
+// meanwhile stands for the hash of what changed during a build. It is no hash, so the
+// build is not current.
+const meanwhile = "changed during the build"
+
+// Again looks again, once the build is made, at what it was made from. It reports
+// whether any of that changed since, also if it is again as it was: then nobody can say
+// what the build is made from, and what Again returns is no fingerprint of a current
+// build.
+func (m Made) Again(ctx context.Context) (f fingerprint.Fingerprint, changed bool) {
+	in := &inputs{m: m.m, hashes: m.hashes.Again(), d: m.d, k: m.k}
+	now, err := made(ctx, in)
+	moved := in.hashes.Moved(m.hashes)
+	f = m.Fingerprint
+	for _, part := range []struct {
+		path string
+		hash *string
+	}{{m.d.Source, &f.Source}, {m.d.Kernel.SourceDir, &f.Headers}} {
+		path, errPath := filepath.EvalSymlinks(part.path)
+		if errPath != nil || slices.Contains(moved, path) || slices.Contains(moved, part.path) {
+			*part.hash = meanwhile
+		}
+	}
+	return f, err != nil || len(moved) > 0 || now.Key != m.Key
 }
 
 // inputs are those of one build.
@@ -53,10 +77,13 @@ type inputs struct {
 	hashes *fingerprint.Hashes
 	d      build.Description
 	k      tree.Target
+
+	headers fingerprint.Headers
 }
 
-// fingerprint names what the build would be made from now.
-func (in inputs) fingerprint(ctx context.Context) (f fingerprint.Fingerprint, err error) {
+// fingerprint names what the build would be made from now. It looks at all headers if
+// every is set, else at some.
+func (in *inputs) fingerprint(ctx context.Context, every bool) (f fingerprint.Fingerprint, err error) {
 	f.Rules = rules.Build
 	kern, set := in.d.Kernel, in.d.Settings
 	if f.Source, err = in.hashes.Source(in.d.Source, filepath.Join(set.EtcDir, in.d.Name)); err != nil {
@@ -79,7 +106,13 @@ func (in inputs) fingerprint(ctx context.Context) (f fingerprint.Fingerprint, er
 	if in.m.KernelSourceDir == "" {
 		headers = append(headers, filepath.Join(kern.Dir, "source"))
 	}
-	if f.Headers, err = in.hashes.Headers(headers...); err != nil {
+	if every {
+		in.headers, err = in.hashes.EveryHeader(headers...)
+		f.Headers = in.headers.Sum
+	} else {
+		f.Headers, err = in.hashes.Headers(headers...)
+	}
+	if err != nil {
 		return f, err
 	}
 	if f.Compiler, err = in.hashes.Compiler(ctx, cmp.Or(compiler.CC, "gcc")); err != nil {
@@ -110,7 +143,7 @@ func (in inputs) fingerprint(ctx context.Context) (f fingerprint.Fingerprint, er
 }
 
 // depends yields the installed packages that the build depends on.
-func (in inputs) depends(yield func(tree.ID) bool) {
+func (in *inputs) depends(yield func(tree.ID) bool) {
 	for _, name := range in.d.Conf.BuildDepends {
 		if version := in.m.Tree.InstalledVersion(name, in.k); version != "" && !yield(tree.ID{Name: name, Version: version}) {
 			return
@@ -120,8 +153,8 @@ func (in inputs) depends(yield func(tree.ID) bool) {
 
 // further names what the build reads besides what its fingerprint says. It reports
 // false if that cannot be told.
-func (in inputs) further(ctx context.Context) (map[string]string, bool, error) {
-	more := map[string]string{"release": in.k.Release, "arch": in.k.Arch}
+func (in *inputs) further(ctx context.Context) (map[string]string, bool, error) {
+	more := map[string]string{"release": in.k.Release, "arch": in.k.Arch, "linked headers": in.headers.Linked}
 	kern := in.d.Kernel
 	links, ok := fingerprint.Outside(in.d.Source, filepath.Join(in.d.Settings.EtcDir, in.d.Name))
 	if !ok {
@@ -188,7 +221,7 @@ func kernelTools(k *kernel.Kernel) []string {
 // then what it is to be compared with from now on. Of a replaced package only the
 // source counts, and a build that nobody recorded is stale.
 func stale(ctx context.Context, m *machine.Machine, o Seen, k tree.Target, replaced bool) (why string, unrecorded *fingerprint.Fingerprint) {
-	now, err := inputs{m, m.Hashes, Description(m, o, k), k}.fingerprint(ctx)
+	now, err := (&inputs{m: m, hashes: m.Hashes, d: Description(m, o, k), k: k}).fingerprint(ctx, false)
 	if err != nil || now.Headers == "" || now.Compiler == "" {
 		return "", nil // it could not be built
 	}

@@ -133,7 +133,7 @@ func TestRemembered(t *testing.T) {
 
 func TestFailed(t *testing.T) {
 	m := newMachine(t)
-	in, err := Inputs(context.Background(), m, Description(m, look(t, m, Scope{}, false), k61), false)
+	in, err := Inputs(context.Background(), m, Description(m, look(t, m, Scope{}, false), k61))
 	if err != nil || in.Key == "" {
 		t.Fatalf("%+v, %v", in, err)
 	}

@@ -121,6 +121,9 @@ func (t *Text) Done(r execute.Result) {
 	case execute.Failed:
 		t.log.Error(what + "FAILED: " + r.Failure.What)
 	}
+	if r.Unkept != "" {
+		t.log.Debugf("%s  not kept in the cache: %s", t.prefix, r.Unkept)
+	}
 	for _, path := range r.Placed {
 		t.log.Debugf("%s  + %s", t.prefix, path)
 	}

@@ -10,7 +10,7 @@ const (
 	Build = 2
 	// Key counts the changes to what the key of a build names. A build that is
 	// kept under a key of another count is never found.
-	Key = 1
+	Key = 2
 	// Conf counts the changes to what is made of a dkms.conf. What is remembered
 	// of one by other rules is read again.
 	Conf = 4
