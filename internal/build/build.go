@@ -72,6 +72,9 @@ type Description struct {
 	// Changed reports, once the build is made, whether what it is made from may have
 	// changed since Key was made; nil if it cannot.
 	Changed func() bool
+	// Names reports whether Key names the content of the file at path, which is absolute
+	// and without symbolic links, and not one of the build's own.
+	Names func(path string) bool
 }
 
 // Result is what a build has made.
@@ -167,7 +170,7 @@ func (j *job) build(ctx context.Context) (err error) {
 		return err
 	}
 	// Only now: a store must not take the room that the build needs.
-	j.remember(targetDir)
+	j.remember(ctx, targetDir)
 	return j.forget()
 }
 

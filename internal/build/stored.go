@@ -3,6 +3,7 @@
 package build
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -98,12 +99,14 @@ func (d Description) logHead(w io.Writer) {
 }
 
 // remember puts a build that was made, and is in targetDir now, into the store.
-func (j *job) remember(targetDir string) {
+func (j *job) remember(ctx context.Context, targetDir string) {
 	if j.Stored || !j.storable() || !plain(j.staging.out) {
 		return
 	}
-	if j.Changed != nil && j.Changed() {
+	if j.Unkept = j.unnamed(ctx); j.Unkept == nil && j.Changed != nil && j.Changed() {
 		j.Unkept = errors.New("what it is made from changed meanwhile")
+	}
+	if j.Unkept != nil {
 		return
 	}
 	parts := map[string]string{entryRaw: j.staging.raw, entryOut: j.staging.out, entryLog: j.run.log.Name()}

@@ -124,7 +124,7 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	in, errIn := observe.Inputs(ctx, w.m, d)
 	d.Store, d.Key, d.Again = w.m.Store, in.Key, w.options.Force
 	again := sync.OnceValues(func() (fingerprint.Fingerprint, bool) { return in.Again(ctx) })
-	d.Changed = func() bool { _, changed := again(); return changed }
+	d.Names, d.Changed = in.Names(), func() bool { _, changed := again(); return changed }
 	made, err := build.Run(ctx, d)
 	w.remember(d, err)
 	if err != nil {

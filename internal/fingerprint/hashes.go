@@ -259,6 +259,11 @@ type Headers struct {
 	Paths []string
 }
 
+// Name reports whether the hashes name the content of the file at path.
+func (h Headers) Name(path string) bool {
+	return !noHeader(path) && below(h.Paths, path)
+}
+
 // EveryHeader is like [Hashes.Headers], but looks at every file. If it finds that one
 // was changed in its place, so will Headers in the next run.
 func (c *Hashes) EveryHeader(dirs ...string) (h Headers, err error) {

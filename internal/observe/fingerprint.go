@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"dkms-kernel-install/internal/build"
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/machine"
@@ -71,6 +73,22 @@ func (m Made) Again(ctx context.Context) (f fingerprint.Fingerprint, changed boo
 	return f, err != nil || len(moved) > 0 || now.Key != m.Key
 }
 
+// Names returns a function that reports whether the key names the content of the file at
+// path, which is absolute and without symbolic links.
+func (m Made) Names() func(path string) bool {
+	named := sync.OnceValue(func() (list []string) {
+		for _, path := range m.named {
+			if real, err := filepath.EvalSymlinks(path); err == nil {
+				list = append(list, real)
+			}
+		}
+		return list
+	})
+	return func(path string) bool {
+		return m.headers.Name(path) || slices.ContainsFunc(named(), func(name string) bool { return files.Below(name, path) })
+	}
+}
+
 // inputs are those of one build.
 type inputs struct {
 	m      *machine.Machine
@@ -79,6 +97,13 @@ type inputs struct {
 	k      tree.Target
 
 	headers fingerprint.Headers
+	named   []string // the paths that source was asked for
+}
+
+// source returns the hash of files and directories; see [fingerprint.Hashes.Source].
+func (in *inputs) source(paths ...string) (string, error) {
+	in.named = append(in.named, paths...)
+	return in.hashes.Source(paths...)
 }
 
 // fingerprint names what the build would be made from now. It looks at all headers if
@@ -86,7 +111,7 @@ type inputs struct {
 func (in *inputs) fingerprint(ctx context.Context, every bool) (f fingerprint.Fingerprint, err error) {
 	f.Rules = rules.Build
 	kern, set := in.d.Kernel, in.d.Settings
-	if f.Source, err = in.hashes.Source(in.d.Source, filepath.Join(set.EtcDir, in.d.Name)); err != nil {
+	if f.Source, err = in.source(in.d.Source, filepath.Join(set.EtcDir, in.d.Name)); err != nil {
 		return f, err
 	}
 	compiler := kern.Compiler()
@@ -97,7 +122,7 @@ func (in *inputs) fingerprint(ctx context.Context, every bool) (f fingerprint.Fi
 	if set.BuildEnvironmentFile != "" {
 		overrides = append(overrides, set.BuildEnvironmentFile)
 	}
-	written, err := in.hashes.Source(overrides...)
+	written, err := in.source(overrides...)
 	if err != nil {
 		return f, err
 	}
@@ -171,7 +196,7 @@ func (in *inputs) further(ctx context.Context) (map[string]string, bool, error) 
 			filepath.Join(src, "tools/objtool/objtool"), filepath.Join(src, "tools/bpf/resolve_btfids/resolve_btfids"),
 		},
 	} {
-		sum, err := in.hashes.Source(slices.DeleteFunc(paths, func(path string) bool { return path == "" })...)
+		sum, err := in.source(slices.DeleteFunc(paths, func(path string) bool { return path == "" })...)
 		if err != nil {
 			return nil, false, err
 		}
@@ -196,7 +221,7 @@ func (in *inputs) further(ctx context.Context) (map[string]string, bool, error) 
 		if err != nil {
 			return nil, false, err
 		}
-		sum, err := in.hashes.Source(filepath.Join(in.m.Tree.ModuleDir(id, in.k), "Module.symvers"), source)
+		sum, err := in.source(filepath.Join(in.m.Tree.ModuleDir(id, in.k), "Module.symvers"), source)
 		if err != nil {
 			return nil, false, err
 		}
