@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -246,6 +247,50 @@ func TestCompiler(t *testing.T) {
 	}
 	if got, err := OpenHashes("").Compiler(t.Context(), "no-such-compiler"); got != "" || err != nil {
 		t.Errorf("%q, %v for a compiler that is not there", got, err)
+	}
+}
+
+// A compiler is what is found first, what that may call, what it consists of besides, and
+// its headers.
+func TestPrograms(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir+"/lib/include/stddef.h", "")
+	write(t, dir+"/exec/cc1", "1")
+	write(t, dir+"/bin/toy-gcc", "#!/bin/sh\nexec toy\n")
+	write(t, dir+"/local/toy-gcc", "#!/bin/sh\necho x >>"+dir+"/ran\necho install: "+dir+"/lib/\necho programs: ="+dir+"/none:"+dir+"/exec/\necho libraries: ="+dir+"\n")
+	for _, file := range []string{"/bin/toy-gcc", "/local/toy-gcc"} {
+		if err := os.Chmod(dir+file, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, dir+"/local/no-program", "")
+	if err := os.Symlink("bin", dir+"/sbin"); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+"/local:"+dir+"/bin:"+dir+"/sbin:"+os.Getenv("PATH"))
+	c := OpenHashes("")
+	for _, tt := range []struct {
+		name     string
+		compiler bool
+		want     string
+	}{
+		{"toy-gcc", true, "/local/toy-gcc /bin/toy-gcc /exec/cc1 /lib/include"},
+		{"toy-gcc", true, "/local/toy-gcc /bin/toy-gcc /exec/cc1 /lib/include"},
+		{"toy-gcc", false, "/local/toy-gcc /bin/toy-gcc"},
+		{dir + "/bin/toy-gcc", true, "/bin/toy-gcc"},
+		{"no-program", true, ""}, {"no-such-program", false, ""}, {"../bin/toy-gcc", false, "/bin/toy-gcc"},
+	} {
+		c = c.Again()
+		got, err := c.Programs(t.Context(), tt.name, tt.compiler)
+		if list := strings.ReplaceAll(strings.Join(got, " "), dir, ""); list != tt.want || err != nil {
+			t.Errorf("%s: %s, %v; want %s", tt.name, list, err, tt.want)
+		}
+	}
+	if ran, _ := os.ReadFile(dir + "/ran"); string(ran) != "x\n" {
+		t.Errorf("the compiler was asked other than once: %q", ran)
 	}
 }
 

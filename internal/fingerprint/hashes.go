@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -400,26 +401,92 @@ func (c *Hashes) compiler(ctx context.Context, program string) (string, error) {
 	if err != nil {
 		return "", nil
 	}
-	stamps := func(w io.Writer) error {
-		var st unix.Stat_t
-		err := unix.Stat(path, &st)
-		if err == nil {
-			stampOf(w, path, &st)
-		}
-		return err
-	}
+	stamps := func(w io.Writer) error { return stampFiles(w, []string{path}) }
 	return c.value([]string{path, "version"}, stamps, func() (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		var out strings.Builder
-		cmd := exec.Command(path, "--version")
-		cmd.Stdout = &out
-		if err := child.Run(ctx, cmd); err != nil {
-			return "", fmt.Errorf("%s --version: %w", path, err)
-		}
-		line, _, _ := strings.Cut(out.String(), "\n")
-		return line, nil
+		text, err := ask(ctx, path, "--version")
+		line, _, _ := strings.Cut(text, "\n")
+		return line, err
 	})
+}
+
+// Programs returns the paths of all programs called name in PATH, of which the first may
+// be a wrapper that calls the next, or the one file if name is an absolute path. If it
+// is a compiler in PATH, what it runs to compile C and its own headers are among them.
+func (c *Hashes) Programs(ctx context.Context, name string, compiler bool) (paths []string, err error) {
+	dirs := filepath.SplitList(os.Getenv("PATH"))
+	if filepath.IsAbs(name) {
+		// What is not in PATH is not run: a build may have left it.
+		dirs, compiler = []string{"/"}, false
+	}
+	var seen []string // without links: /bin may be /usr/bin
+	for _, dir := range dirs {
+		path := filepath.Join(dir, name)
+		real, err := filepath.EvalSymlinks(path)
+		if err != nil || !filepath.IsAbs(path) || slices.Contains(seen, real) {
+			continue
+		}
+		if fi, err := os.Stat(real); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			paths, seen = append(paths, path), append(seen, real)
+		}
+	}
+	if !compiler || len(paths) == 0 {
+		return paths, nil
+	}
+	parts, err := c.compilerParts(ctx, paths)
+	return append(paths, filepath.SplitList(parts)...), err
+}
+
+// compilerParts returns a list of paths; see [Hashes.Programs]. The first of paths
+// is the compiler.
+func (c *Hashes) compilerParts(ctx context.Context, paths []string) (string, error) {
+	stamps := func(w io.Writer) error { return stampFiles(w, paths) }
+	return c.value(append(slices.Clone(paths), "parts"), stamps, func() (string, error) {
+		text, err := ask(ctx, paths[0], "-print-search-dirs")
+		if err != nil {
+			return "", nil // it is a program like any other
+		}
+		var parts []string
+		for line := range strings.Lines(text) {
+			kind, list, _ := strings.Cut(strings.TrimSpace(line), ": ")
+			for _, dir := range filepath.SplitList(strings.TrimPrefix(list, "=")) {
+				// The compiler's own headers are where gcc is installed, and in the
+				// first of the directories that clang has libraries in.
+				part, there := filepath.Join(dir, "include"), "stddef.h"
+				if kind == "programs" {
+					part, there = filepath.Join(dir, "cc1"), ""
+				}
+				if _, err := os.Stat(filepath.Join(part, there)); filepath.IsAbs(part) && err == nil {
+					parts = append(parts, part)
+				}
+			}
+		}
+		slices.Sort(parts)
+		return strings.Join(slices.Compact(parts), string(filepath.ListSeparator)), nil
+	})
+}
+
+func stampFiles(w io.Writer, paths []string) error {
+	for _, path := range paths {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return &fs.PathError{Op: "stat", Path: path, Err: err}
+		}
+		stampOf(w, path, &st)
+	}
+	return nil
+}
+
+// ask returns what a program prints for an option.
+func ask(ctx context.Context, path, option string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var out strings.Builder
+	cmd := exec.Command(path, option)
+	cmd.Stdout = &out
+	if err := child.Run(ctx, cmd); err != nil {
+		return "", fmt.Errorf("%s %s: %w", path, option, err)
+	}
+	return out.String(), nil
 }
 
 // stampOf writes the stamp of the file called name; see [files.AppendStamp].

@@ -13,7 +13,6 @@ import (
 	"dkms-kernel-install/internal/build"
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/fingerprint"
-	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/rules"
 	"dkms-kernel-install/internal/tree"
@@ -202,19 +201,17 @@ func (in *inputs) further(ctx context.Context) (map[string]string, bool, error) 
 		}
 		more[name] = sum
 	}
-	for _, program := range namedTools(in.d.Exports) {
-		version, err := in.hashes.Compiler(ctx, program)
-		if err != nil || strings.Contains(program, "/") { // see fingerprint
+	for _, program := range in.programs() {
+		if strings.ContainsAny(program, "$`") { // see namedTools
 			return nil, false, nil
 		}
-		more["program "+program] = version
-	}
-	for _, program := range kernelTools(kern) {
-		version, err := in.hashes.Compiler(ctx, program)
-		if err != nil {
-			version = "unknown" // it may never be asked for more
+		paths, err := in.hashes.Programs(ctx, program, isCompiler(program))
+		if err == nil && len(paths) > 0 {
+			more["program "+program], err = in.source(paths...)
 		}
-		more["program "+program] = version
+		if err != nil {
+			return nil, false, err
+		}
 	}
 	for id := range in.depends {
 		source, err := filepath.EvalSymlinks(in.m.Tree.SourceDir(id))
@@ -230,15 +227,28 @@ func (in *inputs) further(ctx context.Context) (map[string]string, bool, error) 
 	return more, true, nil
 }
 
-// kernelTools returns the programs besides the compiler that shape modules for k.
-func kernelTools(k *kernel.Kernel) []string {
-	list := []string{"ld", "ld.lld", "as", cmp.Or(k.Compiler().Strip, "strip")}
+// programs returns the names of the programs that shape the modules, as far as they are
+// known: what the kernel's Makefile calls, what the command that builds and the
+// environment name, and what this program calls. A word that only looks like the name
+// of a program does no harm.
+func (in *inputs) programs() []string {
+	kern, compiler := in.d.Kernel, in.d.Kernel.Compiler()
+	list := []string{cmp.Or(compiler.CC, "gcc"), "ld", "ld.lld", "as", "objcopy", cmp.Or(compiler.Strip, "strip"), "make"}
 	for option, program := range map[string]string{"CONFIG_DEBUG_INFO_BTF_MODULES": "pahole", "CONFIG_RUST": "rustc"} {
-		if k.Option(option) == "y" {
+		if kern.Option(option) == "y" {
 			list = append(list, program)
 		}
 	}
-	return list
+	named := slices.Concat([]string{in.d.Conf.Make}, in.d.Settings.BuildEnvironment, in.d.Exports)
+	list = append(list, namedTools(named)...)
+	for _, word := range slices.Concat(commandWords(named...), commandWords(compiler.Args...)) {
+		// Programs in the tree are the build's own, and not there yet.
+		if !strings.Contains(word, "/") || filepath.IsAbs(word) && !files.Below(in.m.Tree.Dir, filepath.Clean(word)) {
+			list = append(list, word)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // stale says why the build of o for k is not what would be built now; empty if it

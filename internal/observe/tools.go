@@ -69,3 +69,21 @@ func namedTools(texts []string) (programs []string) {
 	slices.Sort(programs)
 	return slices.Compact(programs)
 }
+
+// compiler matches the names of compilers of C.
+var compiler = regexp.MustCompile(`(?:^|[-/])(?:gcc|clang|cc)(?:-[0-9.]+)?$`)
+
+func isCompiler(program string) bool { return compiler.MatchString(program) }
+
+// commandWords returns the words of shell commands and of NAME=VALUE that may be names
+// of programs.
+func commandWords(texts ...string) (list []string) {
+	for _, text := range texts {
+		for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return strings.ContainsRune(" \t\r\n;&|()<>{}`$'\"=,:", r) }) {
+			if strings.Trim(word, "./") != "" {
+				list = append(list, word)
+			}
+		}
+	}
+	return list
+}

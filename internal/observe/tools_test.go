@@ -29,3 +29,20 @@ func TestNamedTools(t *testing.T) {
 		}
 	}
 }
+
+func TestCommandWords(t *testing.T) {
+	for text, want := range map[string]string{
+		"gen-tool >x.h && make -C /k M=$(pwd)/src": "gen-tool x.h make -C /k M pwd /src",
+		`'make' "CC=ccache gcc-12"; /opt/a.sh|tee`: "make CC ccache gcc-12 /opt/a.sh tee",
+		"./configure .. `which perl`":              "./configure which perl",
+	} {
+		if got := commandWords(text); strings.Join(got, " ") != want {
+			t.Errorf("commandWords(%q) = %q, want %q", text, got, want)
+		}
+	}
+	for program, want := range map[string]bool{"gcc": true, "gcc-12": true, "x86_64-linux-gnu-gcc-14": true, "clang": true, "cc": true, "ccache": false, "make": false, "mcc": false} {
+		if isCompiler(program) != want {
+			t.Errorf("%s is a compiler: %v", program, !want)
+		}
+	}
+}
