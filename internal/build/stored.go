@@ -136,7 +136,8 @@ func plain(dir string) bool {
 }
 
 // Effective returns, for [fingerprint.Key], what the result of the build depends on
-// besides files. The number of jobs does not count, nor does what is done with the
+// besides files: of the environment, all that the build gets, but for what is its own
+// each time. The number of jobs does not count, nor does what is done with the
 // modules afterwards.
 func (d Description) Effective() any {
 	type module struct {
@@ -163,25 +164,36 @@ func (d Description) Effective() any {
 	}
 	last := map[string]string{}
 	for _, v := range d.buildEnviron(nil, "") {
-		name, _, _ := strings.Cut(v, "=")
-		last[name] = v
+		name, value, _ := strings.Cut(v, "=")
+		last[name] = value
 	}
-	for name, v := range last {
-		if variable.MatchString(name) && !immaterial.MatchString(name) {
-			e.Environ = append(e.Environ, v)
+	for name, value := range last {
+		switch {
+		case slices.Contains([]string{"HOME", "TMPDIR", "PWD", "_", "MAKEFLAGS"}, name):
+			// A build that is stored gets its own.
+		case strings.HasPrefix(name, "LC_") && name != "LC_ALL":
+			// LC_ALL, which is always set, goes before it.
+		case name == "PATH":
+			e.Environ = append(e.Environ, name+"="+searched(value))
+		default:
+			e.Environ = append(e.Environ, name+"="+value)
 		}
 	}
 	slices.Sort(e.Environ)
 	return e
 }
 
+// searched returns the directories of a PATH that are there, without links, each once:
+// callers write the same PATH in several ways.
+func searched(path string) string {
+	var list []string
+	for _, dir := range filepath.SplitList(path) {
+		if real, err := filepath.EvalSymlinks(dir); err == nil && !slices.Contains(list, real) {
+			list = append(list, real)
+		}
+	}
+	return strings.Join(list, ":")
+}
+
 // jobsOption matches the option of make for the number of jobs.
 var jobsOption = regexp.MustCompile(`[ \t]-j[ \t]*[0-9]*(?:[ \t]|$)`)
-
-// variable matches the names of variables of shells and of make.
-var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-
-// immaterial matches the names of variables that say who called this program, and from
-// where. No build depends on them: a package manager, the boot and a person build the
-// same. PATH is among them because the programs themselves count.
-var immaterial = regexp.MustCompile(`^(?:PATH|PWD|HOME|TMPDIR|TERM|LANG|LC_.*|MAKEFLAGS)$`)

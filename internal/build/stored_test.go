@@ -4,6 +4,7 @@ package build
 
 import (
 	"encoding/json"
+	"os"
 	"reflect"
 	"testing"
 
@@ -83,13 +84,17 @@ func TestEffective(t *testing.T) {
 		"another option":        {func(_ *testing.T, j *Description) { j.Conf.Make = "make -jxy all" }, true},
 		"a variable":            {func(_ *testing.T, j *Description) { j.Vars[0] = "kernelver=6.2" }, true},
 		"the usual command":     {func(_ *testing.T, j *Description) { j.Conf.Make = "" }, true},
-		"who we are": {func(t *testing.T, _ *Description) {
-			t.Setenv("USER", "other")
-			t.Setenv("SSH_TTY", "/dev/pts/1")
+		"what each build has of its own": {func(t *testing.T, _ *Description) {
+			t.Setenv("HOME", "/other")
+			t.Setenv("TMPDIR", "/other")
 			t.Setenv("LANG", "de_DE")
 		}, false},
-		"what steers a build":         {func(t *testing.T, _ *Description) { t.Setenv("KCFLAGS", "-g") }, true},
-		"what the administrator sets": {func(_ *testing.T, j *Description) { j.Settings.BuildEnvironment = []string{"SOURCE_DATE_EPOCH=1"} }, true},
+		"a variable of the one who calls":   {func(_ *testing.T, j *Description) { j.Exports = []string{"SSH_TTY=/dev/pts/1"} }, true},
+		"a variable that no shell can have": {func(_ *testing.T, j *Description) { j.Exports = []string{"a.b=1"} }, true},
+		"the same PATH":                     {func(t *testing.T, _ *Description) { t.Setenv("PATH", os.Getenv("PATH")+":/none:"+os.Getenv("PATH")) }, false},
+		"another PATH":                      {func(t *testing.T, _ *Description) { t.Setenv("PATH", os.Getenv("PATH")+":"+t.TempDir()) }, true},
+		"what steers a build":               {func(t *testing.T, _ *Description) { t.Setenv("KCFLAGS", "-g") }, true},
+		"what the administrator sets":       {func(_ *testing.T, j *Description) { j.Settings.BuildEnvironment = []string{"SOURCE_DATE_EPOCH=1"} }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := describe(t)

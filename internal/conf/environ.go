@@ -52,7 +52,7 @@ func unconfined(env []string) (names []string) {
 var (
 	// passed matches what any program goes by, what steers kbuild, and what Makefiles
 	// of NVIDIA's modules ask people to set.
-	passed = regexp.MustCompile(`^(?:PATH|HOME|TMPDIR|TERM|TZ|LANG|LC_.*|` +
+	passed = regexp.MustCompile(`^(?:PATH|HOME|TMPDIR|TZ|LANG|LC_.*|` +
 		`ARCH|CROSS_COMPILE|LLVM|LLVM_IAS|KBUILD_.*|KCFLAGS|KCPPFLAGS|KAFLAGS|KRUSTFLAGS|SOURCE_DATE_EPOCH|` +
 		`IGNORE_CC_MISMATCH|IGNORE_PREEMPT_RT_PRESENCE|IGNORE_XEN_PRESENCE)$`)
 	proxy = regexp.MustCompile(`^(?i:http_proxy|https_proxy|ftp_proxy|all_proxy|no_proxy)$`)
