@@ -34,53 +34,32 @@ func CloseInherited() {
 	}
 }
 
-// Start starts cmd as the first process of a PID namespace of its own. When it ends,
-// so does everything that it started, daemons included. If the machine denies such a
-// namespace, cmd only gets a process group, which a process may leave. When this
-// process dies, cmd is killed. cmd has a session keyring of its own.
-func Start(cmd *exec.Cmd) error {
-	started := make(chan error)
-	go func() {
-		// What changes the thread is never undone: it ends with this goroutine.
-		runtime.LockOSThread()
-		OwnKeyring()
-		err := start(cmd)
-		started <- err
-		for err == nil && unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
-		}
-	}()
-	return <-started
-}
-
 // OwnKeyring gives this thread, and what it starts, a new session keyring. If it
 // cannot, the machine has no keyrings or keeps everybody here from them.
 func OwnKeyring() {
 	_, _ = unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
 }
 
-// start starts cmd. The kernel looks at the thread that does so, not at its process:
-// cmd is killed when that thread ends.
-func start(cmd *exec.Cmd) error {
-	cmd.SysProcAttr = attr(namespaces())
-	return cmd.Start()
-}
-
-// Kill kills cmd, which [Start] started, with its process group. The caller still has
-// to wait for cmd.
+// Kill kills cmd, which leads a process group, with that group. The caller still has to
+// wait for cmd.
 func Kill(cmd *exec.Cmd) error {
 	return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 }
 
-// Run starts cmd as [Start] does, though with our session keyring, and runs it to its
-// end. Its result is that of [exec.Cmd.Run]. When ctx is done, it kills cmd and returns
-// the cause. It changes cmd.WaitDelay and cmd.SysProcAttr.
+// Run runs cmd as the first process of a PID namespace of its own. When it ends, so does
+// everything that it started, daemons included. If the machine denies such a namespace,
+// cmd only gets a process group, which a process may leave. When this process dies, cmd
+// is killed. The result is that of [exec.Cmd.Run]. When ctx is done, Run kills cmd and
+// returns the cause. It changes cmd.WaitDelay and cmd.SysProcAttr.
 func Run(ctx context.Context, cmd *exec.Cmd) error {
+	// cmd is killed when the thread ends that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// A process that left the group may hold the pipes of cmd open. Do not wait
 	// for it.
 	cmd.WaitDelay = time.Second
-	if err := start(cmd); err != nil {
+	cmd.SysProcAttr = attr(namespaces())
+	if err := cmd.Start(); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { Kill(cmd) })
