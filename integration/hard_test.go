@@ -132,7 +132,7 @@ func TestConfs(t *testing.T) {
 	k := r.Kernels()[0]
 	// Both sides run on this machine and look at the root from outside.
 	headers := filepath.Join(r.Dir, "usr/lib/modules", k, "build")
-	sh := &conf.Shell{}
+	sh := &conf.Shell{Environ: os.Environ()}
 	defer sh.Close()
 	set, err := sh.ReadSettings(t.TempDir(), "")
 	if err != nil {

@@ -53,7 +53,7 @@ func (j *job) unnamed(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err == nil && !found {
+	if err == nil && !found && len(j.Conf.Modules) > 0 {
 		err = errors.New("it left no depfiles, which tell what it read")
 	}
 	return err

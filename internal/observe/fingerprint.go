@@ -201,11 +201,14 @@ func (in *inputs) further(ctx context.Context) (map[string]string, bool, error) 
 		}
 		more[name] = sum
 	}
-	for _, program := range in.programs() {
-		if strings.ContainsAny(program, "$`") { // see namedTools
+	programs, named := in.programs()
+	for _, program := range programs {
+		paths, err := in.hashes.Programs(ctx, program, isCompiler(program))
+		// A shell may expand it, the build may find it all the same, or it is not in
+		// PATH and not asked what belongs to it.
+		if slices.Contains(named, program) && (len(paths) == 0 || strings.ContainsAny(program, "/$`")) {
 			return nil, false, nil
 		}
-		paths, err := in.hashes.Programs(ctx, program, isCompiler(program))
 		if err == nil && len(paths) > 0 {
 			more["program "+program], err = in.source(paths...)
 		}
@@ -230,25 +233,26 @@ func (in *inputs) further(ctx context.Context) (map[string]string, bool, error) 
 // programs returns the names of the programs that shape the modules, as far as they are
 // known: what the kernel's Makefile calls, what the command that builds and the
 // environment name, and what this program calls. A word that only looks like the name
-// of a program does no harm.
-func (in *inputs) programs() []string {
+// of a program does no harm. Named are those that stand in place of others for sure.
+func (in *inputs) programs() (list, named []string) {
 	kern, compiler := in.d.Kernel, in.d.Kernel.Compiler()
-	list := []string{cmp.Or(compiler.CC, "gcc"), "ld", "ld.lld", "as", "objcopy", cmp.Or(compiler.Strip, "strip"), "make"}
+	list = []string{cmp.Or(compiler.CC, "gcc"), "ld", "ld.lld", "as", "objcopy", cmp.Or(compiler.Strip, "strip"), "make"}
 	for option, program := range map[string]string{"CONFIG_DEBUG_INFO_BTF_MODULES": "pahole", "CONFIG_RUST": "rustc"} {
 		if kern.Option(option) == "y" {
 			list = append(list, program)
 		}
 	}
-	named := slices.Concat([]string{in.d.Conf.Make}, in.d.Settings.BuildEnvironment, in.d.Exports)
-	list = append(list, namedTools(named)...)
-	for _, word := range slices.Concat(commandWords(named...), commandWords(compiler.Args...)) {
+	texts := slices.Concat([]string{in.d.Conf.Make}, in.d.Settings.BuildEnvironment, in.d.Exports)
+	named = namedTools(texts)
+	list = append(list, named...)
+	for _, word := range slices.Concat(commandWords(texts...), commandWords(compiler.Args...)) {
 		// Programs in the tree are the build's own, and not there yet.
 		if !strings.Contains(word, "/") || filepath.IsAbs(word) && !files.Below(in.m.Tree.Dir, filepath.Clean(word)) {
 			list = append(list, word)
 		}
 	}
 	slices.Sort(list)
-	return slices.Compact(list)
+	return slices.Compact(list), named
 }
 
 // stale says why the build of o for k is not what would be built now; empty if it

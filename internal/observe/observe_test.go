@@ -12,8 +12,14 @@ import (
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/sandbox"
 	"dkms-kernel-install/internal/tree"
 )
+
+func TestMain(m *testing.M) {
+	sandbox.Main()
+	os.Exit(m.Run())
+}
 
 var (
 	k61 = tree.Target{Release: "6.1", Arch: "x86_64"}
