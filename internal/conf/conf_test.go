@@ -556,15 +556,15 @@ func TestSettingsForKernel(t *testing.T) {
 }
 
 func TestReadExports(t *testing.T) {
-	sh := &Shell{Environ: []string{"PATH=" + os.Getenv("PATH"), "TZ=UTC", "TERM=dumb", "HIDDEN=old", "SECRET=secret"}}
+	sh := &Shell{Environ: []string{"PATH=" + os.Getenv("PATH"), "TZ=UTC", "LANG=dumb", "HIDDEN=old", "SECRET=secret"}}
 	defer sh.Close()
 	for name, tt := range map[string]struct {
 		text, want, wantErr string
 	}{
 		"nothing": {},
-		"exported": {text: "export B=\"for $kernelver\" A='two\nlines'\nC=hidden\ncd /tmp\nexport TERM",
+		"exported": {text: "export B=\"for $kernelver\" A='two\nlines'\nC=hidden\ncd /tmp\nexport LANG",
 			want: "A=two\nlines B=for 6.1"},
-		"of the environment": {text: "TERM=new PATH=$PATH", want: "TERM=new"},
+		"of the environment": {text: "LANG=new PATH=$PATH", want: "LANG=new"},
 		"let through":        {text: "export HIDDEN A=$SECRET; SECRET=new", want: "A=secret HIDDEN=old"},
 		"status":             {text: "export A=1\nfalse", want: "A=1"},
 		"noise":              {text: "head -c 9000000 /dev/zero\nhead -c 9000000 /dev/zero >&2\nexport A=1", want: "A=1"},
