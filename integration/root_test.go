@@ -443,7 +443,11 @@ func (r *Root) Snapshot() map[string]Entry {
 			if index, _ := path.Match("/usr/lib/modules/*/modules.*", name); index || slices.Contains(own, path.Base(name)) {
 				return nil
 			}
-			e := Entry{Mode: info.Mode().String()}
+			mode := info.Mode()
+			if path.Base(name) == "make.log" {
+				mode &^= 0o007 // ours are not for everybody
+			}
+			e := Entry{Mode: mode.String()}
 			if d.Type() == fs.ModeSymlink {
 				e.Target, err = os.Readlink(file)
 			}
