@@ -23,7 +23,8 @@ import (
 func prebuilt(r *Root, k string) {
 	m, v := r.Unpack("vhba-dkms")
 	r.MustRun("dkms", "build", m+"/"+v, "-k", k, "--directive", "STRIP=no")
-	r.Sh("cd /root && cp /var/lib/dkms/vhba/" + v + "/" + k + "/x86_64/module/vhba.ko.xz . && xz -d vhba.ko.xz && dkms remove vhba/" + v + " --all")
+	// A module that says its name has to have that of its file.
+	r.Sh("cd /root && cp /var/lib/dkms/vhba/" + v + "/" + k + "/x86_64/module/vhba.ko.xz . && xz -d vhba.ko.xz && sed -i s/name=vhba/nam_=vhba/ vhba.ko && dkms remove vhba/" + v + " --all")
 	for pkg, modules := range map[string][]string{"one": {"one"}, "three": {"three_a", "three_b", "three_c"}, "dummy": {"dummy"}} {
 		dir := "/usr/src/" + pkg + "-1.0/"
 		text := fmt.Sprintf("PACKAGE_NAME=%s\nPACKAGE_VERSION=1.0\nAUTOINSTALL=yes\nMAKE=true\n", pkg)
