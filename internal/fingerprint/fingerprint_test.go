@@ -143,6 +143,9 @@ func TestEveryHeader(t *testing.T) {
 	if some != every.Sum {
 		t.Errorf("some: %s, every: %s", some, every.Sum)
 	}
+	if told, err := c.SomeHeaders(dir + "/k"); err != nil || told.Sum != every.Sum || told.Linked != every.Linked {
+		t.Errorf("some tell %+v, %v; every: %+v", told, err, every)
+	}
 	before := c
 	write(t, dir+"/k/include/linux/a.h", "2")
 	if now, _ := c.EveryHeader(dir + "/k"); now.Sum != every.Sum {

@@ -206,26 +206,16 @@ func (c *Hashes) Source(paths ...string) (string, error) {
 // in the directories dirs, usually /lib/modules/K/build and source. It is "" if none of
 // the directories exists.
 func (c *Hashes) Headers(dirs ...string) (string, error) {
-	return c.once(append(slices.Clone(dirs), "headers"), func() (string, error) { return c.headers(dirs) })
+	return c.once(append(slices.Clone(dirs), "headers"), func() (string, error) {
+		h, err := c.SomeHeaders(dirs...)
+		return h.Sum, err
+	})
 }
 
 // once returns what answer returns, and calls it only for the first of equal questions.
 func (c *Hashes) once(question []string, answer func() (string, error)) (string, error) {
 	known, _ := c.asked.LoadOrStore(strings.Join(question, "\x00"), sync.OnceValues(answer))
 	return known.(func() (string, error))()
-}
-
-func (c *Hashes) headers(dirs []string) (string, error) {
-	real := realDirs(dirs)
-	if len(real) == 0 {
-		return "", nil
-	}
-	// A package manager that replaces any of the files replaces all. Looking at
-	// a few shows whether it did; looking at all would take too long.
-	return c.value(real, tellingStamps(real), func() (string, error) {
-		all, err := c.everyHeader(real)
-		return all.Sum, err
-	})
 }
 
 func realDirs(dirs []string) (real []string) {
@@ -251,7 +241,7 @@ func tellingStamps(dirs []string) func(io.Writer) error {
 	}
 }
 
-// Headers are a kernel's headers, of which every file was looked at.
+// Headers are a kernel's headers.
 type Headers struct {
 	// Sum is as from [Hashes.Headers]. Linked is the hash of what links in the headers
 	// lead to elsewhere: Sum has such links as they are written.
@@ -265,8 +255,26 @@ func (h Headers) Name(path string) bool {
 	return !noHeader(path) && below(h.Paths, path)
 }
 
-// EveryHeader is like [Hashes.Headers], but looks at every file. If it finds that one
-// was changed in its place, so will Headers in the next run.
+// SomeHeaders is [Hashes.Headers] that returns more. A package manager that replaces any
+// of the files replaces all. Looking at a few shows whether it did; looking at all takes
+// too long where nothing is built.
+func (c *Hashes) SomeHeaders(dirs ...string) (h Headers, err error) {
+	real := realDirs(dirs)
+	if len(real) == 0 {
+		return h, nil
+	}
+	text, err := c.value(toldHeaders(real), tellingStamps(real), func() (string, error) { return c.everyHeader(real) })
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &h)
+	}
+	return h, err
+}
+
+// toldHeaders is the question that [Hashes.SomeHeaders] asks.
+func toldHeaders(dirs []string) []string { return append(slices.Clone(dirs), "headers as some tell") }
+
+// EveryHeader is like [Hashes.SomeHeaders], but looks at every file. If it finds that one
+// was changed in its place, so will SomeHeaders and Headers in the next run.
 func (c *Hashes) EveryHeader(dirs ...string) (h Headers, err error) {
 	real := realDirs(dirs)
 	if len(real) == 0 {
@@ -276,26 +284,27 @@ func (c *Hashes) EveryHeader(dirs ...string) (h Headers, err error) {
 	if err := tellingStamps(real)(stamp); err != nil {
 		return h, err
 	}
-	if h, err = c.everyHeader(real); err != nil {
+	text, err := c.everyHeader(real)
+	if err != nil {
 		return h, err
 	}
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
-	k, e := strings.Join(real, "\x00"), entry{sum(stamp), h.Sum}
+	k, e := strings.Join(toldHeaders(real), "\x00"), entry{sum(stamp), text}
 	c.changed = c.changed || c.entries[k] != e
 	c.entries[k] = e
-	return h, nil
+	return h, json.Unmarshal([]byte(text), &h)
 }
 
-// everyHeader is EveryHeader for directories without links.
-func (c *Hashes) everyHeader(dirs []string) (h Headers, err error) {
+// everyHeader returns what EveryHeader does, as JSON, for directories without links.
+func (c *Hashes) everyHeader(dirs []string) (string, error) {
 	var trees, paths []string
 	for _, dir := range dirs {
 		for _, tree := range headerTrees(dir) {
 			trees = append(trees, tree.path)
 		}
 	}
-	text, err := c.value(append(slices.Clone(dirs), "every header"), func(w io.Writer) error {
+	return c.value(append(slices.Clone(dirs), "every header"), func(w io.Writer) (err error) {
 		paths, err = stampHeaders(w, trees)
 		return err
 	}, func() (string, error) {
@@ -316,10 +325,6 @@ func (c *Hashes) everyHeader(dirs []string) (h Headers, err error) {
 		text, err := json.Marshal(Headers{sum(own), sum(linked), paths})
 		return string(text), err
 	})
-	if err == nil {
-		err = json.Unmarshal([]byte(text), &h)
-	}
-	return h, err
 }
 
 // stampHeaders writes to w the stamps of all header files at paths, and of those

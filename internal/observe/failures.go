@@ -70,7 +70,8 @@ func (f *failures) of(ctx context.Context, m *machine.Machine, o Seen, k tree.Ta
 	if !ok {
 		return nil
 	}
-	now, err := Inputs(ctx, m, Description(m, o, k))
+	in := newInputs(m, m.Hashes, Description(m, o, k))
+	now, err := in.made(ctx, in.hashes.SomeHeaders)
 	if err != nil || was.Key != now.Key || was.Around != f.around() {
 		return nil
 	}

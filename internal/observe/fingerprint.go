@@ -28,11 +28,15 @@ type Made struct {
 
 // Inputs finds out what the build of d is made from now.
 func Inputs(ctx context.Context, m *machine.Machine, d build.Description) (Made, error) {
-	return made(ctx, &inputs{m: m, hashes: m.Hashes, d: d, k: tree.Target{Release: d.Kernel.Release, Arch: d.Kernel.Arch}})
+	in := newInputs(m, m.Hashes, d)
+	return in.made(ctx, in.hashes.EveryHeader)
 }
 
-func made(ctx context.Context, in *inputs) (Made, error) {
-	f, err := in.fingerprint(ctx, true)
+// headersFunc is a way to look at headers.
+type headersFunc func(dirs ...string) (fingerprint.Headers, error)
+
+func (in *inputs) made(ctx context.Context, headers headersFunc) (Made, error) {
+	f, err := in.fingerprint(ctx, headers)
 	if err != nil || f.Headers == "" || strings.ContainsAny(f.Compiler, "$`") { // see unknown
 		return Made{f, "", in}, err
 	}
@@ -56,8 +60,8 @@ const meanwhile = "changed during the build"
 // what the build is made from, and what Again returns is no fingerprint of a current
 // build.
 func (m Made) Again(ctx context.Context) (f fingerprint.Fingerprint, changed bool) {
-	in := &inputs{m: m.m, hashes: m.hashes.Again(), d: m.d, k: m.k}
-	now, err := made(ctx, in)
+	in := newInputs(m.m, m.hashes.Again(), m.d)
+	now, err := in.made(ctx, in.hashes.EveryHeader)
 	moved := in.hashes.Moved(m.hashes)
 	f = m.Fingerprint
 	for _, part := range []struct {
@@ -99,15 +103,18 @@ type inputs struct {
 	named   []string // the paths that source was asked for
 }
 
+func newInputs(m *machine.Machine, hashes *fingerprint.Hashes, d build.Description) *inputs {
+	return &inputs{m: m, hashes: hashes, d: d, k: tree.Target{Release: d.Kernel.Release, Arch: d.Kernel.Arch}}
+}
+
 // source returns the hash of files and directories; see [fingerprint.Hashes.Source].
 func (in *inputs) source(paths ...string) (string, error) {
 	in.named = append(in.named, paths...)
 	return in.hashes.Source(paths...)
 }
 
-// fingerprint names what the build would be made from now. It looks at all headers if
-// every is set, else at some.
-func (in *inputs) fingerprint(ctx context.Context, every bool) (f fingerprint.Fingerprint, err error) {
+// fingerprint names what the build would be made from now. It looks at headers by look.
+func (in *inputs) fingerprint(ctx context.Context, look headersFunc) (f fingerprint.Fingerprint, err error) {
 	f.Rules = rules.Build
 	kern, set := in.d.Kernel, in.d.Settings
 	if f.Source, err = in.source(in.d.Source, filepath.Join(set.EtcDir, in.d.Name)); err != nil {
@@ -130,15 +137,10 @@ func (in *inputs) fingerprint(ctx context.Context, every bool) (f fingerprint.Fi
 	if in.m.KernelSourceDir == "" {
 		headers = append(headers, filepath.Join(kern.Dir, "source"))
 	}
-	if every {
-		in.headers, err = in.hashes.EveryHeader(headers...)
-		f.Headers = in.headers.Sum
-	} else {
-		f.Headers, err = in.hashes.Headers(headers...)
-	}
-	if err != nil {
+	if in.headers, err = look(headers...); err != nil {
 		return f, err
 	}
+	f.Headers = in.headers.Sum
 	if f.Compiler, err = in.hashes.Compiler(ctx, cmp.Or(compiler.CC, "gcc")); err != nil {
 		return f, err
 	}
@@ -260,7 +262,11 @@ func (in *inputs) programs() (list, named []string) {
 // then what it is to be compared with from now on. Of a replaced package only the
 // source counts, and a build that nobody recorded is stale.
 func stale(ctx context.Context, m *machine.Machine, o Seen, k tree.Target, replaced bool) (why string, unrecorded *fingerprint.Fingerprint) {
-	now, err := (&inputs{m: m, hashes: m.Hashes, d: Description(m, o, k), k: k}).fingerprint(ctx, false)
+	in := newInputs(m, m.Hashes, Description(m, o, k))
+	now, err := in.fingerprint(ctx, func(dirs ...string) (fingerprint.Headers, error) {
+		sum, err := in.hashes.Headers(dirs...)
+		return fingerprint.Headers{Sum: sum}, err
+	})
 	if err != nil || now.Headers == "" || now.Compiler == "" {
 		return "", nil // it could not be built
 	}
