@@ -9,7 +9,6 @@ import (
 	"github.com/alecthomas/kong"
 
 	"dkms-kernel-install/internal/failure"
-	"dkms-kernel-install/internal/report"
 )
 
 // parse parses the command line args into the struct that into points to. If the
@@ -43,9 +42,9 @@ func (p *program) exit(err error) int {
 	if errors.As(err, &told{}) {
 		return max(f.Status, 1)
 	}
-	fmt.Fprintln(p.stderr, "Error! "+report.Line(f.Error()))
+	fmt.Fprintln(p.stderr, "Error! "+failure.Line(f.Error()))
 	if f.Hint != "" {
-		fmt.Fprintln(p.stderr, report.Line(f.Hint))
+		fmt.Fprintln(p.stderr, failure.Line(f.Hint))
 	}
 	return max(f.Status, 1)
 }

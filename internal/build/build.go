@@ -516,7 +516,7 @@ func (j *job) sign(ctx context.Context, m conf.Module, module []byte) ([]byte, e
 	}
 	err = fmt.Errorf("%s.ko: %w", m.DestName, err)
 	if j.MustSign || ctx.Err() != nil {
-		return nil, &failure.Failure{What: "signing failed", Why: strings.ReplaceAll(err.Error(), "\n", "; "), Status: failure.StatusMake, Err: err,
+		return nil, &failure.Failure{What: "signing failed", Why: failure.Line(err.Error()), Status: failure.StatusMake, Err: err,
 			Hint: "correct " + SignSettings + " in framework.conf, or set try_sign_modules=false if the modules need no signature"}
 	}
 	j.Unsigned = cmp.Or(j.Unsigned, err)

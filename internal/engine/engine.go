@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 
 	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
@@ -124,7 +123,7 @@ func (e *Engine) heal(lock *tree.Lock, packages []tree.Package, kernels []tree.T
 	}
 	lock.Clean = err == nil
 	if err != nil {
-		m.Note("warning: cannot clean up after a run that was killed: " + strings.ReplaceAll(err.Error(), "\n", "; "))
+		m.Note("warning: cannot clean up after a run that was killed: " + err.Error())
 	}
 }
 

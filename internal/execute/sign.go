@@ -20,6 +20,7 @@ import (
 
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/machine"
@@ -152,7 +153,7 @@ func (p *signProgram) run(ctx context.Context, file string) error {
 	case ctx.Err() != nil:
 		return err
 	}
-	why := strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", "; ")
+	why := failure.Line(strings.TrimSpace(string(out)))
 	switch {
 	case p.encrypted && p.m.SignPIN == "":
 		err = fmt.Errorf("%s is encrypted, and %s does not have its pass phrase: %w", p.args[2], conf.SignPIN, err)

@@ -112,7 +112,7 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	d := observe.Description(w.m, w.item.Seen, w.k)
 	var err error
 	if d.Exports, err = w.m.BuildExports(w.k.Release); err != nil {
-		return nil, &failure.Failure{What: "build failed", Why: strings.ReplaceAll(err.Error(), "\n", "; "), Status: failure.StatusMake, Err: err,
+		return nil, &failure.Failure{What: "build failed", Why: failure.Line(err.Error()), Status: failure.StatusMake, Err: err,
 			Hint: "correct build_environment in framework.conf, or the file that it names"}
 	}
 	d.Jobs, d.Jobserver, d.DependsOn = w.jobs.number, w.jobs.server, w.item.DependsOn
@@ -147,7 +147,7 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	if err := made.Unsigned; err != nil {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("NOT SIGNED: %s; a kernel that enforces signatures does not load it: "+
 			"correct %s in framework.conf, then run: dkms unbuild %s -k %s && dkms install %[3]s -k %[4]s",
-			strings.ReplaceAll(err.Error(), "\n", "; "), build.SignSettings, d.ID, w.k.Release))
+			err, build.SignSettings, d.ID, w.k.Release))
 	}
 	if made.Unkept != nil {
 		r.Unkept = made.Unkept.Error()

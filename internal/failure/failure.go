@@ -69,6 +69,9 @@ func (f *Failure) Error() string {
 
 func (f *Failure) Unwrap() error { return f.Err }
 
+// Line returns s as one line, lest text from a package pass for a line of ours.
+func Line(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
+
 // From returns err as a Failure. If err is none, From makes one of what and status,
 // with the hint that fits err.
 func From(err error, what string, status int) *Failure {
@@ -76,7 +79,7 @@ func From(err error, what string, status int) *Failure {
 	if errors.As(err, &f) {
 		return f
 	}
-	return &Failure{What: what, Why: strings.ReplaceAll(err.Error(), "\n", "; "), Hint: hint(err), Status: status, Err: err}
+	return &Failure{What: what, Why: Line(err.Error()), Hint: hint(err), Status: status, Err: err}
 }
 
 // hint returns what to do about a common err, or "".

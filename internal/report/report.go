@@ -29,10 +29,10 @@ type Text struct {
 	prefix string
 }
 
-// NewText returns a Text that writes to w, which [Clean] has made. Every line begins with prefix, after the word
-// "warning: " if it is one. If quiet is set, it writes only failures and warnings. If
-// verbose is set, which prevails, it also writes what begins, what is current, and which
-// files are placed and removed.
+// NewText returns a Text that writes to w, which [Clean] has made. Every line begins with
+// prefix, after the word "warning: " if it is one. If quiet is set, it writes only
+// failures and warnings. If verbose is set, which prevails, it also writes what begins,
+// what is current, and which files are placed and removed.
 func NewText(w io.Writer, prefix string, verbose, quiet bool) *Text {
 	log := logrus.New()
 	log.SetOutput(w)
@@ -61,11 +61,8 @@ func (lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
 			prefix = ""
 		}
 	}
-	return []byte(prefix + Line(e.Message) + "\n"), nil
+	return []byte(prefix + failure.Line(e.Message) + "\n"), nil
 }
-
-// Line returns s as one line, lest text from a package pass for a line of ours.
-func Line(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
 
 // Start writes, if t is verbose, that the work on a package for a kernel begins: the
 // build, or else only the installation. In a log such lines do not help.
