@@ -30,7 +30,12 @@ const (
 // aptRoot makes a root in which apt installs packages and modules are signed.
 func aptRoot(t testing.TB) *Root {
 	t.Helper()
-	r := NewRoot(t)
+	return NewRoot(t).forApt()
+}
+
+// forApt prepares a root in which apt installs packages and modules are signed.
+func (r *Root) forApt() *Root {
+	r.t.Helper()
 	r.Timeout = time.Hour // one run of apt makes many builds
 	r.UseRepository()
 	r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=true\n", 0o644)

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -34,10 +33,7 @@ var fewPackages = []string{"acpi-call-dkms", "vpoll-dkms"}
 // kernel's release.
 func newReleaseRoot(t *testing.T, rel release) (r *Root, k string) {
 	t.Helper()
-	r = newRoot(t, rel.set)
-	r.Timeout = time.Hour
-	r.UseRepository()
-	r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=true\n", 0o644)
+	r = newRoot(t, rel.set).forApt()
 	for _, k := range r.Kernels() {
 		// mkroot made it for kernel-install; before forky no package has it.
 		r.Sh("dpkg -S /usr/lib/modules/" + k + "/vmlinuz 2>/dev/null || rm /usr/lib/modules/" + k + "/vmlinuz")

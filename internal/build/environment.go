@@ -99,10 +99,7 @@ func (e Environment) buildEnviron(w *sandbox.World, tmp string) []string {
 	allowed := e.Settings.Allowed(e.Name)
 	env := e.environ(conf.Confined(os.Environ(), allowed.Network || allowed.All, e.Passed...))
 	if w != nil {
-		if w.Features.Mounts {
-			tmp = "/tmp"
-		}
-		env = append(env, "HOME="+tmp, "TMPDIR="+tmp)
+		env = append(env, w.Environ(tmp)...)
 	}
 	env = slices.Concat(env, same, e.Settings.BuildEnvironment, e.Exports)
 	return slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, conf.SignPIN+"=") })

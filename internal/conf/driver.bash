@@ -14,10 +14,9 @@
 #	nonce "end" STATUS
 #
 # STATUS is 125 in the first if a file may not be read, 126 if it is not text, else 0,
-# and the exit status of
-# the evaluation in the second. The first is missing if a file ended bash. Beside
-# each pattern NAME, "matches NAME" says whether it matches: 0, 1, or 2 for an
-# invalid one.
+# and the exit status of the evaluation in the second. The first is missing if a file
+# ended bash. Beside each pattern NAME, "matches NAME" says whether it matches: 0, 1,
+# or 2 for an invalid one.
 
 __list() {
 	local -n __into=$1

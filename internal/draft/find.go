@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/sandbox"
 )
@@ -217,7 +218,7 @@ func (t *Tree) member(dir, word string) (string, error) {
 	if path.IsAbs(word) {
 		rel, _ = filepath.Rel(t.top, word)
 	}
-	if !fs.ValidPath(rel) || dir != "." && rel != dir && !strings.HasPrefix(rel, dir+"/") {
+	if !fs.ValidPath(rel) || dir != "." && !files.Below(dir, rel) {
 		return "", errors.New("it leads out of the directory")
 	}
 	return rel, checkPath(rel)

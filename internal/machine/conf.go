@@ -82,11 +82,7 @@ func (r confReader) readIn(w sandbox.World, copied bool) (conf.Conf, error) {
 		}
 	}
 	// Without a /tmp, as on a full disk, most confs can be read all the same.
-	tmp := w.Tmp
-	if w.Features.Mounts {
-		tmp = "/tmp"
-	}
-	r.env = append(slices.Clip(r.env), "HOME="+tmp, "TMPDIR="+tmp)
+	r.env = append(slices.Clip(r.env), w.Environ(w.Tmp)...)
 	return r.read(w.Run)
 }
 

@@ -70,6 +70,14 @@ type World struct {
 	Usage string
 }
 
+// Environ returns the variables of commands in w that say where they may write, tmp.
+func (w *World) Environ(tmp string) []string {
+	if w.Features.Mounts {
+		tmp = "/tmp"
+	}
+	return []string{"HOME=" + tmp, "TMPDIR=" + tmp}
+}
+
 // Bind shows the directory From at To.
 type Bind struct{ From, To string }
 

@@ -53,41 +53,45 @@ func For(arch string, modinfo ...string) (Module, error) {
 	return m, nil
 }
 
-// Build returns the ELF file: header, .text, each .modinfo, .debug_info, .bss, .shstrtab, section headers.
-func (m Module) Build() []byte {
-	var order binary.ByteOrder = binary.LittleEndian
-	if m.Data == elf.ELFDATA2MSB {
-		order = binary.BigEndian
-	}
+type sectionData struct {
+	name  string
+	typ   elf.SectionType
+	flags elf.SectionFlag
+	data  []byte
+}
 
-	type sectionData struct {
-		name  string
-		typ   elf.SectionType
-		flags elf.SectionFlag
-		data  []byte
-	}
-	sections := []sectionData{{".text", elf.SHT_PROGBITS, elf.SHF_ALLOC | elf.SHF_EXECINSTR, m.Text}}
+// sections returns those of the file, in order, and the content of the last one: their names.
+func (m Module) sections() (list []sectionData, names string) {
+	list = []sectionData{{".text", elf.SHT_PROGBITS, elf.SHF_ALLOC | elf.SHF_EXECINSTR, m.Text}}
 	modinfo := func(flags elf.SectionFlag, entries []string) {
 		if entries != nil {
 			data := []byte(strings.Join(entries, "\x00") + "\x00")
-			sections = append(sections, sectionData{".modinfo", elf.SHT_PROGBITS, flags, data})
+			list = append(list, sectionData{".modinfo", elf.SHT_PROGBITS, flags, data})
 		}
 	}
 	modinfo(0, m.Unloaded)
 	modinfo(elf.SHF_ALLOC, m.Modinfo)
 	modinfo(elf.SHF_ALLOC, m.Second)
 	if m.Debug != nil {
-		sections = append(sections, sectionData{".debug_info", elf.SHT_PROGBITS, 0, m.Debug})
+		list = append(list, sectionData{".debug_info", elf.SHT_PROGBITS, 0, m.Debug})
 	}
 	// The kernel's own modules have holes like this one.
-	sections = append(sections, sectionData{".bss", elf.SHT_NOBITS, elf.SHF_ALLOC | elf.SHF_WRITE, make([]byte, 1<<20)})
-	names := "\x00"
-	for _, s := range sections {
+	list = append(list, sectionData{".bss", elf.SHT_NOBITS, elf.SHF_ALLOC | elf.SHF_WRITE, make([]byte, 1<<20)})
+	names = "\x00"
+	for _, s := range list {
 		names += s.name + "\x00"
 	}
 	names += ".shstrtab\x00"
-	sections = append(sections, sectionData{".shstrtab", elf.SHT_STRTAB, 0, []byte(names)})
+	return append(list, sectionData{".shstrtab", elf.SHT_STRTAB, 0, []byte(names)}), names
+}
 
+// Build returns the ELF file: header, .text, each .modinfo, .debug_info, .bss, .shstrtab, section headers.
+func (m Module) Build() []byte {
+	var order binary.ByteOrder = binary.LittleEndian
+	if m.Data == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+	sections, names := m.sections()
 	headerSize, entrySize := binary.Size(elf.Header64{}), binary.Size(elf.Section64{})
 	if m.Class == elf.ELFCLASS32 {
 		headerSize, entrySize = binary.Size(elf.Header32{}), binary.Size(elf.Section32{})
