@@ -150,17 +150,21 @@ func (c *Conf) String() string {
 var (
 	// packageName is narrower than what dkms takes: a name or version of these characters
 	// means the same everywhere that it is written.
-	packageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}$`)
+	packageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]*$`)
 	// nameVersion is NAME-VERSION. Names have dashes and digits more often than versions
 	// have dashes, so it is the last dash before a digit that counts.
 	nameVersion  = regexp.MustCompile(`^(.+)-([0-9][^-]*(?:-[^0-9][^-]*)*)$`)
 	versionMacro = regexp.MustCompile(`(?m)^\s*MODULE_VERSION\s*\(\s*(?:"([^"\n]*)"|([A-Za-z_]\w*))\s*\)`)
 )
 
+// maxName is how many characters a name or version may have. It is not part of the
+// patterns: each of its repetitions would be compiled by itself, in every process.
+const maxName = 200
+
 // CheckName returns an error if s will not do as the name or the version of a package.
 func CheckName(s string) error {
-	if !packageName.MatchString(s) {
-		return fmt.Errorf("%.40q has more than letters, digits and ._+~- in it, or does not begin with a letter or digit", s)
+	if len(s) > maxName || !packageName.MatchString(s) {
+		return fmt.Errorf("%.40q has more than letters, digits and ._+~- in it, is longer than %d characters, or does not begin with a letter or digit", s, maxName)
 	}
 	return nil
 }

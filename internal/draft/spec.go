@@ -68,7 +68,7 @@ func ParseSpec(text, top string) (s Spec, err error) {
 }
 
 var (
-	moduleName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}$`)
+	moduleName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
 	targets    = regexp.MustCompile(`^(?:[A-Za-z0-9_./][A-Za-z0-9_./@%+-]*(?: |$))*$`)
 	// dirName matches what kbuild takes, neither blanks nor colons, and what has no
 	// meaning to make or to the shell.
@@ -79,7 +79,7 @@ func checkModule(name string) error {
 	if ext := path.Ext(name); ext == ".ko" || ext == ".o" {
 		return fmt.Errorf("%q ends in %s: the name goes without its suffix", name, ext)
 	}
-	if !moduleName.MatchString(name) {
+	if len(name) > maxName || !moduleName.MatchString(name) {
 		return fmt.Errorf("%.40q is no name of a module", name)
 	}
 	return nil
