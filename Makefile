@@ -144,20 +144,23 @@ local = ./cmd/... ./internal/... ./integration/figures
 # Of these, those that start no goroutine, and compress so much that the race detector
 # takes minutes for them.
 sequential = ./internal/kmod ./internal/initramfs
-# The whole-program tests that go by chance, or have more to do without -short.
-long = $$(cd cmd/dkms-kernel-install/testdata/script && grep -lE '^(endures|filling|hostile|\[short\]) ' *.txtar | sed 's/[.]txtar$$//' | paste -sd '|')
+# Whole-program tests with much to do, and one thing at a time: the race detector has
+# nothing to see there, and takes minutes.
+slow = sandbox_denies|sandbox_worlds|dkms_statuses|killed_verbs|hostile_values
+# These, and those that go by chance or have more to do without -short.
+long = $(slow)|$$(cd cmd/dkms-kernel-install/testdata/script && grep -lE '^(endures|filling|hostile|\[short\]) ' *.txtar | sed 's/[.]txtar$$//' | paste -sd '|')
 
 # To run after each change: it takes two minutes.
 check: lint tools
-	$(GO) test -count=1 -short $(local)
+	integration/in-memory $(GO) test -count=1 -short $(local)
 
 # All that CI runs: what check does, most of it with the race detector; what that would
 # take too long for; and the integration tests.
 test: lint lint-ports tools
-	DKMS_TEST_SIGN_FILE=$(sign_file) CGO_ENABLED=1 $(GO) test -count=1 -short -race -timeout 30m \
+	DKMS_TEST_SIGN_FILE=$(sign_file) CGO_ENABLED=1 integration/in-memory $(GO) test -count=1 -short -race -timeout 30m -skip '^TestScript$$/^($(slow))$$' \
 	  $$($(GO) list $(local) | grep -vxF "$$($(GO) list $(sequential))")
 	DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -short $(sequential)
-	$(GO) test -count=1 -timeout 30m -run "^TestScript$$/^($(long))$$|^TestFindEnds$$" ./cmd/dkms-kernel-install ./internal/draft
+	integration/in-memory $(GO) test -count=1 -timeout 30m -run "^TestScript$$/^($(long))$$|^TestFindEnds$$" ./cmd/dkms-kernel-install ./internal/draft
 	DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -timeout 60m ./integration
 
 # Also the tests that take hours: those of all packages of the archive.
