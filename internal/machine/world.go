@@ -3,6 +3,7 @@
 package machine
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -79,11 +80,10 @@ func show(w *sandbox.World, links ...string) {
 
 // buildUser returns the user of worlds; nil if there is none, and what that means.
 func (m *Machine) buildUser() (user *sandbox.User, less string) {
-	names := []string{"dkms-build", "nobody"}
-	if m.Settings.BuildUser != "" {
-		names = []string{m.Settings.BuildUser}
+	user, err := sandbox.LookupUser(cmp.Or(m.Settings.BuildUser, "dkms-build"))
+	if err != nil && m.Settings.BuildUser == "" {
+		user, err = sandbox.UnusedUser()
 	}
-	user, err := sandbox.LookupUser(names...)
 	if err != nil {
 		return nil, fmt.Sprintf("builds run as root: %v", err)
 	}

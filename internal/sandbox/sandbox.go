@@ -84,21 +84,43 @@ type Bind struct{ From, To string }
 // User is an unprivileged user.
 type User struct{ UID, GID int }
 
-// LookupUser returns the first of the users called names that exists and is neither
-// root nor in root's group. If there is none, it returns an error.
-func LookupUser(names ...string) (*User, error) {
-	for _, name := range names {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
+// LookupUser returns the user called name. It is an error if there is none, or if it is
+// root or in root's group.
+func LookupUser(name string) (*User, error) {
+	if u, err := user.Lookup(name); err == nil {
 		uid, errU := strconv.Atoi(u.Uid)
 		gid, errG := strconv.Atoi(u.Gid)
 		if errU == nil && errG == nil && uid > 0 && gid > 0 {
 			return &User{uid, gid}, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no unprivileged user called %s", strings.Join(names, " or "))
+	return nil, fmt.Errorf("there is no unprivileged user called %s", name)
+}
+
+// UnusedUser returns a user that no process runs as and that has no name. It is of those
+// that systemd keeps for services with DynamicUser=: see "Users, Groups, UIDs and GIDs
+// on systemd Systems". It stays the same while this process runs.
+var UnusedUser = sync.OnceValues(unusedUser)
+
+func unusedUser() (*User, error) {
+	used := map[string]bool{}
+	for dir := range namespaces() {
+		text, _ := os.ReadFile(dir + "/status")
+		for line := range strings.Lines(string(text)) {
+			if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
+				for id := range strings.FieldsSeq(ids) {
+					used[id] = true
+				}
+			}
+		}
+	}
+	for id := 61184; id <= 65519; id++ {
+		text := strconv.Itoa(id)
+		if _, err := user.LookupId(text); err != nil && !used[text] {
+			return &User{id, id}, nil
+		}
+	}
+	return nil, errors.New("all users from 61184 to 65519 are in use")
 }
 
 // Features are what a machine allows. The zero value allows nothing.

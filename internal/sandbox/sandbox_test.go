@@ -247,6 +247,27 @@ func TestOutput(t *testing.T) {
 	}
 }
 
+// A user that a process runs as is not unused.
+func TestUnusedUser(t *testing.T) {
+	u, err := unusedUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can run a process as another user")
+	}
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID)}, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	if other, err := unusedUser(); err != nil || *other == *u {
+		t.Errorf("%v is unused again, %v", other, err)
+	}
+}
+
 func TestNotFound(t *testing.T) {
 	w, _ := world(t)
 	if err := w.Run(t.Context(), exec.Command("nonexistent")); !errors.Is(err, exec.ErrNotFound) {
