@@ -10,7 +10,8 @@
 // one may take tokens, add some, or clog the pipe. So the server does not rely on
 // what is in the pipe: builds hold no more tokens of their own than there are, what
 // is too much in the pipe is taken out, and when no build holds any, the pipe is
-// filled again. As long as builds end, others start.
+// filled again. A build that waits long for a token gets one that others lack. As long
+// as builds end, others start.
 package jobserver
 
 import (
@@ -43,6 +44,8 @@ type Server struct {
 	wait *os.File
 	turn chan struct{} // has an element while an Acquire waits or takes
 	quit chan struct{} // closed to end watching
+	// patience is how long Acquire waits for each token that makes hold.
+	patience time.Duration
 	// watching is done when watch has returned.
 	watching sync.WaitGroup
 
@@ -64,7 +67,7 @@ func New(n int, version string) (*Server, error) {
 	}
 	s := &Server{
 		n: max(1, min(n, Max)), auth: auth(version), r: fds[0], w: fds[1],
-		turn: make(chan struct{}, 1), quit: make(chan struct{}), changed: make(chan struct{}),
+		turn: make(chan struct{}, 1), quit: make(chan struct{}), changed: make(chan struct{}), patience: patience,
 	}
 	s.size, _ = unix.FcntlInt(uintptr(s.w), unix.F_GETPIPE_SZ, 0)
 	fd, err := reopen(s.r, unix.O_RDONLY|unix.O_NONBLOCK)
@@ -175,6 +178,10 @@ func withMakeflags(env []string, flags string) []string {
 	return append(env[:len(env):len(env)], "MAKEFLAGS="+value)
 }
 
+// patience is how long Acquire waits for a token that the makes of builds hold. A make
+// gives it back when a compiler ends, which rarely takes longer.
+const patience = 10 * time.Second
+
 // Acquire takes n tokens for a build, at least 1 and at most all. It waits for them,
 // unless no build holds any: then it fills the pipe again. Builds are served one
 // after the other, so that each of two that want many gets them. When ctx is done,
@@ -215,12 +222,16 @@ func (s *Server) Acquire(ctx context.Context, n int) error {
 		failed := s.held+s.taken >= s.n
 		if !failed {
 			var token [1]byte
-			_ = s.wait.SetReadDeadline(time.Time{})
+			late := time.Now().Add(s.patience)
+			_ = s.wait.SetReadDeadline(late)
 			s.mu.Unlock()
 			got, err := s.wait.Read(token[:])
 			s.mu.Lock()
 			s.taken += max(0, got)
 			failed = err != nil && !os.IsTimeout(err)
+			if os.IsTimeout(err) && s.held+s.taken < s.n && !time.Now().Before(late) {
+				s.taken++ // put takes it out of the pipe, should it come back
+			}
 		}
 		if failed {
 			changed := s.changed

@@ -150,6 +150,28 @@ func TestLost(t *testing.T) {
 	s.Release(3)
 }
 
+// A build that takes all tokens and keeps them does not keep others from starting.
+func TestDrained(t *testing.T) {
+	s := open(t, 3)
+	s.patience = 10 * time.Millisecond
+	p := share(t, s)
+	acquire(t, s, 1)
+	p.take(2)
+	acquire(t, s, 1)
+	acquire(t, s, 1)
+	waits(t, s, 1) // builds hold all by now
+	p.add(2)
+	s.Release(1)
+	if p.there() != 1 {
+		t.Errorf("%d tokens in the pipe, want one", p.there())
+	}
+	s.Release(1)
+	s.Release(1)
+	if p.there() != 3 {
+		t.Errorf("%d tokens in the end", p.there())
+	}
+}
+
 // A build may put tokens into the pipe that it did not take.
 func TestAdded(t *testing.T) {
 	s := open(t, 3)
