@@ -58,8 +58,8 @@ type World struct {
 	// Writable are directories that a command may write to. Without
 	// [Features].Mounts they are at To already.
 	Writable []Bind
-	// Processes is how many processes a command may have at once; 0 means any
-	// number.
+	// Processes is how many processes a command may have at once, each thread counted;
+	// 0 means any number.
 	Processes int
 	// FileSize is how many bytes a file of a command may have; 0 means any number.
 	FileSize int64

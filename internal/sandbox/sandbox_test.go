@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,9 @@ import (
 
 func TestMain(m *testing.M) {
 	Main()
+	if os.Args[0] == "threads" {
+		manyThreads()
+	}
 	os.Exit(m.Run())
 }
 
@@ -300,4 +304,35 @@ func TestProcesses(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("another build: %v", err)
 	}
+}
+
+// Threads count as processes do.
+func TestThreads(t *testing.T) {
+	w, _ := world(t)
+	if !w.Features.PID {
+		testskip.For(t, "this machine cannot count them")
+	}
+	self, err := os.ReadFile("/proc/self/exe")
+	exe := filepath.Join(w.Usage, "threads") // others than root cannot reach ours
+	if err := errors.Join(err, os.WriteFile(exe, self, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	err = w.Run(t.Context(), &exec.Cmd{Path: exe, Args: []string{"threads", strconv.Itoa(w.Processes * 19 / 20)}})
+	var limit *LimitError
+	if !errors.As(err, &limit) || !strings.Contains(limit.What, "too many processes") {
+		t.Errorf("%v", err)
+	}
+}
+
+// manyThreads keeps as many threads as its argument says, for ten seconds.
+func manyThreads() {
+	n, _ := strconv.Atoi(os.Args[1])
+	for range n {
+		go func() {
+			runtime.LockOSThread()
+			select {}
+		}()
+	}
+	time.Sleep(10 * time.Second)
+	os.Exit(0)
 }

@@ -76,7 +76,7 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 	}
 }
 
-// look ends c if it is to blame for a shortage, or has too many processes.
+// look ends c if it is to blame for a shortage, or has too many threads.
 func (c *command) look() {
 	hidden := sync.OnceValue(unnamed)
 	if free, _, inodes, ok := room(c.world.Usage); ok && free < c.reserve {
@@ -105,7 +105,7 @@ func (c *command) look() {
 		}
 	}
 	if n := used[c.ns].count; c.world.Processes > 0 && n > c.world.Processes*9/10 {
-		c.end(&LimitError{What: fmt.Sprintf("it started too many processes: %d run", n), Hint: "look at the end of the log"})
+		c.end(&LimitError{What: fmt.Sprintf("it started too many processes: %d run, with their threads", n), Hint: "look at the end of the log"})
 	}
 }
 
@@ -230,7 +230,7 @@ func threads() int {
 
 // used is what the processes of a PID namespace use.
 type used struct {
-	count  int   // processes
+	count  int   // threads
 	memory int64 // bytes that are in no file
 }
 
@@ -239,13 +239,16 @@ func processes() map[string]used {
 	all := map[string]used{}
 	for dir, ns := range namespaces() {
 		u := all[ns]
-		u.count++
 		text, _ := os.ReadFile(dir + "/status")
 		for line := range strings.Lines(string(text)) {
-			// Memory of its own, and shared memory.
-			if name, value, _ := strings.Cut(line, ":"); name == "RssAnon" || name == "RssShmem" {
-				kib, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
-				u.memory += kib << 10
+			name, value, _ := strings.Cut(line, ":")
+			number, _, _ := strings.Cut(strings.TrimSpace(value), " ")
+			n, _ := strconv.Atoi(number)
+			switch name {
+			case "Threads":
+				u.count += n
+			case "RssAnon", "RssShmem": // memory of its own, and shared memory, in KiB
+				u.memory += int64(n) << 10
 			}
 		}
 		all[ns] = u
