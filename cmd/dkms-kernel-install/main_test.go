@@ -45,6 +45,7 @@ func TestMain(m *testing.M) {
 		"withkey": withKey,
 		// What packages try.
 		"attack": attack,
+		"hold":   hold,
 	})
 }
 

@@ -116,6 +116,8 @@ type run struct {
 	signers  signers
 	costs    *costs
 	levels   map[codec.Compression]int // by which modules are compressed
+	again    sync.Once                 // says that builds are made again
+	alone    sync.RWMutex              // builds hold it for reading; one that must be alone locks it
 }
 
 // compressionLevels returns the levels for the compressions of the kernels that

@@ -125,7 +125,7 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	d.Store, d.Key, d.Again = w.m.Store, in.Key, w.options.Force
 	again := sync.OnceValues(func() (fingerprint.Fingerprint, bool) { return in.Again(ctx) })
 	d.Names, d.Changed = in.Names(), func() bool { _, changed := again(); return changed }
-	made, err := build.Run(ctx, d)
+	made, err := w.run.build(ctx, d)
 	w.remember(d, err)
 	if err != nil {
 		return nil, failure.From(err, "build failed", failure.StatusMake)
@@ -157,6 +157,24 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 		r.Signed, r.Compression = d.Sign != nil && made.Unsigned == nil, d.Compression
 	}
 	return made.Modules, nil
+}
+
+// build builds d, and once more if what was short then may have been taken by another
+// build: without others at the same time.
+func (r *run) build(ctx context.Context, d build.Description) (build.Result, error) {
+	r.alone.RLock()
+	made, err := build.Run(ctx, d)
+	r.alone.RUnlock()
+	var limit *sandbox.LimitError
+	if !errors.As(err, &limit) || !limit.Again {
+		return made, err
+	}
+	r.again.Do(func() {
+		r.m.Note("memory or disk ran short, and what builds are seen to hold does not explain it: those that ran are made again, one at a time")
+	})
+	r.alone.Lock()
+	defer r.alone.Unlock()
+	return build.Run(ctx, d)
 }
 
 // remember keeps that the build of d failed with err, or that it did not.

@@ -403,6 +403,9 @@ type LimitError struct {
 	What string // what it used
 	Hint string // what to do about it
 	Disk bool   // Disk reports whether it is about room on a disk.
+	// Again reports whether the command may not be to blame: it is to be run again,
+	// without others at the same time.
+	Again bool
 }
 
 func (e *LimitError) Error() string { return e.What }

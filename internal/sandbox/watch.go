@@ -30,10 +30,10 @@ const period = 100 * time.Millisecond
 var watched struct {
 	sync.Mutex // guards the fields below
 	list       []*command
-	picked     time.Time // when a command was last picked to be ended
+	picked     time.Time // when commands were last ended
 }
 
-// clearing is how long no other command is picked: what one used is not free at once.
+// clearing is how long no other command is ended: what one used is not free at once.
 const clearing = 3 * time.Second
 
 // command is a command that runs.
@@ -41,6 +41,7 @@ type command struct {
 	world   *World
 	ns      string // its PID namespace; "" if it has none of its own
 	reserve uint64 // bytes that are to stay free on its disk
+	tight   bool   // memory was short before it began
 	end     func(error)
 }
 
@@ -58,6 +59,7 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 			c.reserve = 0
 		}
 	}
+	_, c.tight = ramShort()
 	watched.Lock()
 	watched.list = append(watched.list, c)
 	watched.Unlock()
@@ -81,43 +83,43 @@ func (c *command) look() {
 	hidden := sync.OnceValue(unnamed)
 	if free, _, inodes, ok := room(c.world.Usage); ok && free < c.reserve {
 		least := int64(c.reserve)
-		if free == 0 {
+		if inodes > 0 {
 			least = min(least, int64(inodes/scarce)*fileCost)
 		}
-		if n, ok := c.pick(least, func(o *command) int64 { return o.disk(hidden) }); ok {
-			what := fmt.Sprintf("it fills the disk: it wrote %d MiB", n>>20)
-			if n == math.MaxInt64 {
-				what = fmt.Sprintf("it fills the disk, with directories more than %d deep", files.Depth)
-			}
-			c.end(&LimitError{What: what, Hint: "make room on the file system, if that was not too much", Disk: true})
-		}
+		c.blame(least, func(o *command) int64 { return o.disk(hidden) },
+			LimitError{What: "it fills the disk", Hint: "make room on the file system, if that was not too much", Disk: true})
 	}
-	total, available, known := resources.RAM()
-	short := known && available <= total/32
+	total, short := ramShort()
 	many := c.world.Processes > 0 && threads() > c.world.Processes*9/10
 	if c.ns == "" || !short && !many {
 		return
 	}
 	used := processes()
-	if short {
-		if n, ok := c.pick(total/32, func(o *command) int64 { return used[o.ns].memory + hidden()[o.ns] }); ok {
-			c.end(&LimitError{What: fmt.Sprintf("it fills the memory: it used %d MiB", n>>20), Hint: "run it again with fewer jobs (parallel_jobs in framework.conf)"})
-		}
+	if short && !c.tight {
+		c.blame(total/32, func(o *command) int64 { return used[o.ns].memory + hidden()[o.ns] },
+			LimitError{What: "it fills the memory", Hint: "run it again with fewer jobs (parallel_jobs in framework.conf)"})
 	}
 	if n := used[c.ns].count; c.world.Processes > 0 && n > c.world.Processes*9/10 {
 		c.end(&LimitError{What: fmt.Sprintf("it started too many processes: %d run, with their threads", n), Hint: "look at the end of the log"})
 	}
 }
 
-// pick picks c to be ended for a shortage, if c uses most of what is short, and reports
-// whether it did; n is how much c uses. All commands together have to use no less than
-// least: if they use little, something else is to blame. Of several that use the same,
-// it picks the first.
-func (c *command) pick(least int64, uses func(*command) int64) (n int64, ok bool) {
+// ramShort reports whether the memory of the machine is short, and how many bytes it
+// has.
+func ramShort() (total int64, short bool) {
+	total, available, known := resources.RAM()
+	return total, known && available <= total/32
+}
+
+// blame finds out who is to blame for a shortage. If c uses most of what is short, it
+// ends c with the error limit; of several that use the same, the first. If all commands
+// together use less than least, what is to blame does not show: then blame ends a
+// command that is alone, and otherwise all that can be run again, one at a time.
+func (c *command) blame(least int64, uses func(*command) int64, limit LimitError) {
 	watched.Lock()
 	defer watched.Unlock()
 	if time.Since(watched.picked) < clearing {
-		return 0, false
+		return
 	}
 	var most *command
 	var sum int64
@@ -129,11 +131,33 @@ func (c *command) pick(least int64, uses func(*command) int64) (n int64, ok bool
 		}
 		sum += min(used, math.MaxInt64-sum)
 	}
-	if most != c || sum < least {
-		return 0, false
+	var ended []*command
+	switch {
+	case sum < least && c.world.Usage == "":
+		return
+	case sum >= least && most != c:
+		return
+	case largest == math.MaxInt64:
+		limit.What += fmt.Sprintf(", with directories more than %d deep", files.Depth)
+		ended = append(ended, c)
+	case sum >= least:
+		limit.What += fmt.Sprintf(": it holds %d MiB", largest>>20)
+		ended = append(ended, c)
+	case len(watched.list) == 1:
+		limit.What += ": there was room before, no other build runs, and it holds what cannot be seen"
+		ended = append(ended, c)
+	default:
+		limit.Again = true
+		for _, o := range watched.list {
+			if o.world.Usage != "" {
+				ended = append(ended, o)
+			}
+		}
 	}
 	watched.picked = time.Now()
-	return largest, true
+	for _, o := range ended {
+		o.end(&limit)
+	}
 }
 
 // disk returns how many bytes of the disk c uses, with those of hidden, which is by
@@ -148,18 +172,18 @@ const (
 	fileCost = 512 // bytes that a file counts besides its content
 )
 
-// room returns how many bytes of the file system of dir are free for ordinary users,
-// how many it has, and how many files it can hold. If files are scarce, no bytes are
-// free. It reports false if dir is "" or cannot be looked at.
+// room returns how many bytes of the file system of dir are free for ordinary users, and
+// how many it has. If files are scarce, no bytes are free, and inodes is how many files
+// it can hold; else 0. It reports false if dir is "" or cannot be looked at.
 func room(dir string) (free, size, inodes uint64, ok bool) {
 	var st unix.Statfs_t
 	if dir == "" || unix.Statfs(dir, &st) != nil {
 		return 0, 0, 0, false
 	}
 	if free = st.Bavail * uint64(st.Bsize); st.Ffree < st.Files/scarce {
-		free = 0
+		free, inodes = 0, st.Files
 	}
-	return free, st.Blocks * uint64(st.Bsize), st.Files, true
+	return free, st.Blocks * uint64(st.Bsize), inodes, true
 }
 
 // usage returns how many bytes the files below dir take, or [math.MaxInt64] if they
@@ -176,24 +200,25 @@ func usage(dir string) (bytes int64) {
 }
 
 // unnamed returns how many bytes those files take that processes of the watched
-// commands have open but that are in no directory: removed files, and files in memory.
+// commands have open or mapped but that are in no directory: removed files, and files in memory.
 // It returns them by PID namespace. The caller holds the lock of watched.
 func unnamed() map[string]int64 {
-	type file struct {
+	type inode struct {
 		ns       string
 		dev, ino uint64
 	}
-	bytes, seen := map[string]int64{}, map[file]bool{}
+	bytes, seen := map[string]int64{}, map[inode]bool{}
 	for dir, ns := range namespaces() {
 		if !slices.ContainsFunc(watched.list, func(c *command) bool { return c.ns == ns }) {
 			continue
 		}
 		// A thread may have its own table of files.
 		open, _ := filepath.Glob(dir + "/task/*/fd/*")
-		for _, fd := range open {
+		mapped, _ := filepath.Glob(dir + "/map_files/*")
+		for _, file := range append(open, mapped...) {
 			var st unix.Stat_t
-			err := unix.Stat(fd, &st)
-			f := file{ns, st.Dev, st.Ino}
+			err := unix.Stat(file, &st)
+			f := inode{ns, st.Dev, st.Ino}
 			if err == nil && st.Nlink == 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && !seen[f] {
 				seen[f] = true
 				bytes[ns] += st.Blocks * 512
