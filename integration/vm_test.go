@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,13 +26,24 @@ import (
 //	dmesg …                        the last kernel messages
 func BootAndLoad(t testing.TB, kernelImage string, moduleFiles ...string) string {
 	t.Helper()
+	files := map[string]string{}
+	for i, file := range moduleFiles {
+		files[fmt.Sprintf("modules/%03d-%s", i, filepath.Base(file))] = file
+	}
+	return boot(t, kernelImage, files)
+}
+
+// boot boots a kernel in a virtual machine. Process 1 is vminit, with these arguments and files, which are by their
+// names there. boot returns what it printed.
+func boot(t testing.TB, kernelImage string, files map[string]string, args ...string) string {
+	t.Helper()
 	get(t, vmSet)
 	init, err := vmInit()
 	if err != nil {
 		t.Fatal(err)
 	}
 	initramfs := filepath.Join(t.TempDir(), "initramfs")
-	if err := os.WriteFile(initramfs, cpio(t, init, moduleFiles), 0o644); err != nil {
+	if err := os.WriteFile(initramfs, cpio(t, init, files), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	// Emulated, without KVM: it is the same on every machine, and virtual machines rarely have KVM.
@@ -38,7 +51,7 @@ func BootAndLoad(t testing.TB, kernelImage string, moduleFiles ...string) string
 	defer cancel()
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-nodefaults", "-no-reboot",
 		"-display", "none", "-serial", "stdio", "-kernel", kernelImage, "-initrd", initramfs,
-		"-append", "console=ttyS0 quiet panic=-1")
+		"-append", "console=ttyS0 quiet panic=-1 -- "+strings.Join(args, " "))
 	out, err := qemu.CombinedOutput()
 	var lines []string
 	for line := range strings.Lines(string(out)) {
@@ -66,7 +79,7 @@ var vmInit = sync.OnceValues(func() ([]byte, error) {
 })
 
 // cpio returns an initramfs in the "newc" format that kernels read.
-func cpio(t testing.TB, init []byte, moduleFiles []string) []byte {
+func cpio(t testing.TB, init []byte, files map[string]string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	inode := 0
@@ -86,16 +99,35 @@ func cpio(t testing.TB, init []byte, moduleFiles []string) []byte {
 	add("dev/console", char, 5, 1, nil) // without it, process 1 has no stdout
 	add("proc", dir, 0, 0, nil)
 	add("modules", dir, 0, 0, nil)
-	for i, f := range moduleFiles {
-		data, err := os.ReadFile(f)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		data, err := os.ReadFile(files[name])
 		if err != nil {
 			t.Fatal(err)
 		}
-		add(fmt.Sprintf("modules/%03d-%s", i, filepath.Base(f)), file, 0, 0, data)
+		add(name, file, 0, 0, data)
 	}
 	add("init", file, 0, 0, init)
 	add("TRAILER!!!", 0, 0, 0, nil)
 	return b.Bytes()
+}
+
+// TestControlGroups runs a test of the sandbox where there are control groups of version 2, which few machines that run
+// tests let them make.
+func TestControlGroups(t *testing.T) {
+	t.Parallel()
+	r := NewRoot(t)
+	kernels := r.Kernels()
+	program := filepath.Join(t.TempDir(), "test")
+	build := exec.Command("go", "test", "-c", "-trimpath", "-o", program, "../internal/sandbox")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	out := boot(t, filepath.Join(r.Dir, "usr/lib/modules", kernels[len(kernels)-1], "vmlinuz"), map[string]string{"test": program},
+		"-test.v", "-test.run=^TestGroup$")
+	if strings.Contains(out, "SKIP") || !strings.Contains(out, "test --- PASS: TestGroup ") {
+		t.Error(out)
+	}
 }
 
 // TestVM checks what Debian's kernel does with its own module, compressed in each way. It decompresses only xz, the format

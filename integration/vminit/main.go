@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 // Command vminit is process 1 of the virtual machine of the integration tests. It loads each file in /modules, in the
-// order of their names, and the kernel itself decompresses it. Then it prints the results and stops the machine.
+// order of their names, and the kernel itself decompresses it. It runs the program /test, if there is one, with its
+// own arguments, control groups and a /tmp. Then it prints the results and stops the machine.
 package main
 
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -27,6 +29,9 @@ func main() {
 		}
 		fmt.Printf("vminit: load %s: %s\n", name, result)
 	}
+	if _, err := os.Stat("/test"); err == nil {
+		test()
+	}
 	show("module", "/proc/modules")
 	show("tainted", "/proc/sys/kernel/tainted")
 	log := make([]byte, 1<<18)
@@ -39,6 +44,27 @@ func main() {
 	fmt.Println("vminit: end")
 	// A restart, unlike a power-off, needs no ACPI, and makes qemu -no-reboot end.
 	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+}
+
+// test runs /test and prints its output.
+func test() {
+	for _, m := range []struct{ kind, dir string }{{"sysfs", "/sys"}, {"cgroup2", "/sys/fs/cgroup"}, {"tmpfs", "/tmp"}, {"devtmpfs", "/dev"}} {
+		err := os.MkdirAll(m.dir, 0o755)
+		if err == nil {
+			err = unix.Mount(m.kind, m.dir, m.kind, 0, "")
+		}
+		if err != nil {
+			fmt.Println("vminit: mount", m.dir, err)
+		}
+	}
+	cmd := exec.Command("/test", os.Args[1:]...)
+	out, err := cmd.CombinedOutput()
+	for line := range strings.Lines(string(out)) {
+		fmt.Println("vminit: test", strings.TrimRight(line, "\n"))
+	}
+	if err != nil {
+		fmt.Println("vminit: test", err)
+	}
 }
 
 func load(file string) error {

@@ -83,6 +83,24 @@ func memory(root string) (bytes int64, ok bool) {
 	return bytes, ok
 }
 
+// ControlGroups returns the top directory of the control groups of version 2. It reports
+// false if there are none, or if one that this process is in limits its memory or its
+// processors: the limit would not hold for what runs elsewhere.
+func ControlGroups() (dir string, ok bool) { return controlGroups("/") }
+
+func controlGroups(root string) (dir string, ok bool) {
+	dirs, v2 := groups(root, "memory")
+	for _, d := range dirs {
+		for _, limit := range []string{"memory.max", "memory.high", "cpu.max"} {
+			if value := read(d, limit); value != "" && !strings.HasPrefix(value, "max") {
+				return "", false
+			}
+		}
+		dir = d
+	}
+	return dir, v2 && dir != ""
+}
+
 // groups returns the directory of the control group of this process for controller,
 // and those of its visible ancestors. v2 reports whether they are of version 2.
 func groups(root, controller string) (dirs []string, v2 bool) {

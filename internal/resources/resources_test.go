@@ -3,6 +3,7 @@
 package resources
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -55,6 +56,31 @@ func TestProcessors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := processors(lay(t, tt.files), tt.n); got != tt.want {
 				t.Errorf("%d processors, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestControlGroups(t *testing.T) {
+	session := map[string]string{"proc/self/cgroup": "0::/user.slice/session\n", "proc/self/mountinfo": mounts2,
+		"sys/fs/cgroup/user.slice/session/memory.max": "max\n", "sys/fs/cgroup/user.slice/cpu.max": "max 100000\n"}
+	limited := maps.Clone(session)
+	limited["sys/fs/cgroup/user.slice/memory.high"] = "1000000\n"
+	for _, tt := range []struct {
+		name  string
+		files map[string]string
+		want  string
+	}{
+		{"none", nil, ""},
+		{"a session", session, "sys/fs/cgroup"},
+		{"a limit above", limited, ""},
+		{"v1", map[string]string{"proc/self/cgroup": "2:memory:/a\n0::/u\n", "proc/self/mountinfo": mounts1}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			root := lay(t, tt.files)
+			dir, ok := controlGroups(root)
+			if rel, _ := filepath.Rel(root, dir); ok != (tt.want != "") || ok && rel != tt.want {
+				t.Errorf("%q, %v, want %q", dir, ok, tt.want)
 			}
 		})
 	}

@@ -262,6 +262,9 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	// Pdeathsig is about the thread that starts a process, not about its process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	g := newGroup(w)
+	defer g.remove()
+	g.enter(self)
 	if err := self.Start(); err != nil {
 		return err
 	}
@@ -271,7 +274,7 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	defer cancel(nil)
 	stop := context.AfterFunc(ctx, func() { child.Kill(self) })
 	defer stop()
-	go w.watch(ctx, self.Process.Pid, cancel)
+	go w.watch(ctx, self.Process.Pid, g, cancel)
 	var said bytes.Buffer
 	var ends sync.WaitGroup
 	ends.Go(func() { said.ReadFrom(problem) })
@@ -287,6 +290,9 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	ends.Wait()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if g.outOfMemory() {
+		return &LimitError{What: "it fills the memory: it needs all that this machine has", Hint: fewerJobs}
 	}
 	if said.Len() > 0 {
 		return &SetupError{said.String()}

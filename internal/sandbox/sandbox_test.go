@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -24,11 +25,20 @@ import (
 
 func TestMain(m *testing.M) {
 	Main()
-	if os.Args[0] == "threads" {
-		manyThreads()
+	if run, ok := commands[os.Args[0]]; ok {
+		n, err := strconv.Atoi(os.Args[1])
+		if err := errors.Join(err, run(n)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
+
+// commands are what the test does as a command of a world, by the name that it is
+// called by. Its argument is a number.
+var commands = map[string]func(n int) error{"threads": manyThreads, "send": send, "busy": busy}
 
 // world returns a world with a build directory at DIR/tree/M/V/build, and where that
 // really is.
@@ -324,9 +334,8 @@ func TestThreads(t *testing.T) {
 	}
 }
 
-// manyThreads keeps as many threads as its argument says, for ten seconds.
-func manyThreads() {
-	n, _ := strconv.Atoi(os.Args[1])
+// manyThreads keeps n threads for ten seconds.
+func manyThreads(n int) error {
 	for range n {
 		go func() {
 			runtime.LockOSThread()
@@ -334,5 +343,5 @@ func manyThreads() {
 		}()
 	}
 	time.Sleep(10 * time.Second)
-	os.Exit(0)
+	return nil
 }

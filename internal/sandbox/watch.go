@@ -39,6 +39,7 @@ const clearing = 3 * time.Second
 // command is a command that runs.
 type command struct {
 	world   *World
+	group   *group // nil if it has none
 	ns      string // its PID namespace; "" if it has none of its own
 	reserve uint64 // bytes that are to stay free on its disk
 	tight   bool   // memory was short before it began
@@ -47,8 +48,8 @@ type command struct {
 
 // watch watches the command of process pid until ctx is done. It calls end if the
 // command has to end.
-func (w *World) watch(ctx context.Context, pid int, end func(error)) {
-	c := &command{world: w, end: end}
+func (w *World) watch(ctx context.Context, pid int, g *group, end func(error)) {
+	c := &command{world: w, group: g, end: end}
 	c.ns, _ = os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
 	if own, err := os.Readlink("/proc/self/ns/pid"); err != nil || own == c.ns {
 		c.ns = ""
@@ -78,6 +79,8 @@ func (w *World) watch(ctx context.Context, pid int, end func(error)) {
 	}
 }
 
+const fewerJobs = "run it again with fewer jobs (parallel_jobs in framework.conf)"
+
 // look ends c if it is to blame for a shortage, or has too many threads.
 func (c *command) look() {
 	hidden := sync.OnceValue(unnamed)
@@ -96,8 +99,12 @@ func (c *command) look() {
 	}
 	used := processes()
 	if short && !c.tight {
-		c.blame(total/32, func(o *command) int64 { return used[o.ns].memory + hidden()[o.ns] },
-			LimitError{What: "it fills the memory", Hint: "run it again with fewer jobs (parallel_jobs in framework.conf)"})
+		c.blame(total/32, func(o *command) int64 {
+			if o.group != nil {
+				return o.group.memory()
+			}
+			return used[o.ns].memory + hidden()[o.ns]
+		}, LimitError{What: "it fills the memory", Hint: fewerJobs})
 	}
 	if n := used[c.ns].count; c.world.Processes > 0 && n > c.world.Processes*9/10 {
 		c.end(&LimitError{What: fmt.Sprintf("it started too many processes: %d run, with their threads", n), Hint: "look at the end of the log"})
