@@ -175,10 +175,13 @@ tools:
 	  apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev patch binutils xz-utils zstd man-db mandoc zsh fish rpm; \
 	fi
 
+# How long each target of fuzz takes.
+FUZZTIME = 30s
+
 fuzz:
 	@set -e; for pkg in version conf draft codec initramfs kmod build archive store; do \
 	  for target in $$($(GO) test -list '^Fuzz' ./internal/$$pkg | grep ^Fuzz); do \
-	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime 30s ./internal/$$pkg; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./internal/$$pkg; \
 	  done; \
 	done
 
