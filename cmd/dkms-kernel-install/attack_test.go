@@ -24,7 +24,7 @@ import (
 var attacks = map[string]func() error{
 	"read-key": func() error { return readKey("secret") },
 	"find-key": func() error { return readKey("left") },
-	"leave-key": func() error {
+	"add-key": func() error {
 		_, err := unix.AddKey("user", "left", []byte("left"), unix.KEY_SPEC_SESSION_KEYRING)
 		return err
 	},
