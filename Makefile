@@ -123,9 +123,10 @@ rpm:
 	$(package_env) tools/package rpm $(stage)
 
 # The completions, and the parts of manual pages about commands and options, are
-# made from the program's own description of its command lines.
+# made from the program's own description of its command lines; the table of
+# docs/security.md from attacks, by root.
 docs:
-	$(GO) test -count=1 -run '^TestDocs$$' ./cmd/dkms-kernel-install -update
+	$(GO) test -count=1 -run '^(TestDocs|TestSecurityTable)$$' ./cmd/dkms-kernel-install -update
 
 lint:
 	@files=$$(gofmt -l cmd internal integration); test -z "$$files" || { echo "not gofmt-clean: $$files"; exit 1; }

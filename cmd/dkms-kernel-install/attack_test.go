@@ -59,6 +59,7 @@ var attacks = map[string]func() error{
 		}
 		return err
 	},
+	"foreign-program": func() error { return unix.ENOEXEC }, // Some architectures have one.
 }
 
 // readKey reads a key of the session keyring.

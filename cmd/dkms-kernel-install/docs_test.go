@@ -21,7 +21,7 @@ import (
 // made from the structs that kong parses command lines into. The generator is a test,
 // so that the program does not contain it.
 
-var update = flag.Bool("update", false, "write the files in install.d that TestDocs makes")
+var update = flag.Bool("update", false, "write what TestDocs and TestSecurityTable make")
 
 const installDir = "../../install.d"
 
