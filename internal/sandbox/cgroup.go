@@ -64,11 +64,13 @@ func newGroup(w *World) *group {
 	return &group{f}
 }
 
-// enter has cmd, which has not started yet, start in g.
-func (g *group) enter(cmd *exec.Cmd) {
+// enterGroup makes a control group, and has cmd, which has not started yet, start in it.
+func enterGroup(w *World, cmd *exec.Cmd) *group {
+	g := newGroup(w)
 	if g != nil {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(g.dir.Fd())
 	}
+	return g
 }
 
 // prune removes the groups below dir of processes that were killed.

@@ -257,14 +257,12 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	}
 	defer printed.Close()
 	defer output.Close()
-
 	self := w.self(cmd, output, spec, report)
 	// Pdeathsig is about the thread that starts a process, not about its process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	g := newGroup(w)
+	g := enterGroup(w, self)
 	defer g.remove()
-	g.enter(self)
 	if err := self.Start(); err != nil {
 		return err
 	}
@@ -288,13 +286,12 @@ func (w *World) Run(ctx context.Context, cmd *exec.Cmd) error {
 	problem.SetReadDeadline(time.Now().Add(time.Second))
 	printed.SetReadDeadline(time.Now().Add(time.Second))
 	ends.Wait()
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	}
-	if g.outOfMemory() {
+	case g.outOfMemory():
 		return &LimitError{What: "it fills the memory: it needs all that this machine has", Hint: fewerJobs}
-	}
-	if said.Len() > 0 {
+	case said.Len() > 0:
 		return &SetupError{said.String()}
 	}
 	return err
