@@ -286,6 +286,49 @@ func TestAptUpgradePackage(t *testing.T) {
 	})
 }
 
+// TestAptUpgradeKeeps upgrades a package to a version that does not build: the old module stays until a version is there
+// that does, and a purge leaves nothing.
+func TestAptUpgradeKeeps(t *testing.T) {
+	t.Parallel()
+	r := aptRoot(t)
+	r.InstallDeb()
+	r.ShareBuilds()
+	r.Apt("install", "vhba-dkms")
+	src := sourceFolder(r, "vhba-dkms")
+	old := strings.TrimPrefix(src, "vhba-")
+	upgrade := func(version, change string) {
+		t.Helper()
+		r.Sh("rm -rf /root/new && dpkg-deb -R /opt/repo/vhba-dkms.deb /root/new && cd /root/new && mv usr/src/" + src + " usr/src/" + strings.Replace(src, old, version, 1) +
+			" && sed -i 's/" + old + "/" + version + "/g' DEBIAN/control DEBIAN/postinst DEBIAN/prerm usr/src/*/dkms.conf && rm DEBIAN/md5sums && " + change)
+		r.AddToRepository("/root/new")
+		r.Apt("upgrade")
+	}
+	want := func(state string) {
+		t.Helper()
+		status := r.MustRun("dkms", "status", "-m", "vhba")
+		for _, k := range r.Kernels() {
+			if !strings.Contains(status, ", "+k+", x86_64: "+state) {
+				t.Errorf("%s is not %s: %s", k, state, status)
+			}
+			if !strings.Contains(r.MustRun("modprobe", "-S", k, "--show-depends", "vhba"), "/updates/dkms/vhba.ko") {
+				t.Errorf("modprobe does not find the module for %s", k)
+			}
+		}
+	}
+	const broken = `find usr/src -name '*.c' -exec sh -c 'echo "#error no" >>"$1"' - {} \;`
+	want("installed")
+	upgrade("99999999.1", broken)
+	want("kept from before an upgrade")
+	upgrade("99999999.2", "true")
+	want("installed")
+	upgrade("99999999.3", broken)
+	want("kept from before an upgrade")
+	r.Apt("purge", "vhba-dkms")
+	if left := r.Sh("find /var/lib/dkms /usr/lib/modules -name 'vhba*'"); left != "" {
+		t.Errorf("a purge leaves %s", left)
+	}
+}
+
 // identities returns, for every file of the tree and every placed module, what changes if it is made again: its
 // inode and its time; and for links, their targets.
 func identities(r *Root) map[string]string {

@@ -37,6 +37,7 @@ func (c *classicRun) match() error {
 	if err != nil {
 		return failure.From(err, "cannot read "+c.m.Tree.Dir, failure.StatusNoPerm)
 	}
+	packages = slices.DeleteFunc(packages, func(p tree.Package) bool { return p.Kept })
 	if only.Name != "" && !slices.ContainsFunc(packages, func(p tree.Package) bool { return p.Name == only.Name }) {
 		return &failure.Failure{What: only.Name + " is not in the DKMS tree", Status: failure.StatusAlready, Hint: "dkms status shows what is there"}
 	}

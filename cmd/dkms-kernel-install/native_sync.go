@@ -73,7 +73,7 @@ func registered(m *machine.Machine, globs []string) error {
 		return failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
 	}
 	for _, glob := range globs {
-		if !slices.ContainsFunc(packages, func(p tree.Package) bool { return matches(glob, p.Name) }) {
+		if !slices.ContainsFunc(packages, func(p tree.Package) bool { return !p.Kept && matches(glob, p.Name) }) {
 			return &failure.Failure{What: fmt.Sprintf("--package: no package called %q is registered", glob), Hint: "dkms-kernel-install status shows those that are", Status: 1}
 		}
 	}

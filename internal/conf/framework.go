@@ -77,6 +77,10 @@ type Settings struct {
 	// the machine cannot boot.
 	RequiredPackages []string
 
+	// Unkept are glob patterns of the names of packages whose modules go, when they are
+	// upgraded, before the new version is installed.
+	Unkept []string
+
 	// AddonModulesDir is the directory below /lib/modules/K that every module
 	// goes to, whatever its conf says. If it is empty, the conf decides. It
 	// comes from the distribution, not from framework.conf.
@@ -145,6 +149,14 @@ func (set *Settings) rows() []row {
 			set.RequiredPackages = append(set.RequiredPackages, glob)
 			if _, err := filepath.Match(glob, ""); err != nil {
 				return fmt.Errorf("%q is not a glob pattern", glob)
+			}
+			return nil
+		}),
+		words("keep_on_failed_upgrade", func(word string) error {
+			glob, not := strings.CutPrefix(word, "!")
+			set.Unkept = append(set.Unkept, glob)
+			if _, err := filepath.Match(glob, ""); err != nil || !not {
+				return fmt.Errorf("%q is not ! and a glob pattern", word)
 			}
 			return nil
 		}),
@@ -389,8 +401,14 @@ func names(dir string) map[string]bool {
 }
 
 // Required reports whether the machine cannot boot without the package called name.
-func (s Settings) Required(name string) bool {
-	return slices.ContainsFunc(s.RequiredPackages, func(glob string) bool {
+func (s Settings) Required(name string) bool { return matchesAny(s.RequiredPackages, name) }
+
+// Keeps reports whether the modules of the package called name stay when it is upgraded,
+// until the new version is installed.
+func (s Settings) Keeps(name string) bool { return !matchesAny(s.Unkept, name) }
+
+func matchesAny(globs []string, name string) bool {
+	return slices.ContainsFunc(globs, func(glob string) bool {
 		ok, _ := filepath.Match(glob, name)
 		return ok
 	})

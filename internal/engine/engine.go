@@ -112,7 +112,9 @@ func (e *Engine) heal(lock *tree.Lock, packages []tree.Package, kernels []tree.T
 		}
 	}
 	for _, p := range packages {
-		if !lock.Clean {
+		if !lock.Clean && p.Kept {
+			err = errors.Join(err, m.Tree.HealKept(p))
+		} else if !lock.Clean {
 			err = errors.Join(err, m.Tree.Heal(p.ID))
 		}
 		for _, k := range kernels {

@@ -168,14 +168,17 @@ func (e *Engine) MakeArchive(ctx context.Context, id tree.ID, kernels []tree.Tar
 
 // RemovePackage takes a package out of the kernels that match accepts. If an RPM
 // package that replaces itself removes what it has just added, which rpmUpgrade says,
-// the package stays.
+// the package stays. In an upgrade, what is installed stays until the new version is, and
+// else what earlier upgrades kept goes, too, if no version of the package is left.
 func (e *Engine) RemovePackage(ctx context.Context, id tree.ID, match func(tree.Target) bool, d packages.Depth, rpmUpgrade bool, p follow.Policy) ([]execute.Result, error) {
 	lock, err := e.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Release()
-	if _, err := packages.Find(e.m, id); err != nil {
+	upgrade := d == packages.Unregister && e.m.Settings.Keeps(id.Name) && packages.BeingUpgraded()
+	take, err := packages.Taken(e.m, id, d == packages.Unregister && !upgrade)
+	if err != nil {
 		if d == packages.Unregister {
 			// A removal that was cut short may have left an empty directory.
 			_ = e.m.Tree.HealGone(id)
@@ -186,8 +189,7 @@ func (e *Engine) RemovePackage(ctx context.Context, id tree.ID, match func(tree.
 		e.m.Note(id.String() + " stays: the RPM package that replaces this one has just added it")
 		return nil, nil
 	}
-	take := func(p tree.Package) bool { return p.ID == id }
-	results, err := e.remove(ctx, lock, packages.Removal{Take: take, Match: match, Depth: d, Follow: p})
+	results, err := e.remove(ctx, lock, packages.Removal{Take: take, Match: match, Depth: d, Keep: upgrade, Follow: p})
 	lock.Release()
 	e.transact(ctx, results)
 	return results, err

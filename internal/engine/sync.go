@@ -5,12 +5,14 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 
 	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/follow"
 	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/packages"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/tree"
 )
@@ -82,6 +84,7 @@ func (e *Engine) work(ctx context.Context, lock *tree.Lock, r Request, replaced 
 	}
 	rest := e.foreseen(results, r)
 	if lock != nil {
+		results = append(results, e.dropExcluded(ctx, seen.Packages, plans, r)...)
 		var failed []follow.Failed
 		rest, failed = follow.Index(ctx, e.m, r.Execute.Follow, owed, execute.Changes(results))
 		results = append(results, e.failed(failed)...)
@@ -91,6 +94,28 @@ func (e *Engine) work(ctx context.Context, lock *tree.Lock, r Request, replaced 
 		e.m.Note("cannot keep the cache of hashes: " + err.Error())
 	}
 	return results, rest, nil
+}
+
+// dropExcluded removes what earlier upgrades kept of packages whose new version is not
+// meant for the kernel.
+func (e *Engine) dropExcluded(ctx context.Context, all []tree.Package, plans []plan.Plan, r Request) (results []execute.Result) {
+	for _, p := range plans {
+		for _, item := range p.Items {
+			if item.Verdict != plan.Skip || item.Conf.Excluded == "" {
+				continue
+			}
+			removed, _ := packages.Remove(ctx, e.m, all, packages.Removal{
+				Take:  func(p tree.Package) bool { return p.Kept && p.Name == item.Name },
+				Match: func(k tree.Target) bool { return k == p.View.Target },
+				Depth: packages.Unbuild, Follow: r.Execute.Follow,
+			}, e.events)
+			if len(removed) > 0 {
+				e.m.Note(fmt.Sprintf("what was kept of %s for %s goes: %s is not meant for this kernel", item.Name, p.View.Release, item.ID))
+			}
+			results = append(results, removed...)
+		}
+	}
+	return results
 }
 
 // plan plans the work for a kernel. For automatic work it first goes by what the

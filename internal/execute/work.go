@@ -223,6 +223,12 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 		r.Outcome, r.Why = Skipped, "the kernel has it: "+strings.Join(res.Kept, ", ")
 		return nil
 	}
+	for _, o := range w.packages {
+		if o.Kept && o.Name == item.Name {
+			// What is left, the next run removes.
+			_ = m.Tree.RemoveBuild(o.ID, w.k)
+		}
+	}
 	r.Installed = true
 	if err := env.Script(ctx, source, "POST_INSTALL", item.Conf.PostInstall); err != nil {
 		r.warn(err.Error())

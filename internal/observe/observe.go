@@ -29,8 +29,9 @@ import (
 // seen in one.
 type Snapshot struct {
 	*machine.Machine
-	Packages []tree.Package
-	failures *failures
+	Packages   []tree.Package
+	registered []tree.Package // those that are not kept
+	failures   *failures
 }
 
 // View is every registered package as seen from one kernel.
@@ -111,7 +112,8 @@ func Look(m *machine.Machine, kernels []tree.Target) (*Snapshot, error) {
 	if err != nil {
 		return nil, failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
 	}
-	return &Snapshot{m, packages, openFailures(m)}, nil
+	registered := slices.DeleteFunc(slices.Clone(packages), func(p tree.Package) bool { return p.Kept })
+	return &Snapshot{m, packages, registered, openFailures(m)}, nil
 }
 
 // Remembered looks at all packages from kernel k, with what the cache remembers of
@@ -152,13 +154,13 @@ func (s *Snapshot) Remember(v View) error {
 
 func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read func(tree.ID) (conf.Conf, error)) View {
 	kern := s.Kernel(k)
-	v := View{Target: k, Headers: kern.HasHeaders(), SourceDir: kern.SourceDir, Packages: make([]Seen, len(s.Packages))}
+	v := View{Target: k, Headers: kern.HasHeaders(), SourceDir: kern.SourceDir, Packages: make([]Seen, len(s.registered))}
 	if !v.Headers {
 		v.HeadersHint = s.HeadersHint(k.Release)
 	}
 	weak, installed := weakModules(s.Machine, k.Release, s.Packages), Installed(s.Packages, k)
-	files.Each(len(s.Packages), func(i int) {
-		p := s.Packages[i]
+	files.Each(len(s.registered), func(i int) {
+		p := s.registered[i]
 		seen := Seen{ID: p.ID, Source: p.Source, WeakFrom: weak[p.ID].Release}
 		if b, ok := p.Build(k); ok {
 			seen.Built, seen.Modules, seen.Installed = true, b.Modules, b.Installed

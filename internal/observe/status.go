@@ -24,6 +24,7 @@ const (
 	StateBroken    State = "broken"
 	StateBuilt     State = "built"
 	StateInstalled State = "installed"
+	StateKept      State = "kept"           // installed from before an upgrade, and not registered
 	StateWeak      State = "installed-weak" // shares the modules of another kernel by links
 )
 
@@ -60,7 +61,7 @@ func StatusOf(m *machine.Machine, matchPackage func(tree.ID) bool, matchKernel f
 	}
 	found := make([][]Status, len(packages))
 	files.Each(len(packages), func(i int) {
-		if p := packages[i]; matchPackage(p.ID) {
+		if p := packages[i]; matchPackage(p.ID.Unkept()) {
 			found[i] = packageStatus(m, p, packages, kernels)
 		}
 	})
@@ -77,6 +78,14 @@ type statusKernel struct {
 // packageStatus returns the state of p, one of packages, and of its builds for
 // kernels.
 func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, kernels map[tree.Target]statusKernel) (list []Status) {
+	if p.Kept {
+		for _, b := range p.Builds {
+			if kernel, ok := kernels[b.Target]; ok && b.Installed {
+				list = append(list, Status{ID: p.ID.Unkept(), Kernel: b.Target, State: StateKept, Originals: b.Originals, KernelGone: kernel.gone})
+			}
+		}
+		return list
+	}
 	if p.Broken() {
 		return []Status{{ID: p.ID, State: StateBroken}}
 	}

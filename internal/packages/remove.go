@@ -5,6 +5,7 @@ package packages
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
@@ -28,10 +29,32 @@ const (
 
 // Removal says what is to be removed.
 type Removal struct {
-	Take   func(tree.Package) bool
-	Match  func(tree.Target) bool // the kernels
-	Depth  Depth
+	Take  func(tree.Package) bool
+	Match func(tree.Target) bool // the kernels
+	Depth Depth
+	// Keep leaves what is installed where it is until another version is installed, and
+	// takes packages out of the tree all the same.
+	Keep   bool
 	Follow follow.Policy
+}
+
+// Taken returns a function that accepts the package id and, if kept is set, what earlier
+// upgrades kept of it, or of any version if no other is registered. It is an error if
+// there is nothing to accept.
+func Taken(m *machine.Machine, id tree.ID, kept bool) (take func(tree.Package) bool, err error) {
+	_, err = Find(m, id)
+	packages, errRead := m.Tree.Read()
+	if errRead != nil || !kept {
+		return func(p tree.Package) bool { return p.ID == id }, err
+	}
+	others := slices.ContainsFunc(packages, func(p tree.Package) bool { return p.Name == id.Name && !p.Kept && p.ID != id })
+	take = func(p tree.Package) bool {
+		return p.ID == id || p.Kept && p.Name == id.Name && (!others || p.ID.Unkept() == id)
+	}
+	if slices.ContainsFunc(packages, take) {
+		err = nil
+	}
+	return take, err
 }
 
 // Remove takes packages, of those in the tree, out of kernels and out of the tree. A
@@ -43,10 +66,14 @@ func Remove(ctx context.Context, m *machine.Machine, packages []tree.Package, r 
 		if !r.Take(p) {
 			continue
 		}
-		left := 0
+		left, kept := 0, ""
 		for _, b := range p.Builds {
 			if !r.Match(b.Target) || r.Depth == Uninstall && !b.Installed {
 				left++
+				continue
+			}
+			if r.Keep && b.Installed && keep(m, p, b, packages) == nil {
+				kept += ", " + b.Release
 				continue
 			}
 			result, err := removeBuild(ctx, m, p, b, packages, r)
@@ -60,7 +87,10 @@ func Remove(ctx context.Context, m *machine.Machine, packages []tree.Package, r 
 				return results, empty
 			}
 		}
-		if left == 0 {
+		if kept != "" {
+			m.Note(fmt.Sprintf("%s: its modules stay for %s until another version of %s is installed there", p.ID, kept[2:], p.Name))
+		}
+		if left == 0 && !p.Kept {
 			empty = append(empty, p.ID)
 		}
 	}
@@ -69,7 +99,7 @@ func Remove(ctx context.Context, m *machine.Machine, packages []tree.Package, r 
 
 func removeBuild(ctx context.Context, m *machine.Machine, p tree.Package, b tree.Build, packages []tree.Package, r Removal) (execute.Result, error) {
 	k := b.Target
-	result := execute.Result{ID: p.ID, Kernel: k, Outcome: execute.Removed}
+	result := execute.Result{ID: p.ID.Unkept(), Kernel: k, Outcome: execute.Removed}
 	if b.Installed {
 		if err := uninstall(ctx, m, p, b, packages, r, &result); err != nil {
 			return result, err
@@ -79,6 +109,15 @@ func removeBuild(ctx context.Context, m *machine.Machine, p tree.Package, b tree
 		return result, m.Tree.RemoveBuild(p.ID, k)
 	}
 	return result, nil
+}
+
+// keep has b, an installed build of p, outlive its package.
+func keep(m *machine.Machine, p tree.Package, b tree.Build, packages []tree.Package) error {
+	seen := observe.Seen{ID: p.ID, Modules: b.Modules, Installed: true}
+	if err := m.Modules(b.Target).Detach(observe.Placement(m, packages, observe.Installed(packages, b.Target), b.Target, seen)); err != nil {
+		return err
+	}
+	return m.Tree.Keep(p.ID, b.Target)
 }
 
 // uninstall takes the modules of b, a build of p, out of the kernel's directory.

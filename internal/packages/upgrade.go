@@ -83,6 +83,27 @@ func forgetUpgrades(m *machine.Machine) {
 	}
 }
 
+// BeingUpgraded reports whether a package manager runs this process to take out an old
+// version of a package that a new one replaces. It looks at the arguments of the scripts
+// that it runs: dpkg has its prerm upgrade, and RPM tells a scriptlet how many versions of
+// the package will be there in the end.
+func BeingUpgraded() bool {
+	for pid := os.Getppid(); pid > 1; pid, _ = process(pid) {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		args := strings.Split(string(text), "\x00")
+		for i, arg := range args[:len(args)-1] {
+			switch name, next := filepath.Base(arg), args[i+1]; {
+			case os.Getenv("DPKG_MAINTSCRIPT_NAME") == "prerm" && (name == "prerm" || strings.HasSuffix(name, ".prerm")):
+				return next == "upgrade" || next == "failed-upgrade"
+			case strings.HasPrefix(name, "rpm-tmp."):
+				n, _ := strconv.Atoi(next)
+				return n > 0
+			}
+		}
+	}
+	return false
+}
+
 // upgradeFile returns the file of the note for the grandparent of this process: rpm runs
 // a shell, which runs this program.
 func upgradeFile(m *machine.Machine) string {

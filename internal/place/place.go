@@ -236,6 +236,23 @@ func (k *Kernel) Holds(id tree.ID, path string) bool {
 	return same(path, filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path)))
 }
 
+// Detach replaces the modules of p that are links into the tree by copies.
+func (k *Kernel) Detach(p Placement) error {
+	paths, err := k.Files(p)
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if fi, err := os.Lstat(path); err != nil || fi.Mode().IsRegular() {
+			continue
+		}
+		if err := copyTo(path, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Uninstall puts back what the modules of p displaced, removes the modules of p from
 // the kernel's directory and from the archives of packages that displaced them, and
 // records that no version of the package is installed. It returns the paths that it

@@ -218,6 +218,9 @@ func StatusLine(s observe.Status) string {
 		line += ", " + s.Kernel.Release + ", " + s.Kernel.Arch
 	}
 	line += ": " + string(s.State)
+	if s.State == observe.StateKept {
+		line += " from before an upgrade"
+	}
 	if s.Originals {
 		line += " (Original modules exist)"
 	}

@@ -34,6 +34,45 @@ func (t Tree) ClearInstalled(name string, k Target) error {
 	return files.Remove(t.installedLink(name, k))
 }
 
+// Keep has the build of id for k, which is installed, outlive the package: it stays
+// installed until another version is.
+func (t Tree) Keep(id ID, k Target) error {
+	kept := KeptID(id)
+	to := t.TargetDir(kept, k)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	// An older one that is there cannot be installed, since this one is.
+	if err := files.RemoveAll(to); err != nil {
+		return err
+	}
+	if err := os.Rename(t.TargetDir(id, k), to); err != nil {
+		return err
+	}
+	files.RemoveEmpty(filepath.Dir(t.TargetDir(id, k)), t.PackageDir(id))
+	return t.SetInstalled(kept, k)
+}
+
+// HealKept removes of a package that is [Package.Kept] the builds that are not installed
+// any more, and records of the others that they are.
+func (t Tree) HealKept(p Package) error {
+	if err := t.Heal(p.ID); err != nil {
+		return err
+	}
+	for _, b := range p.Builds {
+		var err error
+		if !b.Installed {
+			err = t.RemoveBuild(p.ID, b.Target)
+		} else if t.InstalledVersion(p.Name, b.Target) != p.Version {
+			err = t.SetInstalled(p.ID, b.Target)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // RemoveBuild removes the build of id for k, if there is one.
 func (t Tree) RemoveBuild(id ID, k Target) error {
 	dir := t.TargetDir(id, k)
@@ -49,7 +88,11 @@ func (t Tree) RemoveBuild(id ID, k Target) error {
 	if err := files.RemoveAll(gone); err != nil {
 		return err
 	}
-	files.RemoveEmpty(filepath.Dir(dir), t.PackageDir(id))
+	top := t.PackageDir(id)
+	if id != id.Unkept() {
+		top = t.Dir // it has nothing but builds
+	}
+	files.RemoveEmpty(filepath.Dir(dir), top)
 	return nil
 }
 

@@ -82,22 +82,26 @@ func (r *reader) readName(name string) ([]Package, error) {
 	var packages []Package
 	for _, e := range entries {
 		id := ID{name, e.Name}
-		if e.Kind != unix.DT_DIR || strings.HasPrefix(e.Name, ".") || e.Name == originals {
+		kept := strings.HasPrefix(e.Name, keptPrefix)
+		if e.Kind != unix.DT_DIR || strings.HasPrefix(e.Name, ".") && !kept || e.Name == originals {
 			continue
 		}
-		p := Package{ID: id, Source: r.source(r.SourceDir(id)), Originals: displaced}
+		p := Package{ID: id, Kept: kept, Originals: displaced}
+		if !kept {
+			p.Source = r.source(r.SourceDir(id))
+		}
 		if p.Builds, err = r.builds(top, id); err != nil {
 			return nil, err
 		}
 		for i := range p.Builds {
 			b := &p.Builds[i]
-			b.Installed = installed[id.Version+"/"+b.Release+"/"+b.Arch]
+			b.Installed = installed[id.Version+"/"+b.Release+"/"+b.Arch] || kept && r.moved(id, b.Target)
 			if displaced {
 				_, err := os.Stat(r.OriginalDir(name, b.Target))
 				b.Originals = err == nil
 			}
 		}
-		if p.Broken() && len(p.Builds) == 0 && !r.ours(id) {
+		if p.Broken() && len(p.Builds) == 0 && (kept || !r.ours(id)) {
 			continue
 		}
 		packages = append(packages, p)
@@ -106,6 +110,17 @@ func (r *reader) readName(name string) ([]Package, error) {
 		return cmp.Or(version.Compare(a.Version, b.Version), strings.Compare(a.Version, b.Version))
 	})
 	return packages, nil
+}
+
+// moved reports whether the kernel's link leads to where a build of id was before
+// [Tree.Keep], which was killed, moved it.
+func (t Tree) moved(id ID, k Target) bool {
+	was := id.Unkept()
+	if t.InstalledVersion(id.Name, k) != was.Version {
+		return false
+	}
+	_, err := os.Lstat(t.TargetDir(was, k))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // ours reports whether a directory M/V that has neither a source nor builds is a

@@ -11,6 +11,8 @@
 //	M/V/K/A/log/make.log     its log
 //	M/kernel-K-A          -> V/K/A: installed
 //	M/V/tarball/             archives that were made of the package
+//	M/.kept-V/K/A/           a build of a version that is not registered any more,
+//	                         installed until another version is: not classic
 //	M/original_module/K/A/   what an installed module displaced
 //
 // M and V are the package's name and version, K and A a kernel's release and
@@ -28,6 +30,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/files"
@@ -47,6 +50,15 @@ type ID struct{ Name, Version string }
 
 func (id ID) String() string { return id.Name + "/" + id.Version }
 
+const keptPrefix = ".kept-"
+
+// KeptID returns the ID under which builds of id are kept. No version begins with a dot.
+func KeptID(id ID) ID { return ID{id.Name, keptPrefix + id.Version} }
+
+// Unkept returns the ID of a package of which builds are kept under id; any other is
+// returned as it is.
+func (id ID) Unkept() ID { return ID{id.Name, strings.TrimPrefix(id.Version, keptPrefix)} }
+
 // Target names a kernel by its release and architecture.
 type Target struct{ Release, Arch string }
 
@@ -58,6 +70,10 @@ type Package struct {
 	// Source is the directory that the source link leads to. It is empty if the
 	// link leads to no directory: then the package is broken.
 	Source string
+	// Kept reports whether the package is not registered any more, and only has the
+	// builds that are installed until another version is. Its Version then is that of
+	// [KeptID].
+	Kept bool
 	// Builds are sorted by kernel release, then architecture.
 	Builds []Build
 	// Originals reports whether some version of the package displaced modules of
