@@ -97,14 +97,20 @@ func LookupUser(name string) (*User, error) {
 	return nil, fmt.Errorf("there is no unprivileged user called %s", name)
 }
 
-// UnusedUser returns a user that no process runs as and that has no name. It is of those
-// that systemd keeps for services with DynamicUser=: see "Users, Groups, UIDs and GIDs
-// on systemd Systems". It stays the same while this process runs.
+// UnusedUser returns a user that no other process runs as and that has no name. It is of
+// those that systemd keeps for services with DynamicUser=: see "Users, Groups, UIDs and
+// GIDs on systemd Systems". It stays the same while this process runs, and is as a rule
+// that of other runs. Processes in other PID namespaces, such as those of worlds, do not
+// count: they cannot reach what is outside of theirs.
 var UnusedUser = sync.OnceValues(unusedUser)
 
 func unusedUser() (*User, error) {
 	used := map[string]bool{}
-	for dir := range namespaces() {
+	own, _ := os.Readlink("/proc/self/ns/pid")
+	for dir, ns := range namespaces() {
+		if ns != own {
+			continue
+		}
 		text, _ := os.ReadFile(dir + "/status")
 		for line := range strings.Lines(string(text)) {
 			if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
