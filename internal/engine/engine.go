@@ -20,6 +20,7 @@ import (
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/packages"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -102,7 +103,7 @@ func (e *Engine) lock(ctx context.Context) (*tree.Lock, error) {
 // heal mends what killed runs left of packages, of each as far as it can: what is
 // wrong with one must not keep another from being installed or removed. If the last
 // run left word that there is nothing, it does not look for it again.
-func (e *Engine) heal(lock *tree.Lock, packages []tree.Package, kernels []tree.Target) {
+func (e *Engine) heal(lock *tree.Lock, all []tree.Package, kernels []tree.Target) {
 	m := e.m
 	var err error
 	if !lock.Clean {
@@ -111,7 +112,7 @@ func (e *Engine) heal(lock *tree.Lock, packages []tree.Package, kernels []tree.T
 			err = nil
 		}
 	}
-	for _, p := range packages {
+	for _, p := range all {
 		if !lock.Clean && p.Kept {
 			err = errors.Join(err, m.Tree.HealKept(p))
 		} else if !lock.Clean {
@@ -119,11 +120,11 @@ func (e *Engine) heal(lock *tree.Lock, packages []tree.Package, kernels []tree.T
 		}
 		for _, k := range kernels {
 			if p.Originals && files.Exists(m.Tree.OriginalDir(p.Name, k)) {
-				err = errors.Join(err, m.Modules(k).Heal(p.Name, observe.HasInstalled(packages, p.Name, k)))
+				err = errors.Join(err, m.Modules(k).Heal(p.Name, observe.HasInstalled(all, p.Name, k)))
 			}
 		}
 	}
-	lock.Clean = err == nil
+	lock.Clean = err == nil && (lock.Clean || packages.ForgetUpgrades(m))
 	if err != nil {
 		m.Note("warning: cannot clean up after a run that was killed: " + err.Error())
 	}

@@ -99,7 +99,7 @@ func (e *Engine) Install(ctx context.Context, s Source, r Request) (in Installed
 }
 
 // Provide registers a package unless it is registered, from an archive if there is
-// one.
+// one. It is what a script of the package calls once its source is in place.
 func (e *Engine) Provide(ctx context.Context, s Source, k tree.Target) error {
 	lock, err := e.lock(ctx)
 	if err != nil {
@@ -107,6 +107,12 @@ func (e *Engine) Provide(ctx context.Context, s Source, k tree.Target) error {
 	}
 	defer lock.Release()
 	lock.Clean = false
+	if packages.InScriptlet() && packages.Registered(e.m, s.ID) {
+		// It may be another release, and the script that removes the old one is to come.
+		if err := packages.NoteUpgrade(e.m, s.ID); err != nil {
+			return err
+		}
+	}
 	if s.Archive != "" {
 		_, err := packages.LoadArchive(ctx, e.m, s.Archive, k, packages.LoadOptions{Force: s.Force, Want: s.ID})
 		return err

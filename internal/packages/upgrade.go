@@ -21,14 +21,15 @@ import (
 // the addition. So an add leaves a note for the rpm process that it runs in, and a remove
 // in the same process heeds it. The note is a file in the tree, .rpm-upgrade-PID-START,
 // with a package in each line; START is when the process began, in clock ticks of the
-// kernel.
+// kernel. A remove takes the package out of the note, and a note whose process has ended
+// goes with the next run.
 
 const upgradePrefix = ".rpm-upgrade-"
 
 // NoteUpgrade notes that the RPM transaction which runs this process has added id. The
 // caller holds the lock of the tree.
 func NoteUpgrade(m *machine.Machine, id tree.ID) error {
-	forgetUpgrades(m)
+	ForgetUpgrades(m)
 	f, err := os.OpenFile(upgradeFile(m), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err == nil {
 		_, err = fmt.Fprintln(f, id)
@@ -56,7 +57,7 @@ func upgrades(m *machine.Machine) []string {
 // EndUpgrade forgets that the RPM transaction which runs this process has added id, and
 // reports whether it had. The caller holds the lock of the tree.
 func EndUpgrade(m *machine.Machine, id tree.ID) bool {
-	forgetUpgrades(m)
+	ForgetUpgrades(m)
 	lines := upgrades(m)
 	i := slices.Index(lines, id.String())
 	if i < 0 {
@@ -71,16 +72,19 @@ func EndUpgrade(m *machine.Machine, id tree.ID) bool {
 	return true
 }
 
-// forgetUpgrades removes the notes for processes that have ended.
-func forgetUpgrades(m *machine.Machine) {
-	old, _ := filepath.Glob(filepath.Join(m.Tree.Dir, upgradePrefix+"*"))
-	for _, file := range old {
+// ForgetUpgrades removes the notes for processes that have ended, and reports whether
+// none is left. The caller holds the lock of the tree.
+func ForgetUpgrades(m *machine.Machine) (none bool) {
+	notes, _ := filepath.Glob(filepath.Join(m.Tree.Dir, upgradePrefix+"*"))
+	none = true
+	for _, file := range notes {
 		pid, start, _ := strings.Cut(strings.TrimPrefix(filepath.Base(file), upgradePrefix), "-")
 		n, _ := strconv.Atoi(pid)
-		if _, now := process(n); now != start {
-			os.Remove(file)
+		if _, now := process(n); now == start || os.Remove(file) != nil {
+			none = false
 		}
 	}
+	return none
 }
 
 // BeingUpgraded reports whether a package manager runs this process to take out an old
@@ -95,7 +99,7 @@ func BeingUpgraded() bool {
 			switch name, next := filepath.Base(arg), args[i+1]; {
 			case os.Getenv("DPKG_MAINTSCRIPT_NAME") == "prerm" && (name == "prerm" || strings.HasSuffix(name, ".prerm")):
 				return next == "upgrade" || next == "failed-upgrade"
-			case strings.HasPrefix(name, "rpm-tmp."):
+			case isScriptlet(name):
 				n, _ := strconv.Atoi(next)
 				return n > 0
 			}
@@ -104,13 +108,39 @@ func BeingUpgraded() bool {
 	return false
 }
 
-// upgradeFile returns the file of the note for the grandparent of this process: rpm runs
-// a shell, which runs this program.
+// InScriptlet reports whether a script of an RPM package runs this process.
+func InScriptlet() bool {
+	_, found := rpm()
+	return found
+}
+
+// upgradeFile returns the file of the note for the rpm process.
 func upgradeFile(m *machine.Machine) string {
-	pid, _ := process(os.Getppid())
+	pid, _ := rpm()
 	_, start := process(pid)
 	return filepath.Join(m.Tree.Dir, fmt.Sprintf("%s%d-%s", upgradePrefix, pid, start))
 }
+
+// rpm returns the rpm process that runs this one, and whether it found a script of rpm's
+// between the two: rpm writes the script to a file rpm-tmp.XXXXXX, and runs a shell with
+// it. Without one, it returns the grandparent, which is rpm if its shell reads the script
+// otherwise.
+func rpm() (pid int, found bool) {
+	parent := 0
+	for p := os.Getppid(); p > 1; p = parent {
+		parent, _ = process(p)
+		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p))
+		if slices.ContainsFunc(strings.Split(string(args), "\x00"), isScriptlet) {
+			pid, found = parent, true // a shell above may have forked this one
+		}
+	}
+	if !found {
+		pid, _ = process(os.Getppid())
+	}
+	return pid, found
+}
+
+func isScriptlet(arg string) bool { return strings.HasPrefix(filepath.Base(arg), "rpm-tmp.") }
 
 // process returns the parent of a process and when it began, from /proc/PID/stat,
 // see proc(5); zero values if there is none.
