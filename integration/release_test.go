@@ -102,10 +102,10 @@ func (r *Root) throughKernels(k string) map[string]machine {
 		r.Apt(append([]string{step.verb}, step.packages...)...)
 		got[step.what] = inspect(r)
 	}
-	// Without the kernel only its headers say how its modules are compressed. dkms does not look there.
-	for _, what := range []string{"7 headers installed first", "8 image installed last"} {
-		got[what] = machine{got[what].Status, uncompressed(got[what].Files), uncompressed(got[what].Sources)}
-	}
+	// dkms builds for headers alone, and does not look there for how modules are compressed.
+	delete(got, "7 headers installed first")
+	last := got["8 image installed last"]
+	got["8 image installed last"] = machine{last.Status, uncompressed(last.Files), uncompressed(last.Sources)}
 	return got
 }
 

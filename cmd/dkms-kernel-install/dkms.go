@@ -267,12 +267,13 @@ func (c *classicRun) kernels() ([]tree.Target, error) {
 }
 
 // ownKernel returns the kernel that runs; or, if it is not installed here, as in a chroot
-// or a container, the newest one that has headers.
+// or a container, the newest one that has headers, of those that are installed if any is.
 func (c *classicRun) ownKernel() string {
 	if c.m.Kernel(c.m.Target(c.m.Running)).Exists() {
 		return c.m.Running
 	}
-	with, err := c.m.WithHeaders()
+	with, alone, err := c.m.WithHeaders()
+	with = append(alone, with...)
 	if err != nil || len(with) == 0 {
 		return c.m.Running
 	}

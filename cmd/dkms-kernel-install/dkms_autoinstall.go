@@ -29,6 +29,10 @@ func (c *classicRun) installAll() ([]execute.Result, error) {
 		c.text.Note(file + " exists: nothing is done automatically")
 		return nil, nil
 	}
+	if len(c.Kernelver) == 0 && c.m.HeadersAlone(k) {
+		c.text.Debug(headersAlone(k))
+		return nil, nil
+	}
 	results, err := c.e.Sync(c.ctx, engine.Request{
 		Request: plan.Request{Goal: plan.Installed, Retry: c.Force},
 		Kernels: []tree.Target{k}, Execute: c.options(),

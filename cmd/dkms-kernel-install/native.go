@@ -118,12 +118,21 @@ func knownKernels(m *machine.Machine, releases []string) (ks []tree.Target, err 
 	return ks, nil
 }
 
-// withHeaders returns the kernels that have headers, and an error if none has.
-func withHeaders(m *machine.Machine) ([]tree.Target, error) {
-	ks, err := m.WithHeaders()
+// withHeaders returns the kernels that are installed with their headers, and an error if
+// none is.
+func (r *nativeRun) withHeaders(m *machine.Machine) ([]tree.Target, error) {
+	ks, alone, err := m.WithHeaders()
+	for _, k := range alone {
+		r.text.Debug(headersAlone(k))
+	}
 	if err == nil && len(ks) == 0 {
-		err = &failure.Failure{What: "no kernel has its headers installed", Why: "no " + m.Kernels.Modules + "/*/build/include exists",
+		err = &failure.Failure{What: "no kernel has its headers installed", Why: "no " + m.Kernels.Modules + "/*/build/include exists beside a kernel",
 			Hint: "install the headers of a kernel", Status: 1}
 	}
 	return ks, err
+}
+
+// headersAlone tells that the headers of k are installed, and k is not.
+func headersAlone(k tree.Target) string {
+	return k.Release + " is passed over: only its headers are installed"
 }

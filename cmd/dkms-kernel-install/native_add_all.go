@@ -14,7 +14,7 @@ type nativeAddAll struct {
 // Run installs packages for all kernels that have headers.
 func (c *nativeAddAll) Run(r *nativeRun) error {
 	return r.with(machine.Options{}, func(e *engine.Engine) error {
-		ks, err := withHeaders(e.Machine())
+		ks, err := r.withHeaders(e.Machine())
 		if err != nil {
 			return err
 		}

@@ -35,7 +35,9 @@ func (c *nativeHeld) Run(r *nativeRun) error {
 			Kernels: []tree.Target{}, Execute: execute.Options{Follow: follow.Policy{DryRun: true}},
 		}
 		for _, release := range all {
-			request.Kernels = append(request.Kernels, m.Target(release))
+			if k := m.Target(release); !m.HeadersAlone(k) {
+				request.Kernels = append(request.Kernels, k)
+			}
 		}
 		results, err := e.Sync(r.ctx, request)
 		if err != nil {

@@ -101,9 +101,13 @@ func (c *nativePostinst) kernels(r *nativeRun, m *machine.Machine) ([]tree.Targe
 	if err != nil {
 		return nil, failure.From(err, "cannot list the kernels", 1)
 	}
-	with, err := m.WithHeaders()
+	with, alone, err := m.WithHeaders()
 	if err != nil {
 		return nil, err
+	}
+	for _, k := range alone {
+		r.text.Debug(headersAlone(k))
+		all = slices.DeleteFunc(all, func(release string) bool { return release == k.Release })
 	}
 	take := func(release string) bool { return true }
 	if !m.Settings.AutoinstallAllKernels && len(all) > 0 {

@@ -41,8 +41,10 @@ func (c *nativeSync) Run(r *nativeRun) error {
 			request.Execute.Follow.Initramfs = follow.Leave
 		}
 		var err error
-		if request.Kernels, err = knownKernels(m, c.Kernel); err == nil && len(c.Kernel) == 0 {
-			request.Kernels, err = withHeaders(m)
+		if len(c.Kernel) == 0 {
+			request.Kernels, err = r.withHeaders(m)
+		} else {
+			request.Kernels, err = r.named(m, c.Kernel)
 		}
 		if err != nil {
 			return err
@@ -57,6 +59,19 @@ func (c *nativeSync) Run(r *nativeRun) error {
 		}
 		return r.report(e.Sync(r.ctx, request))
 	})
+}
+
+// named returns the kernels of these releases, but for those of which only the headers
+// are installed: it is what hooks for headers name.
+func (r *nativeRun) named(m *machine.Machine, releases []string) ([]tree.Target, error) {
+	ks, err := knownKernels(m, releases)
+	return slices.DeleteFunc(ks, func(k tree.Target) bool {
+		alone := m.HeadersAlone(k)
+		if alone {
+			r.text.Note(headersAlone(k))
+		}
+		return alone
+	}), err
 }
 
 // matches reports whether name matches glob, a valid pattern.

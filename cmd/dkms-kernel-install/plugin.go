@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"strings"
 
@@ -81,7 +80,7 @@ func (c *pluginRun) fail(err error) {
 // its boot entries goes.
 func (c *pluginRun) remove(e *engine.Engine) {
 	m := e.Machine()
-	if os.Getenv("KERNEL_INSTALL_BOOT_ENTRY_TYPE") != "" && isDir(filepath.Join(m.Kernel(m.Target(c.release)).Dir, "kernel")) {
+	if os.Getenv("KERNEL_INSTALL_BOOT_ENTRY_TYPE") != "" && m.HasKernelFiles(m.Target(c.release)) {
 		c.text.Debug("one of several boot entries of " + c.release + " is removed, its modules stay")
 		return
 	}
@@ -135,10 +134,4 @@ func (c *pluginRun) add(e *engine.Engine) (status int) {
 // installed, and the kernel has none of its own that are as new.
 func missing(r execute.Result) bool {
 	return r.Outcome == execute.Failed || r.Outcome == execute.Skipped && len(r.Kept) == 0
-}
-
-// isDir reports whether path is a directory, or a link to one.
-func isDir(path string) bool {
-	fi, err := os.Stat(path)
-	return err == nil && fi.IsDir()
 }

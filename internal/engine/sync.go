@@ -20,7 +20,7 @@ import (
 // Request says what a run is to do.
 type Request struct {
 	plan.Request
-	// Kernels are those to work on; nil means every kernel that has its headers.
+	// Kernels are those to work on; nil means every kernel that is installed with its headers.
 	Kernels []tree.Target
 	Execute execute.Options // the DryRun in it is that of the whole run
 }
@@ -32,7 +32,7 @@ type Request struct {
 func (e *Engine) Sync(ctx context.Context, r Request) ([]execute.Result, error) {
 	if r.Kernels == nil {
 		var err error
-		if r.Kernels, err = e.m.WithHeaders(); err != nil {
+		if r.Kernels, _, err = e.m.WithHeaders(); err != nil {
 			return nil, err
 		}
 	}

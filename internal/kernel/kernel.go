@@ -93,6 +93,36 @@ func (k *Kernel) Exists() bool {
 	return err == nil && fi.IsDir()
 }
 
+// Installed reports whether the kernel itself is there, and not only its headers, or
+// modules that were built for it: its image, the lists that come with its modules, or a
+// file of its own; see [Kernel.HasFiles].
+func (k *Kernel) Installed(ours func(path string) bool) bool {
+	for _, file := range []string{
+		filepath.Join(k.Dir, "vmlinuz"),
+		filepath.Join(k.Dir, "modules.order"),
+		filepath.Join(k.Dir, "modules.builtin"),
+		filepath.Join(k.boot, "vmlinuz-"+k.Release),
+		filepath.Join(k.boot, "vmlinux-"+k.Release),
+	} {
+		if _, err := os.Stat(file); err == nil {
+			return true
+		}
+	}
+	return k.HasFiles(ours)
+}
+
+// HasFiles reports whether a file below the directory kernel of the kernel's came with
+// it, which ours denies for what was built for it.
+func (k *Kernel) HasFiles(ours func(path string) bool) bool {
+	errFound := errors.New("found")
+	return errFound == filepath.WalkDir(filepath.Join(k.Dir, "kernel"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || ours(path) {
+			return nil
+		}
+		return errFound
+	})
+}
+
 // HasHeaders reports whether the kernel's headers are installed, with which modules
 // are built.
 func (k *Kernel) HasHeaders() bool {

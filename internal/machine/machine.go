@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -174,19 +175,44 @@ func (m *Machine) HeadersHint(release string) string {
 	return m.Distro.HeadersHint(m.Kernel(m.Target(release)).Dir)
 }
 
-// WithHeaders returns the kernels that have their headers, oldest first.
-func (m *Machine) WithHeaders() ([]tree.Target, error) {
+// WithHeaders returns the kernels that are installed with their headers, oldest first,
+// and those of which the headers are there alone.
+func (m *Machine) WithHeaders() (kernels, alone []tree.Target, err error) {
 	releases, err := m.Kernels.List()
 	if err != nil {
-		return nil, failure.From(err, "cannot list the kernels", failure.StatusNoPerm)
+		return nil, nil, failure.From(err, "cannot list the kernels", failure.StatusNoPerm)
 	}
-	var kernels []tree.Target
 	for _, release := range releases {
-		if k := m.Target(release); m.Kernel(k).HasHeaders() {
+		switch k := m.Target(release); {
+		case m.HeadersAlone(k):
+			alone = append(alone, k)
+		case m.Kernel(k).HasHeaders():
 			kernels = append(kernels, k)
 		}
 	}
-	return kernels, nil
+	return kernels, alone, nil
+}
+
+// HeadersAlone reports whether the headers of k are installed, and k is not. Nothing is
+// built automatically then: who removes the headers does not know of modules.
+func (m *Machine) HeadersAlone(k tree.Target) bool {
+	kern := m.Kernel(k)
+	return kern.Exists() && kern.HasHeaders() && !kern.Installed(m.built(k))
+}
+
+// HasKernelFiles reports whether the directory kernel of k has a file that came with k.
+func (m *Machine) HasKernelFiles(k tree.Target) bool { return m.Kernel(k).HasFiles(m.built(k)) }
+
+// built returns a function that reports whether a package in the tree has built the file
+// at path, a module of k.
+func (m *Machine) built(k tree.Target) func(path string) bool {
+	packages := sync.OnceValue(func() []tree.Package {
+		list, _ := m.Tree.Read(k) // without it, all is the kernel's
+		return list
+	})
+	return func(path string) bool {
+		return slices.ContainsFunc(packages(), func(p tree.Package) bool { return m.Modules(k).Holds(p.ID, path) })
+	}
 }
 
 // readSettings reads framework.conf, over which the command line wins.
