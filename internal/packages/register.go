@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
@@ -107,7 +108,8 @@ func readNew(m *machine.Machine, source, confFile string, id tree.ID, k tree.Tar
 }
 
 // Import copies the source in dir into the source tree, under the name and version
-// that its conf gives, and returns those. ConfFile replaces the conf if it is not
+// that its conf gives, and returns those. A source in the source tree that has a name and
+// a version stays there, and goes by them. ConfFile replaces the conf if it is not
 // empty. A source that is there already is left alone, and an error unless it is the
 // same. The caller holds the lock of the tree.
 func Import(ctx context.Context, m *machine.Machine, dir string, k tree.Target, confFile string) (tree.ID, error) {
@@ -118,6 +120,9 @@ func Import(ctx context.Context, m *machine.Machine, dir string, k tree.Target, 
 	c, err := readNew(m, dir, confFile, tree.ID{}, k, failure.StatusUsage)
 	if err != nil {
 		return tree.ID{}, err
+	}
+	if id, ok := sourceID(m, dir, c); ok {
+		return id, nil
 	}
 	id := tree.ID{Name: c.Name, Version: c.Version}
 	to := sourceDir(m, id)
@@ -136,6 +141,27 @@ func Import(ctx context.Context, m *machine.Machine, dir string, k tree.Target, 
 		return id, failure.From(err, "cannot copy the source to "+to, failure.StatusNotFound)
 	}
 	return id, nil
+}
+
+// sourceID returns the package that dir, a directory in the source tree, is named for:
+// whoever brought it removes it by that name, and not by the one that its conf c gives. It
+// reports false if dir is elsewhere, or its name has no version.
+func sourceID(m *machine.Machine, dir string, c conf.Conf) (id tree.ID, ok bool) {
+	parent, err := os.Stat(filepath.Dir(dir))
+	sources, errSources := os.Stat(m.Settings.SourceTree)
+	if err != nil || errSources != nil || !os.SameFile(parent, sources) {
+		return id, false
+	}
+	// Either part may have hyphens: the conf tells one from the other.
+	base := filepath.Base(dir)
+	if version, ok := strings.CutPrefix(base, c.Name+"-"); ok {
+		id = tree.ID{Name: c.Name, Version: version}
+	} else if name, ok := strings.CutSuffix(base, "-"+c.Version); ok {
+		id = tree.ID{Name: name, Version: c.Version}
+	} else if i := strings.LastIndexByte(base, '-'); i >= 0 {
+		id = tree.ID{Name: base[:i], Version: base[i+1:]}
+	}
+	return id, id.Name != "" && strings.ContainsAny(id.Version, "0123456789")
 }
 
 // sameSource reports whether two directories have the same content, as after a run
