@@ -56,11 +56,10 @@ func (c *classicRun) takeBack(remove func(tree.Target) ([]execute.Result, error)
 // package failed: the kernel hook then stops.
 func (c *classicRun) kernelPostinst() error {
 	results, err := c.installAll()
-	for _, r := range results {
-		if c.m.Settings.Required(r.Name) && missing(r) {
-			c.text.Note(fmt.Sprintf("%s is required (required_packages in framework.conf)", r.ID))
-			return told{&failure.Failure{What: r.ID.String() + " is required", Status: failure.StatusUsage}}
-		}
+	if lacking := c.e.Lacking(results); len(lacking) > 0 {
+		id := lacking[0].ID
+		c.text.Note(fmt.Sprintf("%s is required (required_packages in framework.conf)", id))
+		return told{&failure.Failure{What: id.String() + " is required", Status: failure.StatusUsage}}
 	}
 	return err
 }

@@ -45,7 +45,7 @@ func (c *nativeHeld) Run(r *nativeRun) error {
 		}
 		var last tree.Target
 		for _, result := range results { // in the order of the kernels
-			held := missing(result) || result.Outcome == execute.Planned
+			held := result.Missing() || result.Outcome == execute.Planned
 			if held && m.Settings.Required(result.Name) && result.Kernel != last {
 				last = result.Kernel
 				fmt.Fprintln(r.p.stdout, last.Release)

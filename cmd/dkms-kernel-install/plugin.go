@@ -121,17 +121,9 @@ func (c *pluginRun) add(e *engine.Engine) (status int) {
 	if c.ctx.Err() != nil {
 		return 1
 	}
-	for _, r := range results {
-		if m.Settings.Required(r.Name) && missing(r) {
-			c.text.Note(fmt.Sprintf("%s is required (required_packages in framework.conf): kernel %s gets no boot entry", r.ID, c.release))
-			status = 1
-		}
+	for _, r := range e.Lacking(results) {
+		c.text.Note(fmt.Sprintf("%s is required (required_packages in framework.conf): kernel %s gets no boot entry", r.ID, c.release))
+		status = 1
 	}
 	return status
-}
-
-// missing reports whether the kernel lacks the modules of a package: they were not
-// installed, and the kernel has none of its own that are as new.
-func missing(r execute.Result) bool {
-	return r.Outcome == execute.Failed || r.Outcome == execute.Skipped && len(r.Kept) == 0
 }

@@ -85,8 +85,12 @@ func (e *Engine) work(ctx context.Context, lock *tree.Lock, r Request, replaced 
 	rest := e.foreseen(results, r)
 	if lock != nil {
 		results = append(results, e.dropExcluded(ctx, seen.Packages, plans, r)...)
+		policy := r.Execute.Follow
+		if ctx.Err() != nil || len(e.Lacking(results)) > 0 {
+			policy.DepmodIsNext = false // kernel-install ends when its plugin fails
+		}
 		var failed []follow.Failed
-		rest, failed = follow.Index(ctx, e.m, r.Execute.Follow, owed, execute.Changes(results))
+		rest, failed = follow.Index(ctx, e.m, policy, owed, execute.Changes(results))
 		results = append(results, e.failed(failed)...)
 		e.m.Store.Tidy()
 	}
@@ -116,6 +120,16 @@ func (e *Engine) dropExcluded(ctx context.Context, all []tree.Package, plans []p
 		}
 	}
 	return results
+}
+
+// Lacking returns the results for required packages whose modules the kernel lacks.
+func (e *Engine) Lacking(results []execute.Result) (list []execute.Result) {
+	for _, r := range results {
+		if e.m.Settings.Required(r.Name) && r.Missing() {
+			list = append(list, r)
+		}
+	}
+	return list
 }
 
 // plan plans the work for a kernel. For automatic work it first goes by what the

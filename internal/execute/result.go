@@ -63,6 +63,12 @@ type Result struct {
 	Unkept string
 }
 
+// Missing reports whether the kernel lacks the modules of the package: they were not
+// installed, and the kernel has none of its own that are as new.
+func (r Result) Missing() bool {
+	return r.Outcome == Failed || r.Outcome == Skipped && len(r.Kept) == 0
+}
+
 // warn adds a warning, unless it is empty.
 func (r *Result) warn(warning string) {
 	if warning != "" {

@@ -29,7 +29,7 @@ import (
 type Policy struct {
 	NoDepmod bool // leave depmod to somebody else
 	// DepmodIsNext leaves depmod to kernel-install's own plugin, if that is about
-	// to run it.
+	// to run it; it is not if ours fails.
 	DepmodIsNext bool
 	Modprobe     bool // load what was installed for the running kernel
 	Initramfs    Initramfs
