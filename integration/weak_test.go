@@ -21,28 +21,60 @@ const mendPeer = `sed -e '/^module_status_weak()/,/^}/{
 chmod 755 /opt/peer/mended
 test "$(diff /opt/peer/dkms /opt/peer/mended | grep -c '^>')" = 4`
 
-// TestWeakModules checks that Debian's dkms and our program, in turn, call a distribution's script when modules are
-// installed and removed, and report modules that a kernel shares.
-func TestWeakModules(t *testing.T) {
-	t.Parallel()
-	const script = `#!/bin/sh
+// weakScript begins what stands in for a distribution's script: it logs its call and the modules that it reads.
+const weakScript = `#!/bin/sh
+files=$(sort)
 {
 	echo "$0 $*"
-	while IFS= read -r file; do test -f "$file" && echo "$file"; done | sort
+	echo "$files"
 	test -e /tmp/depmod && echo after depmod
 } >>/tmp/log
 `
-	for _, tt := range []struct{ name, release, script string }{
+
+// weakModules does with links what weak-modules of Red Hat's systems does where all kernels are compatible.
+const weakModules = weakScript + `
+cd /lib/modules
+for file in $files; do
+	for k in *; do
+		link=$k/weak-updates/${file#/lib/modules/*/*/}
+		case "$file $*" in
+		/lib/modules/$k/*) continue ;;
+		*--add-modules)
+			test -z "$(find $k/extra $k/updates -name "${file##*/}" 2>/dev/null)" || continue
+			mkdir -p "${link%/*}"
+			ln -sf "$file" "$link"
+			;;
+		*--remove-modules)
+			test "$(readlink "$link")" = "$file" && ! test -e "$link" || continue
+			rm "$link"
+			;;
+		esac
+		depmod "$k"
+	done
+done
+`
+
+// weakModules2 does what weak-modules2 of SUSE's systems does: it links modules of RPM packages alone, and none of ours.
+const weakModules2 = weakScript + `
+for k; do :; done
+depmod "$k"
+`
+
+// TestWeakModules checks that Debian's dkms and our program, in turn, tell a distribution's script the same of modules
+// that are installed and removed, and report modules that a kernel shares.
+func TestWeakModules(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, release, path, script string }{
 		// RHEL calls itself like Fedora, and Debian's dkms then treats it as one.
-		{"redhat", "ID=rocky\nID_LIKE=\"rhel centos fedora\"\n", "/usr/sbin/weak-modules"},
-		{"suse", "ID=opensuse-leap\nID_LIKE=\"suse opensuse\"\n", "/usr/lib/module-init-tools/weak-modules2"},
+		{"redhat", "ID=rocky\nID_LIKE=\"rhel centos fedora\"\n", "/usr/sbin/weak-modules", weakModules},
+		{"suse", "ID=opensuse-leap\nID_LIKE=\"suse opensuse\"\n", "/usr/lib/module-init-tools/weak-modules2", weakModules2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := NewRoot(t)
 			r.InstallProgram()
 			r.Write("/etc/os-release", tt.release, 0o644)
 			r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=false\n", 0o644)
-			r.Write(tt.script, script, 0o755)
+			r.Write(tt.path, tt.script, 0o755)
 			r.Write("/usr/local/sbin/depmod", "#!/bin/sh\ntouch /tmp/depmod\n", 0o755)
 			r.Write("/usr/src/toy-1.0/dkms.conf", `PACKAGE_NAME=toy
 PACKAGE_VERSION=1.0
@@ -80,7 +112,7 @@ AUTOINSTALL=yes
 			r.Peer("add", "toy/1.0")
 			r.Sh(mendPeer)
 			install, uninstall := theirs("install", "toy/1.0", "-k", k), theirs("uninstall", "toy/1.0", "-k", k)
-			for _, want := range []string{tt.script + " --", "toy_a.ko.xz\n", "toy_b.ko.xz\n", "POST_INSTALL\n"} {
+			for _, want := range []string{tt.path + " --", "toy_a.ko.xz\n", "toy_b.ko.xz\n", "POST_INSTALL\n"} {
 				if !strings.Contains(install, want) {
 					t.Fatalf("Debian's dkms tells the script nothing of %q: %q", want, install)
 				}
@@ -89,7 +121,10 @@ AUTOINSTALL=yes
 			compare("uninstall", uninstall, logOf("dkms", "uninstall", "toy/1.0", "-k", k))
 
 			r.MustRun("dkms", "install", "toy/1.0", "-k", k)
-			r.Sh("cd /lib/modules; mkdir " + other + "/weak-updates; ln -s $(find $PWD/" + k + " -name 'toy_*') " + other + "/weak-updates")
+			weak := "/lib/modules/" + other + "/weak-updates"
+			if tt.name == "suse" {
+				r.Sh("mkdir " + weak + "; ln -s $(find /lib/modules/" + k + " -name 'toy_*') " + weak)
+			}
 			for _, args := range [][]string{{"status"}, {"status", "toy"}, {"status", "-k", other}, {"status", "toy/1.0", "-k", k}} {
 				compare(strings.Join(args, " "), r.MustRun(append([]string{"/opt/peer/mended"}, args...)...), r.MustRun(append([]string{"dkms"}, args...)...))
 			}
@@ -102,6 +137,11 @@ AUTOINSTALL=yes
 			r.MustRun("dkms", "autoinstall", "-k", other)
 			if r.Exists("/var/lib/dkms/toy/kernel-" + other + "-x86_64") {
 				t.Error("it was installed though the kernel shares it")
+			}
+			if r.MustRun("dkms", "uninstall", "toy/1.0", "-k", k); tt.name == "redhat" {
+				if left := r.Sh("find " + weak + " -type l"); left != "" {
+					t.Errorf("links that lead nowhere: %s", left)
+				}
 			}
 		})
 	}

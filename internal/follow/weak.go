@@ -19,10 +19,9 @@ import (
 )
 
 // TellWeak tells the distribution's script for weak modules of the modules called
-// paths, of package id: of those that came to kernel k, when they are there; of
-// those that an uninstallation takes away, before; and of those that an installation
-// replaced, after they went. It returns a warning if that fails: it is a failure of
-// the links, and not of the work.
+// paths, of package id, which came to kernel k or went from it. It comes after them:
+// the script links what is there, and takes out links that lead nowhere. It returns
+// a warning if that fails: it is a failure of the links, and not of the work.
 func TellWeak(ctx context.Context, m *machine.Machine, verb machine.WeakVerb, id tree.ID, k tree.Target, paths []string) (warning string) {
 	args := m.WeakScript(verb, k.Release)
 	if args == nil || len(paths) == 0 || !files.Exists(args[0]) || !standard(m) {

@@ -17,8 +17,8 @@ const (
 	WeakRemove WeakVerb = "remove"
 )
 
-// WeakScript returns the command that hears of modules which a kernel has got or is
-// about to lose; nil if the distribution has none, or if it is switched off.
+// WeakScript returns the command that hears of modules which a kernel has got or
+// lost; nil if the distribution has none, or if it is switched off.
 //
 // Kernels of one binary interface (kABI) share modules: what is installed into one
 // of them serves the others by links in their weak-updates directories, which a

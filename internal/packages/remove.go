@@ -134,15 +134,14 @@ func uninstall(ctx context.Context, m *machine.Machine, p tree.Package, b tree.B
 			result.Warnings = append(result.Warnings, warning)
 		}
 	}
-	if !seen.Conf.NoWeakModules && m.WeakScript(machine.WeakRemove, k.Release) != nil {
-		if paths, err := m.Modules(k).Files(placed); err == nil { // else nothing can be removed either
-			warn(follow.TellWeak(ctx, m, machine.WeakRemove, p.ID, k, paths))
-		}
-	}
 	// A full disk does not keep anything from being removed.
 	_ = follow.Foresee(m, k, r.Follow, follow.Due{})
 	var err error
-	if result.Removed, err = m.Modules(k).Uninstall(placed); err != nil {
+	result.Removed, err = m.Modules(k).Uninstall(placed)
+	if !seen.Conf.NoWeakModules {
+		warn(follow.TellWeak(ctx, m, machine.WeakRemove, p.ID, k, result.Removed))
+	}
+	if err != nil {
 		return err
 	}
 	if p.Source != "" && seen.ConfErr == nil {
