@@ -161,7 +161,7 @@ func Changes(results []Result) (changes []follow.Change) {
 		if len(r.Placed) == 0 && len(r.Removed) == 0 {
 			continue
 		}
-		c := follow.Change{Kernel: r.Kernel, Placed: r.Placed, Removed: r.Removed}
+		c := follow.Change{Package: r.ID, Kernel: r.Kernel, Placed: r.Placed, Removed: r.Removed, NoWeakModules: r.NoWeakModules}
 		if r.New {
 			c.Fresh = r.ID.String()
 		}

@@ -42,6 +42,9 @@ type Result struct {
 	Placed    []string // paths of modules put into the kernel's directory
 	Kept      []string // why modules of the kernel's own were kept
 	Removed   []string // paths of modules taken out
+	// NoWeakModules reports whether the conf keeps other kernels from sharing the
+	// modules.
+	NoWeakModules bool
 	// Deferred reports whether the package is skipped until one that it depends on is
 	// registered; Waited, whether nobody asked for it, and it may have waited for one
 	// that somebody asked for.

@@ -19,7 +19,6 @@ import (
 	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/follow"
 	"dkms-kernel-install/internal/kernel"
-	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/sandbox"
@@ -211,11 +210,7 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 	p.Force, p.Explicit = w.options.Force || w.options.ForceVersion, item.Explicit
 	p.KeepNewer = w.options.KeepNewer && item.Explicit
 	res, err := m.Modules(w.k).Install(p)
-	r.Placed, r.Kept, r.Removed = res.Placed, res.Kept, res.Removed
-	if !item.Conf.NoWeakModules {
-		r.warn(follow.TellWeak(ctx, m, machine.WeakRemove, item.ID, w.k, res.Removed))
-		r.warn(follow.TellWeak(ctx, m, machine.WeakAdd, item.ID, w.k, res.Placed))
-	}
+	r.Placed, r.Kept, r.Removed, r.NoWeakModules = res.Placed, res.Kept, res.Removed, item.Conf.NoWeakModules
 	if err != nil {
 		return failure.From(err, "install failed", failure.StatusInstall)
 	}

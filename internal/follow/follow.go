@@ -48,9 +48,11 @@ const (
 
 // Change is what became of a package's modules in the directory of a kernel.
 type Change struct {
+	Package         tree.ID
 	Kernel          tree.Target
 	Placed, Removed []string // paths
 	Fresh           string   // the package, if it was not installed for the kernel before
+	NoWeakModules   bool     // its conf keeps other kernels from sharing them
 }
 
 // Failed is what has failed that concerns a kernel as a whole.
@@ -82,6 +84,9 @@ func Index(ctx context.Context, m *machine.Machine, p Policy, owed map[tree.Targ
 			i, steps = len(steps), append(steps, &indexing{Rest: Rest{Kernel: c.Kernel}})
 		}
 		steps[i].changes = append(steps[i].changes, c)
+	}
+	for _, s := range steps {
+		s.tellWeak(ctx, m)
 	}
 	var group errgroup.Group // it takes seconds of one processor for each kernel
 	group.SetLimit(runtime.GOMAXPROCS(0))

@@ -15,20 +15,39 @@ import (
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/machine"
-	"dkms-kernel-install/internal/tree"
 )
 
-// TellWeak tells the distribution's script for weak modules of the modules called
-// paths, of package id, which came to kernel k or went from it. It comes after them:
-// the script links what is there, and takes out links that lead nowhere. It returns
-// a warning if that fails: it is a failure of the links, and not of the work.
-func TellWeak(ctx context.Context, m *machine.Machine, verb machine.WeakVerb, id tree.ID, k tree.Target, paths []string) (warning string) {
-	args := m.WeakScript(verb, k.Release)
-	if args == nil || len(paths) == 0 || !files.Exists(args[0]) || !standard(m) {
-		return ""
+// tellWeak tells the distribution's script for weak modules which modules of the
+// kernel went and came. It is told once for all packages, since a call may make an
+// initramfs, or work on all kernels; and after the changes, since it links what is
+// there, and takes out links that lead nowhere. If that fails, there is a warning: it
+// is a failure of the links, and not of the work.
+func (s *indexing) tellWeak(ctx context.Context, m *machine.Machine) {
+	var removed, placed, again []string
+	for _, c := range s.changes {
+		if c.NoWeakModules {
+			continue
+		}
+		removed, placed = append(removed, c.Removed...), append(placed, c.Placed...)
+		if len(c.Placed) > 0 {
+			again = append(again, fmt.Sprintf("dkms install --force %s -k %s", c.Package, s.Kernel.Release))
+		}
 	}
-	m.Weak.Lock()
-	defer m.Weak.Unlock()
+	tell := func(verb machine.WeakVerb, paths []string, hint string) {
+		if err := runWeak(ctx, m, m.WeakScript(verb, s.Kernel.Release), paths); err != nil {
+			m.Note(fmt.Sprintf("warning: %s: %v (%s)", s.Kernel.Release, err, hint))
+		}
+	}
+	tell(machine.WeakRemove, removed, "links to them may be left: see find "+m.Kernels.Modules+"/*/weak-updates -xtype l")
+	tell(machine.WeakAdd, placed, "other kernels may lack them; to tell it again: "+strings.Join(again, " && "))
+}
+
+// runWeak runs the script for weak modules with the modules called paths, unless there
+// are none, or no script.
+func runWeak(ctx context.Context, m *machine.Machine, args, paths []string) error {
+	if args == nil || len(paths) == 0 || !files.Exists(args[0]) || !standard(m) {
+		return nil
+	}
 	limit := cmp.Or(m.WeakTimeout, 10*time.Minute)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not end within %v", limit))
 	defer cancel()
@@ -38,17 +57,13 @@ func TellWeak(ctx context.Context, m *machine.Machine, verb machine.WeakVerb, id
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := child.Run(ctx, cmd)
 	if err == nil {
-		return ""
-	}
-	hint := fmt.Sprintf("other kernels may lack them; to tell it again: dkms install --force %s -k %s", id, k.Release)
-	if verb == machine.WeakRemove {
-		hint = "links to them may be left: see find " + m.Kernels.Modules + "/*/weak-updates -xtype l"
+		return nil
 	}
 	why := err.Error()
 	if line := out.lastLine(); line != "" {
 		why += ": " + line
 	}
-	return fmt.Sprintf("%s failed: %s (%s)", strings.Join(args, " "), why, hint)
+	return fmt.Errorf("%s failed: %s", strings.Join(args, " "), why)
 }
 
 // standard reports whether modules go where the scripts look for them.

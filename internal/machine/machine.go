@@ -68,9 +68,6 @@ type Machine struct {
 	// Note tells people a line about the run as a whole.
 	Note func(line string)
 
-	// Weak is held while the script for weak modules runs: it works on all kernels.
-	Weak sync.Mutex
-
 	mu       sync.Mutex // guards the maps
 	kernels  map[tree.Target]*kernel.Kernel
 	places   map[tree.Target]*place.Kernel

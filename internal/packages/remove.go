@@ -128,26 +128,18 @@ func uninstall(ctx context.Context, m *machine.Machine, p tree.Package, b tree.B
 		// A conf with errors says less, but does not stand in the way.
 		seen.Conf, seen.ConfErr = observe.Conf(m, p.ID, k)
 	}
+	result.NoWeakModules = seen.Conf.NoWeakModules
 	placed := observe.Placement(m, packages, observe.Installed(packages, k), k, seen)
-	warn := func(warning string) {
-		if warning != "" {
-			result.Warnings = append(result.Warnings, warning)
-		}
-	}
 	// A full disk does not keep anything from being removed.
 	_ = follow.Foresee(m, k, r.Follow, follow.Due{})
 	var err error
-	result.Removed, err = m.Modules(k).Uninstall(placed)
-	if !seen.Conf.NoWeakModules {
-		warn(follow.TellWeak(ctx, m, machine.WeakRemove, p.ID, k, result.Removed))
-	}
-	if err != nil {
+	if result.Removed, err = m.Modules(k).Uninstall(placed); err != nil {
 		return err
 	}
 	if p.Source != "" && seen.ConfErr == nil {
 		env := observe.Environment(m, p.ID, k)
 		if err := env.Script(ctx, m.Tree.SourceDir(p.ID), "POST_REMOVE", seen.Conf.PostRemove); err != nil {
-			warn(err.Error())
+			result.Warnings = append(result.Warnings, err.Error())
 		}
 	}
 	return nil
