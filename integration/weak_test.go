@@ -147,6 +147,16 @@ AUTOINSTALL=yes
 					t.Errorf("links that lead nowhere: %s", left)
 				}
 			}
+			// A kernel that goes takes no module with it.
+			r.MustRun("dkms", "install", "toy/1.0", "-k", k)
+			if tt.name == "suse" {
+				r.Sh("ln -sf $(find /lib/modules/" + k + " -name 'toy_*') " + weak)
+			}
+			r.MustRun("/usr/lib/kernel/install.d/40-dkms.install", "remove", k, "/nowhere")
+			want = "toy/1.0, " + other + ", x86_64: installed\n"
+			if got := r.MustRun("dkms", "status"); got != want {
+				t.Errorf("status is %q after kernel %s went, want %q", got, k, want)
+			}
 		})
 	}
 }

@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/follow"
+	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/packages"
+	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -218,22 +221,79 @@ func (e *Engine) RemoveBuilds(ctx context.Context, take func(tree.Package) bool,
 
 // RemoveKernel takes everything that packages have for a kernel out of its directory
 // and out of the tree. Packages stay registered. The kernel's directory need not
-// exist any more.
+// exist any more. What other kernels have only by links to its modules is installed
+// for them before.
 func (e *Engine) RemoveKernel(ctx context.Context, release string, p follow.Policy) ([]execute.Result, error) {
 	lock, err := e.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Release()
+	results, err := e.installShared(ctx, lock, release, p)
+	if err != nil || ctx.Err() != nil {
+		return results, err
+	}
 	all := func(tree.Package) bool { return true }
 	match := func(k tree.Target) bool { return k.Release == release }
-	results, err := e.remove(ctx, lock, packages.Removal{Take: all, Match: match, Depth: packages.Unbuild, Follow: p})
+	removed, err := e.remove(ctx, lock, packages.Removal{Take: all, Match: match, Depth: packages.Unbuild, Follow: p})
+	results = append(results, removed...)
 	if err == nil {
 		err = packages.ForgetKernel(e.m, e.m.Target(release))
 	}
 	lock.Release()
 	e.transact(ctx, results)
 	return results, err
+}
+
+// installShared installs packages for the kernels that have them only by links to the
+// modules of the one called release, which are about to go. It warns of the kernels
+// that lose them all the same: those must not keep a kernel from being removed.
+func (e *Engine) installShared(ctx context.Context, lock *tree.Lock, release string, p follow.Policy) ([]execute.Result, error) {
+	kernels, _, err := e.sharers(release)
+	if err != nil || len(kernels) == 0 {
+		return nil, err
+	}
+	var results []execute.Result
+	why := ""
+	if file := e.m.Disabled(); file != "" {
+		why = file + " exists: "
+	} else {
+		p.DepmodIsNext = false // for the kernel that goes
+		r := Request{Request: plan.Request{Goal: plan.Installed, Leaving: release}, Kernels: kernels, Execute: execute.Options{Follow: p}}
+		if results, _, err = e.work(ctx, lock, r, tree.ID{}); err != nil {
+			why = err.Error() + ": "
+		}
+		if ctx.Err() != nil {
+			return results, nil // nothing goes
+		}
+	}
+	kernels, shared, err := e.sharers(release) // some may share the new ones by now
+	for _, k := range kernels {
+		var names, commands []string
+		for _, id := range shared[k] {
+			names, commands = append(names, id.String()), append(commands, fmt.Sprintf("dkms install %s -k %s", id, k.Release))
+		}
+		e.m.Note(fmt.Sprintf("warning: kernel %s loses %s, which it shares with %s: %srun: %s",
+			k.Release, strings.Join(names, ", "), release, why, strings.Join(commands, " && ")))
+	}
+	return results, err
+}
+
+// sharers returns the kernels that have packages only by links to the modules of the
+// one called release, and which.
+func (e *Engine) sharers(release string) (kernels []tree.Target, shared map[tree.Target][]tree.ID, err error) {
+	all, err := e.m.Tree.Read()
+	if err != nil {
+		return nil, nil, failure.From(err, "cannot read "+e.m.Tree.Dir, failure.StatusNoPerm)
+	}
+	shared = map[tree.Target][]tree.ID{}
+	for _, s := range observe.Shares(e.m, all, release) {
+		if shared[s.Kernel] == nil {
+			kernels = append(kernels, s.Kernel)
+		}
+		shared[s.Kernel] = append(shared[s.Kernel], s.ID)
+	}
+	return kernels, shared, nil
 }
 
 func (e *Engine) remove(ctx context.Context, lock *tree.Lock, r packages.Removal) ([]execute.Result, error) {

@@ -65,6 +65,15 @@ func shared(m *machine.Machine, links map[string][]string, id tree.ID, b tree.Bu
 	return true
 }
 
+// Shares returns what kernels share of the modules that are installed for the one
+// called release, and do not have otherwise.
+func Shares(m *machine.Machine, packages []tree.Package, release string) []Status {
+	allPackages, allKernels := func(tree.ID) bool { return true }, func(tree.Target) bool { return true }
+	return slices.DeleteFunc(weakStatus(m, packages, allPackages, allKernels), func(s Status) bool {
+		return s.WeakFrom != release || HasInstalled(packages, s.Name, s.Kernel)
+	})
+}
+
 // weakStatus returns the status of the packages that kernels share.
 func weakStatus(m *machine.Machine, packages []tree.Package, matchPackage func(tree.ID) bool, matchKernel func(tree.Target) bool) []Status {
 	if m.WeakScript(machine.WeakAdd, "") == nil {

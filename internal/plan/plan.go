@@ -37,6 +37,10 @@ type Request struct {
 	// Match, if it is not nil, narrows automatic work to the packages whose names
 	// it accepts, and to those that depend on them or that they depend on.
 	Match func(name string) bool
+	// Leaving is the release of a kernel whose modules are about to go. If it is not
+	// empty, automatic work takes the packages that this kernel has only by links to
+	// those, whether or not AUTOINSTALL is set, and those that they depend on.
+	Leaving string
 	// Renew builds again what is stale. Dependents also takes the installed
 	// packages that depend on one in Only; and Waiting, those that automatic work
 	// takes and that have waited for one to be registered or installed. The engine
@@ -177,6 +181,9 @@ func (p *planner) wanted(pkg observe.Seen) bool {
 		return slices.Contains(p.request.Only, pkg.ID) || p.request.Dependents && pkg.Installed && pkg.ConfErr == nil &&
 			slices.ContainsFunc(p.request.Only, func(id tree.ID) bool { return slices.Contains(pkg.Conf.BuildDepends, id.Name) })
 	}
+	if p.orphaned(pkg) {
+		return true
+	}
 	if version.Compare(p.newest[pkg.Name], pkg.Version) > 0 {
 		return repair(pkg)
 	}
@@ -217,9 +224,7 @@ func (p *planner) share() {
 		return
 	}
 	for _, pkg := range p.chosen {
-		p.shared[pkg.ID] = pkg.WeakFrom != "" && !pkg.Conf.NoWeakModules && !slices.ContainsFunc(p.all, func(other observe.Seen) bool {
-			return other.Name == pkg.Name && other.Installed // modprobe prefers that one
-		})
+		p.shared[pkg.ID] = p.weak(pkg) && pkg.WeakFrom != p.request.Leaving && !pkg.Conf.NoWeakModules
 	}
 	for again := true; again; {
 		again = false
@@ -237,9 +242,24 @@ func (p *planner) share() {
 	}
 }
 
+// weak reports whether the kernel has pkg only by links to modules of another one.
+func (p *planner) weak(pkg observe.Seen) bool {
+	return pkg.WeakFrom != "" && !slices.ContainsFunc(p.all, func(other observe.Seen) bool {
+		return other.Name == pkg.Name && other.Installed // modprobe prefers that one
+	})
+}
+
+// orphaned reports whether the kernel is about to lose pkg.
+func (p *planner) orphaned(pkg observe.Seen) bool {
+	return p.weak(pkg) && pkg.WeakFrom == p.request.Leaving
+}
+
 // matches reports whether the request's Match takes pkg: by its own name, or by one
 // that it depends on. path is the chain of dependencies that led here.
 func (p *planner) matches(pkg observe.Seen, path []string) bool {
+	if p.request.Leaving != "" {
+		return p.orphaned(pkg)
+	}
 	if p.request.Match == nil || p.request.Match(pkg.Name) {
 		return true
 	}

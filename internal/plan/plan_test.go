@@ -71,6 +71,7 @@ func TestMake(t *testing.T) {
 	waiting := func(r Request) Request { r.Waiting = true; return r }
 	retry := func(r Request) Request { r.Retry = true; return r }
 	build := func(r Request) Request { r.Goal = Built; return r }
+	leaving := func(release string) Request { return Request{Goal: Installed, Leaving: release} }
 
 	for _, tt := range []struct {
 		name     string
@@ -152,6 +153,13 @@ func TestMake(t *testing.T) {
 		{"shared, forced", []observe.Seen{pkg("a", "1", weak)}, force(auto), "a/1 build place\n"},
 		{"shared, and a dependency", []observe.Seen{pkg("a", "1", needs("b")), pkg("b", "1", weak, needs("c")), pkg("c", "1", weak), pkg("d", "1", weak)}, auto,
 			"c/1 build place\nb/1 build place after c\na/1 build place after b\nd/1 current\n"},
+		{"shared with a kernel that goes", []observe.Seen{pkg("a", "1", weak), pkg("b", "1"), pkg("c", "1", weak, manual), pkg("d", "1", damaged)}, leaving("6.1"),
+			"a/1 build place\nc/1 build place\n"},
+		{"shared with a kernel that stays", []observe.Seen{pkg("a", "1", weak)}, leaving("6.0"), ""},
+		{"shared with a kernel that goes, another version installed", []observe.Seen{pkg("a", "1", installed), pkg("a", "2", weak)}, leaving("6.1"), ""},
+		{"shared with a kernel that goes, newer version", []observe.Seen{pkg("a", "1", weak), pkg("a", "2")}, leaving("6.1"), "a/2 build place\n"},
+		{"shared with a kernel that goes, and a dependency", []observe.Seen{pkg("a", "1", weak, needs("b")), pkg("b", "1"), pkg("c", "1")}, leaving("6.1"),
+			"b/1 build place\na/1 build place after b\n"},
 		{"shared with its dependency", []observe.Seen{pkg("a", "1", weak, needs("b")), pkg("b", "1", weak)}, auto, "b/1 current\na/1 current\n"},
 
 		{"conflict", []observe.Seen{pkg("a", "1", modules("x")), pkg("b", "1", modules("y", "x"))}, auto,
