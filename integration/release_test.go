@@ -48,12 +48,15 @@ func (r *Root) newest() string {
 	return strings.TrimSpace(r.Sh("cd /boot && ls -v vmlinuz-*cloud* | tail -n 1 | sed s/vmlinuz-//"))
 }
 
-// installAny installs of the packages that the repository has those that are built for the kernel, and returns them.
+// installAny installs, of the packages that the repository has, ten that are built for the kernel, and returns them.
 // For some releases of dkms a package that is not for a kernel is one that fails. Those that do not ask to be built are
 // left out: dkms 3.0 builds them when they are installed.
 func (r *Root) installAny(k string) (packages []string) {
 	r.t.Helper()
 	for _, file := range r.Glob("/opt/repo/*-dkms.deb") {
+		if len(packages) == 10 {
+			break
+		}
 		pkg := strings.TrimSuffix(path.Base(file), ".deb")
 		before := installedFor(r, k)
 		if res := r.Run("apt-get", "install", pkg); res.Status == 0 && len(installedFor(r, k)) > len(before) &&
