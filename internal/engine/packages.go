@@ -185,7 +185,7 @@ func (e *Engine) RemovePackage(ctx context.Context, id tree.ID, match func(tree.
 		return nil, err
 	}
 	defer lock.Release()
-	upgrade := d == packages.Unregister && e.m.Settings.Keeps(id.Name) && packages.BeingUpgraded()
+	upgrade := d == packages.Unregister && e.m.Settings.Keeps(id.Name) && packages.BeingUpgraded(e.m, id)
 	take, err := packages.Taken(e.m, id, d == packages.Unregister && !upgrade)
 	if err != nil {
 		if d == packages.Unregister {

@@ -47,7 +47,7 @@ func Taken(m *machine.Machine, id tree.ID, kept bool) (take func(tree.Package) b
 	if errRead != nil || !kept {
 		return func(p tree.Package) bool { return p.ID == id }, err
 	}
-	others := slices.ContainsFunc(packages, func(p tree.Package) bool { return p.Name == id.Name && !p.Kept && p.ID != id })
+	others := hasOther(packages, id)
 	take = func(p tree.Package) bool {
 		return p.ID == id || p.Kept && p.Name == id.Name && (!others || p.ID.Unkept() == id)
 	}
@@ -55,6 +55,11 @@ func Taken(m *machine.Machine, id tree.ID, kept bool) (take func(tree.Package) b
 		err = nil
 	}
 	return take, err
+}
+
+// hasOther reports whether another version of id is registered.
+func hasOther(packages []tree.Package, id tree.ID) bool {
+	return slices.ContainsFunc(packages, func(p tree.Package) bool { return p.Name == id.Name && !p.Kept && p.ID != id })
 }
 
 // Remove takes packages, of those in the tree, out of kernels and out of the tree. A

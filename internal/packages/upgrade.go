@@ -87,11 +87,12 @@ func ForgetUpgrades(m *machine.Machine) (none bool) {
 	return none
 }
 
-// BeingUpgraded reports whether a package manager runs this process to take out an old
-// version of a package that a new one replaces. It looks at the arguments of the scripts
-// that it runs: dpkg has its prerm upgrade, and RPM tells a scriptlet how many versions of
-// the package will be there in the end.
-func BeingUpgraded() bool {
+// BeingUpgraded reports whether a package manager runs this process to take out id, which
+// a new version replaces. It looks at the arguments of the scripts that it runs: dpkg has
+// its prerm upgrade, and RPM tells a scriptlet how many versions of the package will be
+// there in the end. RPM tells those of a new package the same, which may take out another
+// one for good: so the new version has to be registered, which with RPM comes first.
+func BeingUpgraded(m *machine.Machine, id tree.ID) bool {
 	for pid := os.Getppid(); pid > 1; pid, _ = process(pid) {
 		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		args := strings.Split(string(text), "\x00")
@@ -101,7 +102,8 @@ func BeingUpgraded() bool {
 				return next == "upgrade" || next == "failed-upgrade"
 			case isScriptlet(name):
 				n, _ := strconv.Atoi(next)
-				return n > 0
+				all, err := m.Tree.Read()
+				return n > 0 && err == nil && hasOther(all, id)
 			}
 		}
 	}
