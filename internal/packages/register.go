@@ -34,6 +34,10 @@ func Find(m *machine.Machine, id tree.ID) (tree.Package, error) {
 	if err != nil {
 		return tree.Package{}, failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
 	}
+	return find(packages, id)
+}
+
+func find(packages []tree.Package, id tree.ID) (tree.Package, error) {
 	i := slices.IndexFunc(packages, func(p tree.Package) bool { return p.ID == id })
 	if i < 0 {
 		return tree.Package{}, &failure.Failure{What: id.String() + " is not in the DKMS tree", Status: failure.StatusAlready,

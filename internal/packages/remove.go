@@ -42,17 +42,16 @@ type Removal struct {
 // upgrades kept of it, or of any version if no other is registered. It is an error if
 // there is nothing to accept.
 func Taken(m *machine.Machine, id tree.ID, kept bool) (take func(tree.Package) bool, err error) {
-	_, err = Find(m, id)
-	packages, errRead := m.Tree.Read()
-	if errRead != nil || !kept {
-		return func(p tree.Package) bool { return p.ID == id }, err
+	packages, err := m.Tree.Read()
+	if err != nil {
+		return nil, failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
 	}
 	others := hasOther(packages, id)
 	take = func(p tree.Package) bool {
-		return p.ID == id || p.Kept && p.Name == id.Name && (!others || p.ID.Unkept() == id)
+		return p.ID == id || kept && p.Kept && p.Name == id.Name && (!others || p.ID.Unkept() == id)
 	}
-	if slices.ContainsFunc(packages, take) {
-		err = nil
+	if !slices.ContainsFunc(packages, take) {
+		_, err = find(packages, id)
 	}
 	return take, err
 }

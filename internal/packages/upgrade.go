@@ -5,6 +5,7 @@ package packages
 import (
 	"bytes"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -93,9 +94,7 @@ func ForgetUpgrades(m *machine.Machine) (none bool) {
 // there in the end. RPM tells those of a new package the same, which may take out another
 // one for good: so the new version has to be registered, which with RPM comes first.
 func BeingUpgraded(m *machine.Machine, id tree.ID) bool {
-	for pid := os.Getppid(); pid > 1; pid, _ = process(pid) {
-		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		args := strings.Split(string(text), "\x00")
+	for _, args := range ancestors() {
 		for i, arg := range args[:len(args)-1] {
 			switch name, next := filepath.Base(arg), args[i+1]; {
 			case os.Getenv("DPKG_MAINTSCRIPT_NAME") == "prerm" && (name == "prerm" || strings.HasSuffix(name, ".prerm")):
@@ -128,11 +127,8 @@ func upgradeFile(m *machine.Machine) string {
 // it. Without one, it returns the grandparent, which is rpm if its shell reads the script
 // otherwise.
 func rpm() (pid int, found bool) {
-	parent := 0
-	for p := os.Getppid(); p > 1; p = parent {
-		parent, _ = process(p)
-		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p))
-		if slices.ContainsFunc(strings.Split(string(args), "\x00"), isScriptlet) {
+	for parent, args := range ancestors() {
+		if slices.ContainsFunc(args, isScriptlet) {
 			pid, found = parent, true // a shell above may have forked this one
 		}
 	}
@@ -143,6 +139,21 @@ func rpm() (pid int, found bool) {
 }
 
 func isScriptlet(arg string) bool { return strings.HasPrefix(filepath.Base(arg), "rpm-tmp.") }
+
+// ancestors returns the processes above this one, but for the first of all: the parent of
+// each, and its arguments with an empty one at the end.
+func ancestors() iter.Seq2[int, []string] {
+	return func(yield func(parent int, args []string) bool) {
+		parent := 0
+		for pid := os.Getppid(); pid > 1; pid = parent {
+			parent, _ = process(pid)
+			text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if !yield(parent, strings.Split(string(text), "\x00")) {
+				return
+			}
+		}
+	}
+}
 
 // process returns the parent of a process and when it began, from /proc/PID/stat,
 // see proc(5); zero values if there is none.

@@ -31,8 +31,8 @@ func RAM() (total, available int64, ok bool) { return ram("/") }
 
 func ram(root string) (total, available int64, ok bool) {
 	text := read(root, "proc/meminfo") // in KiB
-	total, okTotal := stat(text, "MemTotal:")
-	available, ok = stat(text, "MemAvailable:")
+	total, okTotal := Stat(text, "MemTotal:")
+	available, ok = Stat(text, "MemAvailable:")
 	return total * 1024, available * 1024, ok && okTotal
 }
 
@@ -56,7 +56,7 @@ func processors(root string, n int) int {
 }
 
 func memory(root string) (bytes int64, ok bool) {
-	free, ok := stat(read(root, "proc/meminfo"), "MemAvailable:")
+	free, ok := Stat(read(root, "proc/meminfo"), "MemAvailable:")
 	bytes = math.MaxInt64
 	if ok {
 		bytes = free * 1024
@@ -75,7 +75,7 @@ func memory(root string) (bytes int64, ok bool) {
 		// The page cache counts as used, but is freed when memory is short.
 		text := read(dir, "memory.stat")
 		for _, name := range []string{"active_file", "inactive_file", "slab_reclaimable"} {
-			cache, _ := stat(text, prefix+name)
+			cache, _ := Stat(text, prefix+name)
 			u -= cache
 		}
 		bytes, ok = min(bytes, max(0, l-max(0, u))), true
@@ -154,9 +154,10 @@ func mount(root, controller string, v2 bool, path string) (top, dir string) {
 	return "", "."
 }
 
-// stat returns the number after name at the beginning of a line. It reports false if
-// there is no such line, or no such number that is not negative.
-func stat(text, name string) (int64, bool) {
+// Stat returns the number after name at the beginning of a line of text, which is that of
+// a file such as memory.stat or /proc/meminfo. It reports false if there is no such line,
+// or no such number that is not negative.
+func Stat(text, name string) (int64, bool) {
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) >= 2 && f[0] == name {

@@ -22,8 +22,9 @@ import (
 type group struct{ dir *os.File }
 
 // newGroup makes a control group for a command in w, or returns nil if it cannot, or if
-// nothing is to be counted. All are below a group of our own at the top: where this process is, there are processes,
-// and a group that has some cannot hand out memory to others below it.
+// nothing is to be counted. All are below a group of our own at the top: where this
+// process is, there are processes, and a group that has some cannot hand out memory to
+// others below it.
 func newGroup(w *World) *group {
 	top, ok := resources.ControlGroups()
 	if !ok || w.Usage == "" || os.Geteuid() != 0 {
@@ -93,27 +94,28 @@ func control(dir, file, value string) error {
 // memory returns how many bytes the processes of g hold that the kernel cannot take back
 // by writing files to disk.
 func (g *group) memory() (bytes int64) {
-	swap, _ := os.ReadFile(filepath.Join(g.dir.Name(), "memory.swap.current"))
-	bytes, _ = strconv.ParseInt(strings.TrimSpace(string(swap)), 10, 64)
+	bytes, _ = strconv.ParseInt(strings.TrimSpace(g.read("memory.swap.current")), 10, 64)
+	stat := g.read("memory.stat")
 	for _, name := range []string{"anon", "shmem", "sock", "kernel_stack", "pagetables", "percpu", "slab_unreclaimable"} {
-		bytes += g.number("memory.stat", name)
+		n, _ := resources.Stat(stat, name)
+		bytes += n
 	}
 	return bytes
 }
 
 // outOfMemory reports whether the kernel ended processes of g for want of memory.
-func (g *group) outOfMemory() bool { return g != nil && g.number("memory.events", "oom_kill") > 0 }
-
-// number returns the number after name in a file of g, or 0 if it cannot be read.
-func (g *group) number(file, name string) int64 {
-	text, _ := os.ReadFile(filepath.Join(g.dir.Name(), file))
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			n, _ := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-			return n
-		}
+func (g *group) outOfMemory() bool {
+	if g == nil {
+		return false
 	}
-	return 0
+	kills, _ := resources.Stat(g.read("memory.events"), "oom_kill")
+	return kills > 0
+}
+
+// read returns the text of a file of g, or "" if it cannot be read.
+func (g *group) read(file string) string {
+	text, _ := os.ReadFile(filepath.Join(g.dir.Name(), file))
+	return string(text)
 }
 
 // remove ends what is left in g and removes it.

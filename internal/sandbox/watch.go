@@ -207,8 +207,8 @@ func usage(dir string) (bytes int64) {
 }
 
 // unnamed returns how many bytes those files take that processes of the watched
-// commands have open or mapped but that are in no directory: removed files, and files in memory.
-// It returns them by PID namespace. The caller holds the lock of watched.
+// commands have open or mapped but that are in no directory: removed files, and files in
+// memory. It returns them by PID namespace. The caller holds the lock of watched.
 func unnamed() map[string]int64 {
 	type inode struct {
 		ns       string
