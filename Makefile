@@ -131,6 +131,7 @@ docs:
 lint:
 	@files=$$(gofmt -l cmd internal integration); test -z "$$files" || { echo "not gofmt-clean: $$files"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags=vm ./internal/sandbox
 	$(GO) tool staticcheck ./...
 	@dead=$$($(GO) tool deadcode ./cmd/... ./integration/figures && $(GO) tool deadcode -test ./...) && test -z "$$dead" || \
 	  { echo "not used, or only by tests:"; echo "$$dead"; exit 1; }

@@ -118,7 +118,7 @@ func TestControlGroups(t *testing.T) {
 	r := NewRoot(t)
 	kernels := r.Kernels()
 	program := filepath.Join(t.TempDir(), "test")
-	build := exec.Command("go", "test", "-c", "-trimpath", "-o", program, "../internal/sandbox")
+	build := exec.Command("go", "test", "-c", "-tags=vm", "-trimpath", "-o", program, "../internal/sandbox")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

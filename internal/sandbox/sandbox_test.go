@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 
 // commands are what the test does as a command of a world, by the name that it is
 // called by. Its argument is a number.
-var commands = map[string]func(n int) error{"threads": manyThreads, "send": send, "busy": busy}
+var commands = map[string]func(n int) error{"threads": manyThreads}
 
 // world returns a world with a build directory at DIR/tree/M/V/build, and where that
 // really is.
