@@ -152,7 +152,7 @@ slow = sandbox_denies|sandbox_worlds|dkms_statuses|killed_verbs|hostile_values
 # These, and those that go by chance or have more to do without -short.
 long = $(slow)|$$(cd cmd/dkms-kernel-install/testdata/script && grep -lE '^(endures|filling|hostile|\[short\]) ' *.txtar | sed 's/[.]txtar$$//' | paste -sd '|')
 
-# To run after each change: it takes two minutes.
+# To run after each change: it takes a few minutes.
 check: lint tools
 	integration/in-memory $(GO) test -count=1 -short $(local)
 
