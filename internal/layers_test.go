@@ -16,6 +16,7 @@ import (
 // layers are the packages, from the ground up: each imports only packages of layers
 // below its own. See docs/design.md.
 var layers = [][]string{
+	{"lazy"},
 	{"child", "codec", "distro", "failure", "files", "jobserver", "resources", "rules", "testskip", "version"},
 	{"archive", "fingerprint", "kmod", "sandbox", "store"},
 	{"conf", "initramfs"},

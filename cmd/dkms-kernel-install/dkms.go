@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -19,6 +18,7 @@ import (
 	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/follow"
+	"dkms-kernel-install/internal/lazy"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/packages"
 	"dkms-kernel-install/internal/plan"
@@ -163,7 +163,7 @@ func (c *classicRun) run() error {
 		c.text.Verbose()
 	}
 	for _, d := range c.Directive {
-		if !directive.MatchString(d) {
+		if !directive().MatchString(d) {
 			return usage(failure.StatusNotFound, "--directive: %q is not NAME=VALUE", d)
 		}
 	}
@@ -228,7 +228,7 @@ func (c *classicRun) action() error {
 }
 
 // directive matches an assignment to a directive or to an element of one.
-var directive = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\[[0-9]+\])?=`)
+var directive = lazy.Regexp(`^[A-Za-z_][A-Za-z0-9_]*(\[[0-9]+\])?=`)
 
 // kernels returns the kernels that -k and -a name; without -k, that of ownKernel.
 func (c *classicRun) kernels() ([]tree.Target, error) {

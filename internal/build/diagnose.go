@@ -13,19 +13,20 @@ import (
 	"strings"
 
 	"dkms-kernel-install/internal/codec"
+	"dkms-kernel-install/internal/lazy"
 )
 
 // causes match the lines that explain a failed build, the most telling kind first.
-var causes = []*regexp.Regexp{
-	regexp.MustCompile(`: (fatal )?error: `),
-	regexp.MustCompile(`^ERROR: modpost: `),
-	regexp.MustCompile(`(?i)\b(undefined reference|undefined symbol)`),
-	regexp.MustCompile(`No space left on device|Killed|out of memory|Cannot allocate memory`),
-	regexp.MustCompile(`: (command )?not found$|: Permission denied$|: No such file or directory$`),
-	regexp.MustCompile(`(?i)^(configure: )?error\b`),
-	regexp.MustCompile(`(?i)\berror:`),
-	regexp.MustCompile(`^make(\[\d+\])?: \*\*\* .*No rule to make target`),
-	regexp.MustCompile(`\*\*\*`),
+var causes = []func() *regexp.Regexp{
+	lazy.Regexp(`: (fatal )?error: `),
+	lazy.Regexp(`^ERROR: modpost: `),
+	lazy.Regexp(`(?i)\b(undefined reference|undefined symbol)`),
+	lazy.Regexp(`No space left on device|Killed|out of memory|Cannot allocate memory`),
+	lazy.Regexp(`: (command )?not found$|: Permission denied$|: No such file or directory$`),
+	lazy.Regexp(`(?i)^(configure: )?error\b`),
+	lazy.Regexp(`(?i)\berror:`),
+	lazy.Regexp(`^make(\[\d+\])?: \*\*\* .*No rule to make target`),
+	lazy.Regexp(`\*\*\*`),
 }
 
 // passing are words of a log that tell of a trouble which may be gone the next time.
@@ -77,7 +78,7 @@ func lasting(err error, log []byte) bool {
 	for line := range bytes.Lines(log) {
 		line = bytes.TrimSpace(line)
 		missing := bytes.HasSuffix(line, []byte(": not found")) || bytes.HasSuffix(line, []byte(": command not found"))
-		if missing || bytes.HasSuffix(line, []byte(": No such file or directory")) && makes.Match(line) {
+		if missing || bytes.HasSuffix(line, []byte(": No such file or directory")) && makes().Match(line) {
 			return false
 		}
 	}
@@ -85,7 +86,7 @@ func lasting(err error, log []byte) bool {
 }
 
 // makes matches what make says, and not a compiler.
-var makes = regexp.MustCompile(`^make(\[\d+\])?: `)
+var makes = lazy.Regexp(`^make(\[\d+\])?: `)
 
 // decisive returns the line of a log that tells why it ends in a failure: the
 // first of the most telling kind, else the last line of all.
@@ -104,7 +105,7 @@ func decisive(log io.Reader) string {
 		}
 		last = line
 		for i, re := range causes[:rank] {
-			if re.MatchString(line) {
+			if re().MatchString(line) {
 				best, rank = line, i
 				break
 			}
@@ -119,11 +120,11 @@ func decisive(log io.Reader) string {
 	return best
 }
 
-var notFound = regexp.MustCompile(`(?:^|[\s/])([\w.+-]+): (?:command )?not found$`)
+var notFound = lazy.Regexp(`(?:^|[\s/])([\w.+-]+): (?:command )?not found$`)
 
 // hint says what to do about the cause that a log line shows, if it is known.
 func hint(line string) string {
-	switch m := notFound.FindStringSubmatch(line); {
+	switch m := notFound().FindStringSubmatch(line); {
 	case m != nil:
 		return "install the program " + m[1]
 	case strings.Contains(line, "No space left on device"):

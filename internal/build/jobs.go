@@ -4,11 +4,12 @@ package build
 
 import (
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"dkms-kernel-install/internal/lazy"
 )
 
 // Bare reports whether the command that builds the modules gets arguments of this
@@ -23,13 +24,13 @@ func Bare(command string) bool {
 // ownJobs matches a number of jobs in a shell command that runs make: -j, alone or
 // after short options of make without arguments, or --jobs; and then the number, or
 // what the shell expands to one.
-var ownJobs = regexp.MustCompile(`(?:^|[\s;&|("'=])-(?:[BbdeikLmnpqrRsStvw]*j|-jobs=?)["']?[ \t]*(\d+|$|[\s;&|)"'$` + "`" + `\\])`)
+var ownJobs = lazy.Regexp(`(?:^|[\s;&|("'=])-(?:[BbdeikLmnpqrRsStvw]*j|-jobs=?)["']?[ \t]*(\d+|$|[\s;&|)"'$` + "`" + `\\])`)
 
 // OwnJobs reports whether the command that builds the modules gives make a number of
 // jobs, and returns that number; 0 if it names none, or one that only a shell can
 // expand. Such a make does not use the jobserver.
 func OwnJobs(command string) (n int, own bool) {
-	for _, m := range ownJobs.FindAllStringSubmatch(command, -1) {
+	for _, m := range ownJobs().FindAllStringSubmatch(command, -1) {
 		jobs, err := strconv.Atoi(m[1])
 		if err != nil || jobs == 0 {
 			return 0, true

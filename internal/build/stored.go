@@ -10,13 +10,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/lazy"
 )
 
 // The parts of a staging that the store keeps.
@@ -151,7 +151,7 @@ func (d Description) Effective() any {
 		Vars, Environ             []string
 		Allowed                   conf.Allowed
 	}{
-		Make: strings.TrimSpace(jobsOption.ReplaceAllString(d.makeCommand(), " ")), PreBuild: d.Conf.PreBuild, PostBuild: d.Conf.PostBuild,
+		Make: strings.TrimSpace(jobsOption().ReplaceAllString(d.makeCommand(), " ")), PreBuild: d.Conf.PreBuild, PostBuild: d.Conf.PostBuild,
 		Patches: d.Conf.Patches, Allowed: d.Settings.Allowed(d.Name),
 	}
 	for _, m := range d.Conf.Modules {
@@ -196,4 +196,4 @@ func searched(path string) string {
 }
 
 // jobsOption matches the option of make for the number of jobs.
-var jobsOption = regexp.MustCompile(`[ \t]-j[ \t]*[0-9]*(?:[ \t]|$)`)
+var jobsOption = lazy.Regexp(`[ \t]-j[ \t]*[0-9]*(?:[ \t]|$)`)

@@ -3,9 +3,10 @@
 package conf
 
 import (
-	"regexp"
 	"slices"
 	"strings"
+
+	"dkms-kernel-install/internal/lazy"
 )
 
 // Environ returns env with extra, and without variables that must reach nothing that
@@ -33,7 +34,7 @@ func Environ(env []string, extra ...string) []string {
 func Confined(env []string, network bool, extra ...string) []string {
 	env = slices.DeleteFunc(Environ(env), func(e string) bool {
 		name, _, _ := strings.Cut(e, "=")
-		return !passed.MatchString(name) && !(network && proxy.MatchString(name))
+		return !passed().MatchString(name) && !(network && proxy().MatchString(name))
 	})
 	return append(env, extra...)
 }
@@ -42,7 +43,7 @@ func Confined(env []string, network bool, extra ...string) []string {
 func unconfined(env []string) (names []string) {
 	for _, e := range env {
 		name, _, _ := strings.Cut(e, "=")
-		if variable.MatchString(name) && !passed.MatchString(name) {
+		if variable().MatchString(name) && !passed().MatchString(name) {
 			names = append(names, name)
 		}
 	}
@@ -52,10 +53,10 @@ func unconfined(env []string) (names []string) {
 var (
 	// passed matches what any program goes by, what steers kbuild, and what Makefiles
 	// of NVIDIA's modules ask people to set.
-	passed = regexp.MustCompile(`^(?:PATH|HOME|TMPDIR|TZ|LANG|LC_.*|` +
+	passed = lazy.Regexp(`^(?:PATH|HOME|TMPDIR|TZ|LANG|LC_.*|` +
 		`ARCH|CROSS_COMPILE|LLVM|LLVM_IAS|KBUILD_.*|KCFLAGS|KCPPFLAGS|KAFLAGS|KRUSTFLAGS|SOURCE_DATE_EPOCH|` +
 		`IGNORE_CC_MISMATCH|IGNORE_PREEMPT_RT_PRESENCE|IGNORE_XEN_PRESENCE)$`)
-	proxy = regexp.MustCompile(`^(?i:http_proxy|https_proxy|ftp_proxy|all_proxy|no_proxy)$`)
+	proxy = lazy.Regexp(`^(?i:http_proxy|https_proxy|ftp_proxy|all_proxy|no_proxy)$`)
 )
 
 // SignPIN is the variable with the pass phrase of the key that modules are signed with,

@@ -13,13 +13,13 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"dkms-kernel-install/internal/codec"
+	"dkms-kernel-install/internal/lazy"
 	"dkms-kernel-install/internal/resources"
 )
 
@@ -173,7 +173,7 @@ func (set *Settings) rows() []row {
 // buildEnvironment is a row for the path of a file, or for an array of NAME=VALUE.
 func (set *Settings) buildEnvironment() row {
 	list := entries("build_environment", func(entry string) error {
-		if name, _, ok := strings.Cut(entry, "="); !ok || !variable.MatchString(name) {
+		if name, _, ok := strings.Cut(entry, "="); !ok || !variable().MatchString(name) {
 			return fmt.Errorf("%q is not NAME=VALUE", entry)
 		}
 		set.BuildEnvironment = append(set.BuildEnvironment, entry)
@@ -415,9 +415,9 @@ func matchesAny(globs []string, name string) bool {
 }
 
 var (
-	variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	variable = lazy.Regexp(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	// plain is an assignment that means the same without a shell.
-	plain = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"$` + "`" + `\\\x00]*)"|'([^'\x00]*)'|([\w./:,@%+-]*))(?:[ \t]+#.*)?$`)
+	plain = lazy.Regexp(`^([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"$` + "`" + `\\\x00]*)"|'([^'\x00]*)'|([\w./:,@%+-]*))(?:[ \t]+#.*)?$`)
 )
 
 // readLiteral reads a shell file that has only comments and plain assignments,
@@ -435,7 +435,7 @@ func readLiteral(file string) (map[string]string, error) {
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		m := plain.FindStringSubmatch(line)
+		m := plain().FindStringSubmatch(line)
 		if m == nil {
 			return nil, nil
 		}

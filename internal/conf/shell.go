@@ -13,7 +13,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"dkms-kernel-install/internal/child"
+	"dkms-kernel-install/internal/lazy"
 )
 
 //go:embed driver.bash
@@ -223,8 +223,8 @@ func (s *Shell) answer(timeout time.Duration) (values, error) {
 				wrong = fmt.Errorf("it is not a text file%s", lastLine(noise))
 			}
 		case m.kind == "end":
-			if wrong == nil && syntaxError.Match(noise) {
-				wrong = errors.New(string(syntaxError.Find(noise)))
+			if wrong == nil && syntaxError().Match(noise) {
+				wrong = errors.New(string(syntaxError().Find(noise)))
 			} else if wrong == nil && result == nil {
 				wrong = fmt.Errorf("it ended bash itself (exit status %s)%s", m.status, lastLine(noise))
 			}
@@ -327,7 +327,7 @@ func (s *Shell) field(limit int) (string, error) {
 }
 
 // syntaxError matches what bash prints about a file that it cannot parse.
-var syntaxError = regexp.MustCompile(`(?m)^.*: line \d+: (?:syntax error|unexpected EOF).*$`)
+var syntaxError = lazy.Regexp(`(?m)^.*: line \d+: (?:syntax error|unexpected EOF).*$`)
 
 // lastLine returns the last line of noise, to be appended to a message.
 func lastLine(noise []byte) string {

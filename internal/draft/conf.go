@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"dkms-kernel-install/internal/conf"
+	"dkms-kernel-install/internal/lazy"
 )
 
 // Conf is what goes into a dkms.conf.
@@ -64,8 +65,8 @@ var variables = map[string]string{
 }
 
 var (
-	assigned  = regexp.MustCompile(`^\w+=`)
-	reference = regexp.MustCompile(`\$?\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})`) // with two $ it is for make and its shell
+	assigned  = lazy.Regexp(`^\w+=`)
+	reference = lazy.Regexp(`\$?\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})`) // with two $ it is for make and its shell
 )
 
 // rewrite returns an argument of which ref has replaced each reference, as a conf writes
@@ -73,7 +74,7 @@ var (
 func rewrite(s string, literal, ref func(string) string) string {
 	var b strings.Builder
 	from := 0
-	for _, i := range reference.FindAllStringIndex(s, -1) {
+	for _, i := range reference().FindAllStringIndex(s, -1) {
 		if to, ok := variables[strings.Trim(s[i[0]+1:i[1]], "{}")]; ok {
 			b.WriteString(literal(s[from:i[0]]) + ref(to))
 			from = i[1]
@@ -84,7 +85,7 @@ func rewrite(s string, literal, ref func(string) string) string {
 
 // word makes an argument one word of a command in a conf.
 func word(s string) string {
-	name := assigned.FindString(s)
+	name := assigned().FindString(s)
 	return name + rewrite(s[len(name):], conf.Quote, func(ref string) string { return "'" + ref + "'" })
 }
 
@@ -150,11 +151,11 @@ func (c *Conf) String() string {
 var (
 	// packageName is narrower than what dkms takes: a name or version of these characters
 	// means the same everywhere that it is written.
-	packageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]*$`)
+	packageName = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9._+~-]*$`)
 	// nameVersion is NAME-VERSION. Names have dashes and digits more often than versions
 	// have dashes, so it is the last dash before a digit that counts.
-	nameVersion  = regexp.MustCompile(`^(.+)-([0-9][^-]*(?:-[^0-9][^-]*)*)$`)
-	versionMacro = regexp.MustCompile(`(?m)^\s*MODULE_VERSION\s*\(\s*(?:"([^"\n]*)"|([A-Za-z_]\w*))\s*\)`)
+	nameVersion  = lazy.Regexp(`^(.+)-([0-9][^-]*(?:-[^0-9][^-]*)*)$`)
+	versionMacro = lazy.Regexp(`(?m)^\s*MODULE_VERSION\s*\(\s*(?:"([^"\n]*)"|([A-Za-z_]\w*))\s*\)`)
 )
 
 // maxName is how many characters a name or version may have. It is not part of the
@@ -163,7 +164,7 @@ const maxName = 200
 
 // CheckName returns an error if s will not do as the name or the version of a package.
 func CheckName(s string) error {
-	if len(s) > maxName || !packageName.MatchString(s) {
+	if len(s) > maxName || !packageName().MatchString(s) {
 		return fmt.Errorf("%.40q has more than letters, digits and ._+~- in it, is longer than %d characters, or does not begin with a letter or digit", s, maxName)
 	}
 	return nil
@@ -171,7 +172,7 @@ func CheckName(s string) error {
 
 // Name returns a package's name from that of its directory: NAME-VERSION, or just NAME.
 func Name(dir string) (string, error) {
-	if m := nameVersion.FindStringSubmatch(dir); m != nil {
+	if m := nameVersion().FindStringSubmatch(dir); m != nil {
 		dir = m[1]
 	}
 	if err := CheckName(dir); err != nil {
@@ -215,7 +216,7 @@ func Version(root *os.Root, dir, name string, modules []Module) (version string,
 // moduleVersion returns the argument of MODULE_VERSION in a C file, if it is a string or
 // a macro that the same file defines as one.
 func moduleVersion(text string) string {
-	m := versionMacro.FindStringSubmatch(text)
+	m := versionMacro().FindStringSubmatch(text)
 	if m != nil && m[2] != "" {
 		m = regexp.MustCompile(`(?m)^\s*#\s*define\s+` + m[2] + `\s+"([^"\n]*)"\s*(?:/[/*].*)?$`).FindStringSubmatch(text)
 	}

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/lazy"
 )
 
 // Module is one .ko of a tree.
@@ -60,7 +61,7 @@ func ParseSpec(text, top string) (s Spec, err error) {
 	if s.Dir, err = inside(cmp.Or(parts[2], s.Source), top); err != nil {
 		return s, fmt.Errorf("build-dir: %w", err)
 	}
-	if s.Target = strings.Join(strings.Fields(parts[3]), " "); !targets.MatchString(s.Target) {
+	if s.Target = strings.Join(strings.Fields(parts[3]), " "); !targets().MatchString(s.Target) {
 		return s, fmt.Errorf("target: %q is no target of make", s.Target)
 	}
 	s.sources = []string{path.Join(s.Source, s.Name+".c")}
@@ -68,25 +69,25 @@ func ParseSpec(text, top string) (s Spec, err error) {
 }
 
 var (
-	moduleName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
-	targets    = regexp.MustCompile(`^(?:[A-Za-z0-9_./][A-Za-z0-9_./@%+-]*(?: |$))*$`)
+	moduleName = lazy.Regexp(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
+	targets    = lazy.Regexp(`^(?:[A-Za-z0-9_./][A-Za-z0-9_./@%+-]*(?: |$))*$`)
 	// dirName matches what kbuild takes, neither blanks nor colons, and what has no
 	// meaning to make or to the shell.
-	dirName = regexp.MustCompile(`^[A-Za-z0-9_.+][A-Za-z0-9_.+~@-]*(?:/[A-Za-z0-9_.+][A-Za-z0-9_.+~@-]*)*$`)
+	dirName = lazy.Regexp(`^[A-Za-z0-9_.+][A-Za-z0-9_.+~@-]*(?:/[A-Za-z0-9_.+][A-Za-z0-9_.+~@-]*)*$`)
 )
 
 func checkModule(name string) error {
 	if ext := path.Ext(name); ext == ".ko" || ext == ".o" {
 		return fmt.Errorf("%q ends in %s: the name goes without its suffix", name, ext)
 	}
-	if len(name) > maxName || !moduleName.MatchString(name) {
+	if len(name) > maxName || !moduleName().MatchString(name) {
 		return fmt.Errorf("%.40q is no name of a module", name)
 	}
 	return nil
 }
 
 func checkPath(dir string) error {
-	if !dirName.MatchString(dir) {
+	if !dirName().MatchString(dir) {
 		return fmt.Errorf("%q has characters that make cannot cope with", dir)
 	}
 	return nil
@@ -142,7 +143,7 @@ func (t *Tree) Plan(specs []Spec) (*Conf, error) {
 	return c, nil
 }
 
-var asksRelease = regexp.MustCompile(`(?m)^[ \t]*(?:else[ \t]+)?if(?:n?eq|n?def)\b.*\bKERNELRELEASE\b`)
+var asksRelease = lazy.Regexp(`(?m)^[ \t]*(?:else[ \t]+)?if(?:n?eq|n?def)\b.*\bKERNELRELEASE\b`)
 
 // step finds out how a module of c is built.
 func (t *Tree) step(c *Conf, s Spec) (Step, error) {
@@ -158,7 +159,7 @@ func (t *Tree) step(c *Conf, s Spec) (Step, error) {
 	if err != nil {
 		return Step{}, fmt.Errorf("module %s: %s has no Makefile", s.Name, s.Source)
 	}
-	if asksRelease.MatchString(text) {
+	if asksRelease().MatchString(text) {
 		c.NoKernelRelease = true
 		t.note("%s: what it does depends on KERNELRELEASE, which make is therefore not given", name)
 	}

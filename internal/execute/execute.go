@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/follow"
+	"dkms-kernel-install/internal/lazy"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/resources"
@@ -52,7 +52,7 @@ type Options struct {
 func Run(ctx context.Context, m *machine.Machine, packages []tree.Package, plans []plan.Plan, o Options, events Events) ([]Result, error) {
 	r := &run{m: m, packages: packages, options: o, events: events, several: len(plans) > 1,
 		worlds: worlds{m: m}, signers: signers{m: m}, levels: compressionLevels(m, plans)}
-	if r.several && no.MatchString(m.Settings.ContinueOnError) {
+	if r.several && no().MatchString(m.Settings.ContinueOnError) {
 		m.Note(fmt.Sprintf("continue_on_error=%s has no effect: if one kernel fails, the others are worked on all the same", m.Settings.ContinueOnError))
 	}
 	if !o.Follow.DryRun {
@@ -103,7 +103,7 @@ func Run(ctx context.Context, m *machine.Machine, packages []tree.Package, plans
 	return results, nil
 }
 
-var no = regexp.MustCompile(`(?i)^(?:no|false|off|0)$`)
+var no = lazy.Regexp(`(?i)^(?:no|false|off|0)$`)
 
 // run is what the work of one call of Run has in common.
 type run struct {

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -21,6 +20,7 @@ import (
 
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/lazy"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/tree"
 )
@@ -219,7 +219,7 @@ func Transaction(ctx context.Context, m *machine.Machine, kernels []tree.Target)
 			continue
 		}
 		again := slices.ContainsFunc(commands, func(c transaction) bool { return c.command == set.PostTransaction })
-		if set.PostTransaction != "" && (!again || namesKernel.MatchString(set.PostTransaction)) {
+		if set.PostTransaction != "" && (!again || namesKernel().MatchString(set.PostTransaction)) {
 			commands = append(commands, transaction{k, set.PostTransaction})
 		}
 	}
@@ -252,4 +252,4 @@ type transaction struct {
 }
 
 // namesKernel matches a command in which a shell has yet to expand $kernelver.
-var namesKernel = regexp.MustCompile(`\$\{?kernelver`)
+var namesKernel = lazy.Regexp(`\$\{?kernelver`)

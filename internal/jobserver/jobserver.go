@@ -19,13 +19,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/lazy"
 )
 
 // Max is how many tokens there can be, which is how many bytes can be written to a
@@ -105,12 +106,12 @@ func (s *Server) Tokens() int { return s.n }
 // jobservers and the machine has /proc.
 func (s *Server) Shares() bool { return s.auth != "" }
 
-var gnu = regexp.MustCompile(`^GNU Make (\d+)\.(\d+)`)
+var gnu = lazy.Regexp(`^GNU Make (\d+)\.(\d+)`)
 
 // auth returns the format of make's arguments for the two ends of a pipe, or "" for a
 // make that knows no jobserver.
 func auth(version string) string {
-	m := gnu.FindStringSubmatch(version)
+	m := gnu().FindStringSubmatch(version)
 	if m == nil {
 		return ""
 	}

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/lazy"
 	"dkms-kernel-install/internal/version"
 )
 
@@ -227,8 +227,8 @@ type Compiler struct {
 	Args  []string // arguments for make
 }
 
-var gccWord = regexp.MustCompile(`^\S*gcc\S*$`)
-var clangVersion = regexp.MustCompile(`clang version (\d+)`)
+var gccWord = lazy.Regexp(`^\S*gcc\S*$`)
+var clangVersion = lazy.Regexp(`clang version (\d+)`)
 
 // Compiler returns the kernel's compiler. It looks once.
 func (k *Kernel) Compiler() Compiler { return k.compiler() }
@@ -240,13 +240,13 @@ func (k *Kernel) findCompiler() Compiler {
 	lld := k.Option("CONFIG_LD_IS_LLD") == "y"
 	if !clang {
 		first, _, _ := strings.Cut(text, " ")
-		if gccWord.MatchString(first) && inPath(first) {
+		if gccWord().MatchString(first) && inPath(first) {
 			c.CC = first
 		}
 	}
 	if clang || lld {
 		suffix := ""
-		if m := clangVersion.FindStringSubmatch(text); m != nil && !inPath("clang") && inPath("clang-"+m[1]) {
+		if m := clangVersion().FindStringSubmatch(text); m != nil && !inPath("clang") && inPath("clang-"+m[1]) {
 			suffix = "-" + m[1]
 		}
 		llvm := "1"

@@ -3,9 +3,10 @@
 package observe
 
 import (
-	"regexp"
 	"slices"
 	"strings"
+
+	"dkms-kernel-install/internal/lazy"
 )
 
 // unknown stands for the version of a program that cannot be found out. It begins with a
@@ -14,7 +15,7 @@ const unknown = "$unknown"
 
 // tool matches the names of variables that name a program to build with, or a prefix or
 // suffix of such programs.
-var tool = regexp.MustCompile(`^(?:(?:HOST|KERNEL_|TARGET_)?(?:CC|CXX|LD|AS|STRIP|OBJCOPY|RUSTC|PAHOLE)|LLVM|CROSS_COMPILE)$`)
+var tool = lazy.Regexp(`^(?:(?:HOST|KERNEL_|TARGET_)?(?:CC|CXX|LD|AS|STRIP|OBJCOPY|RUSTC|PAHOLE)|LLVM|CROSS_COMPILE)$`)
 
 // assigned calls do for each NAME=VALUE in a shell command whose NAME matches [tool]. A
 // quote may begin before the name or after the equals sign.
@@ -23,7 +24,7 @@ func assigned(text string, do func(name, value string)) {
 		start := 1 + strings.LastIndexFunc(before, func(r rune) bool {
 			return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 		})
-		if !tool.MatchString(before[start:]) {
+		if !tool().MatchString(before[start:]) {
 			continue
 		}
 		value, end := after, " \t\r\n;&|"
@@ -71,9 +72,9 @@ func namedTools(texts []string) (programs []string) {
 }
 
 // compiler matches the names of compilers of C.
-var compiler = regexp.MustCompile(`(?:^|[-/])(?:gcc|clang|cc)(?:-[0-9.]+)?$`)
+var compiler = lazy.Regexp(`(?:^|[-/])(?:gcc|clang|cc)(?:-[0-9.]+)?$`)
 
-func isCompiler(program string) bool { return compiler.MatchString(program) }
+func isCompiler(program string) bool { return compiler().MatchString(program) }
 
 // commandWords returns the words of shell commands and of NAME=VALUE that may be names
 // of programs.
