@@ -44,9 +44,11 @@ func BenchmarkMany(b *testing.B) {
 			m.measure(fmt.Sprintf("status-%d", packages), runs, packages*kernels, "dkms", "status"),
 			m.measure(fmt.Sprintf("add-%d", packages), runs, 0, "40-dkms.install", "add", m.kernels[0]))
 	}
-	const failing = 3
+	const few, failing = 50, 3
+	m = newCrowd(b, b.TempDir(), kernels)
+	m.grow(few)
 	m.fail(failing)
-	fmt.Printf("| …, and %d that failed before | | | |%s\n", failing,
+	fmt.Printf("| %d × %d, and %d that failed before | | | |%s\n", few, kernels, failing,
 		m.measure("add-failed", runs, 4*failing, "40-dkms.install", "add", m.kernels[0]))
 	b.ReportMetric(0, "ns/op")
 }

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -417,28 +418,35 @@ func (c *Hashes) compiler(ctx context.Context, program string) (string, error) {
 // Programs returns the paths of all programs called name in PATH, of which the first may
 // be a wrapper that calls the next, or the one file if name is an absolute path. If it
 // is a compiler in PATH, what it runs to compile C and its own headers are among them.
-func (c *Hashes) Programs(ctx context.Context, name string, compiler bool) (paths []string, err error) {
+func (c *Hashes) Programs(ctx context.Context, name string, compiler bool) ([]string, error) {
+	list, err := c.once([]string{name, strconv.FormatBool(compiler), "programs"}, func() (list string, err error) {
+		paths, parts := programs(name), ""
+		// What is not in PATH is not run: a build may have left it.
+		if compiler && len(paths) > 0 && !filepath.IsAbs(name) {
+			parts, err = c.compilerParts(ctx, paths)
+		}
+		return strings.Join(append(paths, filepath.SplitList(parts)...), "\x00"), err
+	})
+	return strings.FieldsFunc(list, func(r rune) bool { return r == 0 }), err
+}
+
+// programs returns the paths of the programs of that name in PATH.
+func programs(name string) (paths []string) {
 	dirs := filepath.SplitList(os.Getenv("PATH"))
 	if filepath.IsAbs(name) {
-		// What is not in PATH is not run: a build may have left it.
-		dirs, compiler = []string{"/"}, false
+		dirs = []string{"/"}
 	}
 	var seen []string // without links: /bin may be /usr/bin
 	for _, dir := range dirs {
 		path := filepath.Join(dir, name)
-		real, err := filepath.EvalSymlinks(path)
-		if err != nil || !filepath.IsAbs(path) || slices.Contains(seen, real) {
+		if fi, err := os.Stat(path); err != nil || !fi.Mode().IsRegular() || fi.Mode()&0o111 == 0 || !filepath.IsAbs(path) {
 			continue
 		}
-		if fi, err := os.Stat(real); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+		if real, err := filepath.EvalSymlinks(path); err == nil && !slices.Contains(seen, real) {
 			paths, seen = append(paths, path), append(seen, real)
 		}
 	}
-	if !compiler || len(paths) == 0 {
-		return paths, nil
-	}
-	parts, err := c.compilerParts(ctx, paths)
-	return append(paths, filepath.SplitList(parts)...), err
+	return paths
 }
 
 // compilerParts returns a list of paths; see [Hashes.Programs]. The first of paths

@@ -150,7 +150,7 @@ func stampOfLog(file string) string {
 func around(m *machine.Machine) string {
 	dirs := filepath.SplitList(os.Getenv("PATH"))
 	for _, pattern := range []string{"include", "include/*-linux-*", "lib", "lib64", "lib/*-linux-*", "lib/gcc*/*", "libexec",
-		"share/pkgconfig", "lib*/pkgconfig", "lib/*/pkgconfig"} {
+		"share/pkgconfig", "lib*/pkgconfig", "lib/*-linux-*/pkgconfig"} {
 		for _, top := range []string{"/usr", "/usr/local"} {
 			found, _ := filepath.Glob(filepath.Join(top, pattern))
 			dirs = append(dirs, found...)
