@@ -146,20 +146,22 @@ local = ./cmd/... ./internal/... ./integration/figures
 # Of these, those that start no goroutine, and compress so much that the race detector
 # takes minutes for them.
 sequential = ./internal/kmod ./internal/initramfs
-# Whole-program tests with much to do, and one thing at a time: the race detector has
-# nothing to see there, and takes minutes.
+# Whole-program tests that take half a minute each, mostly to attack.
 slow = sandbox_denies|sandbox_worlds|dkms_statuses|killed_verbs|hostile_values
+# Those, and others with much to do, one thing at a time: the race detector has nothing to
+# see there, and takes minutes.
+single = $(slow)|archive|bad_conf|bad_modules|bad_names|build_environment|cache_builds|cache_damaged|cache_key|deferred|failed_before|gentoo_phases|rpm_scriptlets_other|status_missing|upgrade_keeps|weak_links|weak_scripts
 # These, and those that go by chance or have more to do without -short.
-long = $(slow)|$$(cd cmd/dkms-kernel-install/testdata/script && grep -lE '^(endures|filling|hostile|\[short\]) ' *.txtar | sed 's/[.]txtar$$//' | paste -sd '|')
+long = $(single)|$$(cd cmd/dkms-kernel-install/testdata/script && grep -lE '^(endures|filling|hostile|\[short\]) ' *.txtar | sed 's/[.]txtar$$//' | paste -sd '|')
 
-# To run after each change: it takes a few minutes.
+# To run after each change: it takes three minutes.
 check: lint tools
-	integration/in-memory $(GO) test -count=1 -short $(local)
+	integration/in-memory $(GO) test -count=1 -short -skip '^TestScript$$/^($(slow))$$' $(local)
 
-# All that CI runs: what check does, most of it with the race detector; what that would
-# take too long for; and the integration tests.
+# All that CI runs: what check does, most of it with the race detector; what takes too long
+# for the one or the other; and the integration tests.
 test: lint lint-ports tools
-	DKMS_TEST_SIGN_FILE=$(sign_file) CGO_ENABLED=1 integration/in-memory $(GO) test -count=1 -short -race -timeout 30m -skip '^TestScript$$/^($(slow))$$' \
+	DKMS_TEST_SIGN_FILE=$(sign_file) CGO_ENABLED=1 integration/in-memory $(GO) test -count=1 -short -race -timeout 30m -skip '^TestScript$$/^($(single))$$' \
 	  $$($(GO) list $(local) | grep -vxF "$$($(GO) list $(sequential))")
 	DKMS_TEST_SIGN_FILE=$(sign_file) $(GO) test -count=1 -short $(sequential)
 	integration/in-memory $(GO) test -count=1 -timeout 30m -run "^TestScript$$/^($(long))$$|^TestFindEnds$$" ./cmd/dkms-kernel-install ./internal/draft
