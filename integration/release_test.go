@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -31,10 +32,10 @@ var releases = []release{
 var fewPackages = []string{"acpi-call-dkms", "vpoll-dkms"}
 
 // newReleaseRoot makes a root of a release in which apt installs packages and modules are signed, and returns its
-// kernel's release.
-func newReleaseRoot(t *testing.T, rel release) (r *Root, k string) {
+// kernel's release. Lower are as of newRoot.
+func newReleaseRoot(t *testing.T, rel release, lower ...string) (r *Root, k string) {
 	t.Helper()
-	r = newRoot(t, rel.set).forApt()
+	r = newRoot(t, rel.set, lower...).forApt()
 	for _, k := range r.Kernels() {
 		// mkroot made it for kernel-install; before forky no package has it.
 		r.Sh("dpkg -S /usr/lib/modules/" + k + "/vmlinuz 2>/dev/null || rm /usr/lib/modules/" + k + "/vmlinuz")
@@ -212,8 +213,9 @@ func TestReleases(t *testing.T) {
 // for the old one as before.
 func upgradeRelease(t *testing.T) {
 	t.Parallel()
+	bookworm := release{"bookworm", sync.OnceValue(func() made { return mkroot("bookworm", "--next") })}
 	upgrade := func(t *testing.T, install func(r *Root, k string) (packages []string)) (before, old, now []string) {
-		r, k := newReleaseRoot(t, releases[0])
+		r, k := newReleaseRoot(t, bookworm, filepath.Join(get(t, bookworm.set).dir, "next"))
 		packages := install(r, k)
 		t.Logf("%q", packages)
 		before = installedFor(r, k)
