@@ -15,11 +15,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// aptPackages are real packages that build in seconds. Most build for both kernels, some for one. One has modules
-// that displace the kernel's own, and one is not built automatically.
+// aptPackages are real packages that build in seconds. Most build for both kernels, some for one. One has several
+// modules, one has some that displace the kernel's own, and one is not built automatically.
 var aptPackages = []string{
-	"acpi-call-dkms", "bbswitch-dkms", "ddcci-dkms", "dkms-noautoinstall-test-dkms", "gost-crypto-dkms",
-	"librem-ec-acpi-dkms", "lime-forensics-dkms", "v4l2loopback-dkms", "vhba-dkms", "vpoll-dkms",
+	"acpi-call-dkms", "bbswitch-dkms", "ddcci-dkms", "dkms-noautoinstall-test-dkms", "gost-crypto-dkms", "v4l2loopback-dkms",
 }
 
 const (
