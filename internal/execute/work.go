@@ -191,7 +191,8 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 	w.placing.Lock()
 	defer w.placing.Unlock()
 	m, item := w.m, w.item
-	if _, err := os.Stat(w.kern.Dir); errors.Is(err, fs.ErrNotExist) {
+	// With headers from elsewhere, the kernel may come later.
+	if _, err := os.Stat(w.kern.Dir); errors.Is(err, fs.ErrNotExist) && !w.kern.HasHeaders() {
 		return &failure.Failure{What: "install failed", Why: w.kern.Dir + " does not exist", Status: failure.StatusInstall,
 			Hint: "install the kernel " + w.k.Release + ", or check what -k says"}
 	}

@@ -45,6 +45,9 @@ type Dirs struct {
 	// Source and Config, if they are not empty, replace the directory of every
 	// kernel's headers and the file of its configuration.
 	Source, Config string
+	// Trees are sources of kernels. Those with the release of a kernel that brings no
+	// headers are its headers.
+	Trees []string
 }
 
 // Kernel returns the kernel called release, which need not exist. It does not look at
@@ -59,12 +62,25 @@ func (d Dirs) Kernel(release, arch string) *Kernel {
 		boot:       d.Boot,
 	}
 	if k.SourceDir == "" {
-		k.SourceDir = filepath.Join(k.Dir, "build")
+		k.SourceDir = d.findSource(k)
 	}
 	k.findConfig = sync.OnceValue(k.findConfigFile)
 	k.config = sync.OnceValues(k.readConfig)
 	k.compiler = sync.OnceValue(k.findCompiler)
 	return k
+}
+
+func (d Dirs) findSource(k *Kernel) string {
+	build := filepath.Join(k.Dir, "build")
+	if _, err := os.Stat(build); err == nil {
+		return build
+	}
+	for _, dir := range d.Trees {
+		if text, err := os.ReadFile(filepath.Join(dir, "include/config/kernel.release")); err == nil && strings.TrimSpace(string(text)) == k.Release {
+			return dir
+		}
+	}
+	return build
 }
 
 // List returns the releases of the kernels that have a directory of modules, oldest

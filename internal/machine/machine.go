@@ -103,6 +103,14 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 	m.Kernels = kernel.Dirs{
 		Modules: m.Settings.InstallTree, Boot: m.Path("/boot"), Source: o.KernelSourceDir, Config: o.KernelConfig,
 	}
+	if m.Distro.Is("gentoo") {
+		// What linux-info.eclass goes by. The kernel need not be installed yet.
+		for _, dir := range []string{os.Getenv("KBUILD_OUTPUT"), os.Getenv("KERNEL_DIR"), m.Path("/usr/src/linux")} {
+			if filepath.IsAbs(dir) {
+				m.Kernels.Trees = append(m.Kernels.Trees, dir)
+			}
+		}
+	}
 	m.Hashes = fingerprint.OpenHashes(m.CacheFile("hashes.json"))
 	m.Store = &store.Dir{Path: m.CacheFile("builds"), MaxSize: m.Settings.BuildCacheSize, MaxAge: m.Settings.BuildCacheAge}
 	return m, nil
