@@ -86,9 +86,7 @@ func installedFor(r *Root, k string) (names []string) {
 // machine was like after each step.
 func (r *Root) throughKernels(k string) map[string]machine {
 	r.t.Helper()
-	headers := []string{"linux-headers-" + k}
-	// Newer kernels are several packages.
-	image := strings.Fields(r.Sh("dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'linux-*-" + k + "' | sed -n 's/^installed //p' | grep -v headers"))
+	headers, image := []string{"linux-headers-" + k}, r.imagePackages(k)
 	got := map[string]machine{"0 packages installed": inspect(r)}
 	for _, step := range []struct {
 		what, verb string
@@ -111,6 +109,12 @@ func (r *Root) throughKernels(k string) map[string]machine {
 	last := got["8 image installed last"]
 	got["8 image installed last"] = machine{last.Status, uncompressed(last.Files), uncompressed(last.Sources)}
 	return got
+}
+
+// imagePackages returns the packages of the kernel, without its headers: newer kernels are several.
+func (r *Root) imagePackages(k string) []string {
+	r.t.Helper()
+	return strings.Fields(r.Sh("dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'linux-*-" + k + "' | sed -n 's/^installed //p' | grep -v headers"))
 }
 
 // comparable30 returns what dkms 3.0 has in common with later ones of what throughKernels returns: it forgets a package
@@ -187,6 +191,16 @@ func TestReleases(t *testing.T) {
 				r.Apt("purge", "linux-headers-"+k)
 				r.Apt("install", "linux-headers-"+k)
 				wantAgain("headers installed again")
+				if image := r.imagePackages(k); len(image) > 1 {
+					// The headers bring the list of this kernel's modules, but neither these nor the kernel.
+					r.Apt(append([]string{"purge", "linux-headers-" + k}, image...)...)
+					r.Apt("install", "linux-headers-"+k)
+					if got := r.Glob("/usr/lib/modules/" + k + "/updates"); len(got) > 0 {
+						t.Errorf("with headers alone, there is %q", got)
+					}
+					r.Apt(append([]string{"install"}, image...)...)
+					wantAgain("image installed after headers")
+				}
 			} else {
 				ours := r.throughKernels(k)
 				wantAgain("image installed last")

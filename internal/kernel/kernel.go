@@ -110,19 +110,21 @@ func (k *Kernel) Exists() bool {
 }
 
 // Installed reports whether the kernel itself is there, and not only its headers, or
-// modules that were built for it: its image, the lists that come with its modules, or a
-// file of its own; see [Kernel.HasFiles].
+// modules that were built for it: its image, or a file of its own; see [Kernel.HasFiles].
+// If it has no modules, their list tells. A list of modules that are not there does not
+// count: Debian's headers of Linux 7 and later come with it.
 func (k *Kernel) Installed(ours func(path string) bool) bool {
 	for _, file := range []string{
 		filepath.Join(k.Dir, "vmlinuz"),
-		filepath.Join(k.Dir, "modules.order"),
-		filepath.Join(k.Dir, "modules.builtin"),
 		filepath.Join(k.boot, "vmlinuz-"+k.Release),
 		filepath.Join(k.boot, "vmlinux-"+k.Release),
 	} {
 		if _, err := os.Stat(file); err == nil {
 			return true
 		}
+	}
+	if fi, err := os.Stat(filepath.Join(k.Dir, "modules.order")); err == nil && fi.Size() == 0 {
+		return true
 	}
 	return k.HasFiles(ours)
 }
