@@ -173,3 +173,30 @@ func TestConfs(t *testing.T) {
 		})
 	}
 }
+
+// TestUname builds packages that ask which kernel runs, as many do, for kernels that do not run.
+func TestUname(t *testing.T) {
+	t.Parallel()
+	r := NewRoot(t)
+	r.InstallProgram()
+	for name, make := range map[string]string{
+		"shell": "KDIR := /lib/modules/$(shell uname -r)/build\n",
+		"file":  "KVER ?= $(shell cat /proc/sys/kernel/osrelease)\nKDIR ?= /lib/modules/$(KVER)/build\n",
+		"words": "KDIR := /lib/modules/$(word 3,$(shell cat /proc/version))/build\nifneq ($(word 3,$(shell uname -a)),$(word 3,$(shell cat /proc/version)))\n$(error no)\nendif\n",
+	} {
+		src := "/usr/src/" + name + "-1.0"
+		r.Sh("mkdir " + src)
+		r.Write(src+"/"+name+".c", "#include <linux/module.h>\nMODULE_LICENSE(\"GPL\");\nMODULE_DESCRIPTION(\"a test\");\n", 0o644)
+		r.Write(src+"/Makefile", "obj-m := "+name+".o\n"+make+"all:\n\t$(MAKE) -C $(KDIR) M=$(CURDIR) modules\n", 0o644)
+		r.Write(src+"/dkms.conf", "PACKAGE_NAME="+name+"\nPACKAGE_VERSION=1.0\nMAKE=\"make all\"\nBUILT_MODULE_NAME="+name+"\nDEST_MODULE_LOCATION=/updates\nAUTOINSTALL=yes\n", 0o644)
+		r.MustRun("dkms", "add", name+"/1.0")
+	}
+	r.MustRun("dkms-kernel-install", "add-all")
+	for _, k := range r.Kernels() {
+		for _, name := range []string{"shell", "file", "words"} {
+			if got := r.MustRun("modinfo", "-k", k, "-F", "vermagic", name); !strings.HasPrefix(got, k+" ") {
+				t.Errorf("%s for %s has the vermagic %s", name, k, got)
+			}
+		}
+	}
+}

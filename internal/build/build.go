@@ -161,6 +161,7 @@ func (j *job) build(ctx context.Context) (err error) {
 	first := errors.Is(err, os.ErrNotExist)
 	tmp := filepath.Join(targetDir, files.TempName("module"))
 	if err := j.finish(ctx, targetDir, tmp); err != nil {
+		j.blameSource(ctx, err)
 		files.RemoveAll(tmp)
 		if first {
 			// Without a build, what POST_BUILD wrote beside it has no use.

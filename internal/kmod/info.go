@@ -84,9 +84,16 @@ func Check(module io.ReaderAt, size int64, arch, release string) (Info, error) {
 		return Info{}, errors.New("has no vermagic: the build did not get as far as modpost's last step")
 	}
 	if info.Release() != release {
-		return Info{}, fmt.Errorf("is built for the kernel %q, expected %q", info.Release(), release)
+		return Info{}, &ReleaseError{info.Release(), release}
 	}
 	return info, nil
+}
+
+// ReleaseError is that of a module for another kernel.
+type ReleaseError struct{ Release, Expected string }
+
+func (e *ReleaseError) Error() string {
+	return fmt.Sprintf("is built for the kernel %q, expected %q", e.Release, e.Expected)
 }
 
 // target is what the kernel compares in a module's ELF header.

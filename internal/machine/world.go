@@ -28,7 +28,7 @@ func (m *Machine) World(name string, k *kernel.Kernel) (w *sandbox.World, less s
 	if allowed.All {
 		return nil, ""
 	}
-	w = &sandbox.World{Network: allowed.Network, Processes: worldProcesses, FileSize: worldFileSize, Output: worldOutput}
+	w = &sandbox.World{Network: allowed.Network, Release: k.Release, Processes: worldProcesses, FileSize: worldFileSize, Output: worldOutput}
 	if !allowed.Root && os.Geteuid() == 0 {
 		w.User, less = m.buildUser()
 	}

@@ -10,8 +10,8 @@ const (
 	Build = 2
 	// Key counts the changes to what the key of a build names. A build that is
 	// kept under a key of another count is never found.
-	Key = 2
+	Key = 3
 	// Conf counts the changes to what is made of a dkms.conf. What is remembered
 	// of one by other rules is read again.
-	Conf = 4
+	Conf = 5
 )

@@ -37,8 +37,8 @@ func shape(t reflect.Type) string {
 // what it wants.
 func TestShapes(t *testing.T) {
 	for _, tt := range []struct{ got, want string }{
-		{fmt.Sprintf("Conf %d: %s", rules.Conf, shape(reflect.TypeFor[conf.Conf]())), `Conf 4: {Name string; Version string; Modules slice {BuiltName string; BuiltLocation string; DestName string; DestLocation string; Strip bool}; Make string; Patches slice string; PreBuild string; PostBuild string; PreInstall string; PostInstall string; PostAdd string; PostRemove string; BuildDepends slice string; BuildDependsRebuild bool; Autoinstall bool; NoWeakModules bool; Excluded string; Warnings slice string}`},
-		{fmt.Sprintf("Build %d, Key %d: %s", rules.Build, rules.Key, shape(reflect.TypeFor[fingerprint.Fingerprint]())), `Build 2, Key 2: {Rules int; Source string; Settings string; Headers string; Compiler string; Depends map string string}`},
+		{fmt.Sprintf("Conf %d: %s", rules.Conf, shape(reflect.TypeFor[conf.Conf]())), `Conf 5: {Name string; Version string; Modules slice {BuiltName string; BuiltLocation string; DestName string; DestLocation string; Strip bool}; Make string; Patches slice string; PreBuild string; PostBuild string; PreInstall string; PostInstall string; PostAdd string; PostRemove string; BuildDepends slice string; BuildDependsRebuild bool; Autoinstall bool; NoWeakModules bool; Excluded string; Warnings slice string}`},
+		{fmt.Sprintf("Build %d, Key %d: %s", rules.Build, rules.Key, shape(reflect.TypeFor[fingerprint.Fingerprint]())), `Build 2, Key 3: {Rules int; Source string; Settings string; Headers string; Compiler string; Depends map string string}`},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("got  %s\nwant %s", tt.got, tt.want)

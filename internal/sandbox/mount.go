@@ -33,6 +33,9 @@ func (s *spec) mount() error {
 		// are out of reach.
 		_ = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, "")
 	}
+	if err := s.nameKernel(); err != nil {
+		return fmt.Errorf("cannot name the kernel: %w", err)
+	}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID}); err != nil {
 		return fmt.Errorf("cannot make it read-only: %w", err)
 	}

@@ -45,6 +45,9 @@ type World struct {
 	User *User
 	// Network reports whether commands may use the machine's network.
 	Network bool
+	// Release is the kernel that uname and /proc name, "" that which runs. Without
+	// [Features].Mounts, or if /run is not in Hide, they name that anyway.
+	Release string
 	// Hide are files and directories that seem empty. Show are those below them, or
 	// below /tmp and /var/tmp, that are seen all the same. What does not exist is
 	// ignored.

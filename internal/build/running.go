@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+package build
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/lazy"
+)
+
+// running returns the release of the kernel that runs.
+func running() string {
+	var u unix.Utsname
+	_ = unix.Uname(&u) // it fails for a bad address only
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// blameSource says in err, with which the build failed, what to do if the source went by
+// the kernel that runs, or by another of its own choice. Most who do so ask uname(1),
+// which tells them the kernel that is built for, unless the build is not confined.
+func (j *job) blameSource(ctx context.Context, err error) {
+	var f *failure.Failure
+	var other *kmod.ReleaseError
+	if !errors.As(err, &f) || f.Status != failure.StatusMake && f.Status != failure.StatusNoModule {
+		return
+	}
+	if !errors.As(err, &other) {
+		end, _ := j.run.log.Seek(0, io.SeekEnd)
+		said, _, err := excerpt(j.run.log, 0, end)
+		if k := running(); err != nil || k == j.Kernel.Release || !bytes.Contains(said, []byte("/lib/modules/"+k+"/")) {
+			return
+		}
+	}
+	f.Hint = fmt.Sprintf("the source goes by a kernel of its own choice; its Makefile has to take the one that it is built for, %s: "+
+		"in dkms.conf, hand it to make as $kernelver or $kernel_source_dir", j.Kernel.Release)
+	if line := asking(ctx, j.Source); line != "" {
+		f.Hint += "; it asks which kernel runs in " + line
+	}
+}
+
+// asks matches what asks which kernel runs.
+var asks = lazy.Regexp(`\buname\b|\bosrelease\b|/proc/version\b`)
+
+const (
+	askingSize = 1 << 20 // bytes of files that asking reads
+	askingLine = 200     // bytes of a line that it returns
+)
+
+// asking returns the first line that it finds in the makefiles, scripts and the dkms.conf
+// of the source which asks which kernel runs, as "FILE, line N: TEXT".
+func asking(ctx context.Context, source string) (found string) {
+	errFound := errors.New("found")
+	_ = files.Walk(ctx, source, func(at int, name string, st *unix.Stat_t) error {
+		if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > askingSize || !isScript(name) {
+			return nil
+		}
+		fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil
+		}
+		file := os.NewFile(uintptr(fd), name)
+		defer file.Close()
+		text, _ := io.ReadAll(io.LimitReader(file, askingSize))
+		for i, line := range strings.Split(string(text), "\n") {
+			line = strings.TrimSpace(line)
+			if strings.HasPrefix(line, "#") || len(line) > askingLine || !utf8.ValidString(line) || !asks().MatchString(line) {
+				continue
+			}
+			found = fmt.Sprintf("%s, line %d: %s", name, i+1, line)
+			return errFound
+		}
+		return nil
+	})
+	return found
+}
+
+func isScript(name string) bool {
+	for _, prefix := range []string{"Makefile", "makefile", "GNUmakefile", "Kbuild", "configure", "dkms.conf"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return strings.HasSuffix(name, ".mk") || strings.HasSuffix(name, ".sh")
+}
