@@ -91,6 +91,9 @@ func (p *program) main(args []string) int {
 	os.Unsetenv(conf.SignPIN)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
+	// Who reads the output may go away. The work is done all the same. It is not ignored:
+	// what this process runs would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -23,7 +24,7 @@ func (p *program) parse(into any, name, description string, args []string, wrong
 		panic(err) // the struct is wrong
 	}
 	k, err = parser.Parse(args)
-	if exited {
+	if exited || errors.Is(err, syscall.EPIPE) { // nobody reads the help any more
 		return nil, 0
 	}
 	if err != nil {

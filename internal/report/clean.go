@@ -4,10 +4,12 @@ package report
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"sync"
+	"syscall"
 	"unicode"
 	"unicode/utf8"
 )
@@ -15,8 +17,8 @@ import (
 // Clean returns a writer of text to w, on which text from a package cannot control a
 // terminal: it replaces by a question mark what does anything but appear in its place,
 // such as control characters other than tabs and line breaks and marks that turn the
-// direction of writing, and what is not UTF-8. It may be used by several goroutines at
-// once.
+// direction of writing, and what is not UTF-8. If nobody reads w any more, that is no
+// error. It may be used by several goroutines at once.
 func Clean(w io.Writer) io.Writer { return &cleaner{w: w} }
 
 type cleaner struct {
@@ -36,7 +38,7 @@ func (c *cleaner) Write(p []byte) (int, error) {
 		}
 	}
 	c.rest = bytes.Clone(text[end:])
-	if _, err := io.WriteString(c.w, clean(string(text[:end]))); err != nil {
+	if _, err := io.WriteString(c.w, clean(string(text[:end]))); err != nil && !errors.Is(err, syscall.EPIPE) {
 		return 0, err
 	}
 	return len(p), nil

@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"strings"
+	"syscall"
 	"testing"
 
 	"dkms-kernel-install/internal/observe"
@@ -42,6 +44,9 @@ func TestClean(t *testing.T) {
 	failing := errors.New("full")
 	if n, err := Clean(writeTo{failing}).Write([]byte("x")); n != 0 || err != failing {
 		t.Errorf("Write returns %d, %v", n, err)
+	}
+	if n, err := Clean(writeTo{&fs.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}}).Write([]byte("x")); n != 1 || err != nil {
+		t.Errorf("to a broken pipe, Write returns %d, %v", n, err)
 	}
 }
 
