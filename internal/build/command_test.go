@@ -23,23 +23,48 @@ func TestDecisive(t *testing.T) {
 			"toy.c:5:2: error: unknown type name 'u9'", ""},
 		{"the first of several", "a.c:1:1: fatal error: x.h: No such file or directory\nb.c:1:1: error: y\n", "a.c:1:1: fatal error: x.h: No such file or directory", ""},
 		{"modpost", "ERROR: modpost: \"f\" [toy.ko] undefined!\nmake: *** [modules] Error 2\n", "ERROR: modpost: \"f\" [toy.ko] undefined!", ""},
-		{"no compiler", "make: gcc: No such file or directory\nmake: *** [all] Error 127\n", "make: gcc: No such file or directory", ""},
+		{"no compiler", "make: gcc: No such file or directory\nmake: *** [all] Error 127\n", "make: gcc: No such file or directory", "install the program gcc"},
 		{"no program", "/bin/sh: 1: flex: not found\nmake: *** [all] Error 127\n", "/bin/sh: 1: flex: not found", "install the program flex"},
 		{"no make", "dkms: line 4: make: command not found\n", "dkms: line 4: make: command not found", "install the program make"},
 		{"another ABI", "make: *** [Makefile:2: all] Bad system call\n", "make: *** [Makefile:2: all] Bad system call", "build_sandbox"},
 		{"disk full", "cc1: error writing: No space left on device\nmake: *** [all] Error 1\n", "cc1: error writing: No space left on device", "make room"},
 		{"no rule", "make: *** No rule to make target 'modules'.  Stop.\nbye\n", "make: *** No rule to make target 'modules'.  Stop.", ""},
-		{"configure", "checking for x... no\nconfigure: error: \n\t*** Unable to build\n", "configure: error:", ""},
+		{"configure", "checking for x... no\nconfigure: error: \n\t*** Unable to build\n", "configure: error: *** Unable to build", ""},
+		{"configure, in one line", "configure: error: C compiler cannot create executables\nSee config.log\n", "configure: error: C compiler cannot create executables", ""},
+		{"a symbol for the GPL", "ERROR: modpost: GPL-incompatible module toy.ko uses GPL-only symbol '__rcu_read_lock'\nmake[3]: *** [scripts/Makefile.modpost:145: Module.symvers] Error 1\n",
+			"ERROR: modpost: GPL-incompatible module toy.ko uses GPL-only symbol '__rcu_read_lock'", "toy.ko is not under the GPL, and this kernel has __rcu_read_lock for modules that are"},
+		{"a symbol for the GPL, before 5.10", "FATAL: modpost: GPL-incompatible module toy.ko uses GPL-only symbol 'kmalloc'\n", "FATAL: modpost: GPL-incompatible module toy.ko uses GPL-only symbol 'kmalloc'", "toy.ko is not under the GPL"},
+		{"objtool of another system", "./tools/objtool/objtool: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by ./tools/objtool/objtool)\nmake[3]: *** [scripts/Makefile.build:243: toy.o] Error 1\n",
+			"./tools/objtool/objtool: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by ./tools/objtool/objtool)", "install them again"},
+		{"objtool that cannot be executed", "/bin/sh: 1: ./tools/objtool/objtool: not found\nmake[3]: *** [scripts/Makefile.build:243: toy.o] Error 127\n", "/bin/sh: 1: ./tools/objtool/objtool: not found", "headers are not whole"},
+		{"objtool of another machine", "/bin/sh: 1: ./tools/objtool/objtool: Exec format error\nmake[3]: *** [x: toy.o] Error 126\n", "/bin/sh: 1: ./tools/objtool/objtool: Exec format error", "made for another system"},
+		{"objtool without a library", "./tools/objtool/objtool: error while loading shared libraries: libelf.so.1: cannot open shared object file: No such file or directory\n",
+			"./tools/objtool/objtool: error while loading shared libraries: libelf.so.1: cannot open shared object file: No such file or directory", "made for another system"},
+		{"no fixdep", "  CC [M]  toy.o\n/bin/sh: 1: scripts/basic/fixdep: not found\nmake[2]: *** [scripts/Makefile.build:287: toy.o] Error 127\n", "/bin/sh: 1: scripts/basic/fixdep: not found", "make modules_prepare"},
+		{"headers not prepared", "  ERROR: Kernel configuration is invalid.\n         include/generated/autoconf.h or include/config/auto.conf are missing.\n", "ERROR: Kernel configuration is invalid.", "make modules_prepare"},
+		{"a kernel of another gcc", "cc1: error: incompatible gcc/plugin versions\ncc1: error: failed to initialize plugin ./scripts/gcc-plugins/x.so\n", "cc1: error: incompatible gcc/plugin versions", "CONFIG_CC_VERSION_TEXT"},
+		{"a kernel of clang", "gcc: error: unrecognized command-line option '-mretpoline-external-thunk'\n", "gcc: error: unrecognized command-line option '-mretpoline-external-thunk'", "CONFIG_CC_VERSION_TEXT"},
+		{"an option of the package's own", "gcc: error: unrecognized command-line option '-Wno-new'\n", "gcc: error: unrecognized command-line option '-Wno-new'", ""},
+		{"no crates", "error[E0463]: can't find crate for `kernel`\n\nerror: aborting due to 1 previous error\n", "error[E0463]: can't find crate for `kernel`", "rustc"},
+		{"no linker below three makes", "make[3]: ld.lld: No such file or directory\nmake[3]: *** [scripts/Makefile.modfinal:56: toy.ko] Error 127\nmake[2]: *** [Makefile:1947: modules] Error 2\nmake[1]: *** [Makefile:240: __sub-make] Error 2\n",
+			"make[3]: ld.lld: No such file or directory", "install the program ld.lld"},
+		{"not executable", "/bin/sh: 1: ./gen.sh: Permission denied\nmake: *** [Makefile:2: all] Error 126\n", "/bin/sh: 1: ./gen.sh: Permission denied", "read ./gen.sh, and to run it"},
+		{"headers that nobody may read", "make[1]: *** /usr/src/linux-headers-6.1: Permission denied.  Stop.\n", "make[1]: *** /usr/src/linux-headers-6.1: Permission denied.  Stop.", "read /usr/src/linux-headers-6.1"},
+		{"only 126", "make: *** [Makefile:2: all] Error 126\n", "make: *** [Makefile:2: all] Error 126", "is not executable"},
+		{"installs", "  CC [M]  toy.o\ninstall: cannot create regular file '/lib/modules/6.1/extra/toy.ko': Read-only file system\nmake: *** [Makefile:9: install] Error 1\n",
+			"install: cannot create regular file '/lib/modules/6.1/extra/toy.ko': Read-only file system", "name a target that only builds"},
+		{"memory", "cc1: fatal error: Killed signal terminated program cc1\ncompilation terminated.\n", "cc1: fatal error: Killed signal terminated program cc1", "fewer jobs"},
+		{"disk full before an error", "x.c:1:1: error: y\n/tmp/a.s: fatal error: error writing to a.s: No space left on device\n", "/tmp/a.s: fatal error: error writing to a.s: No space left on device", "make room"},
 		{"control characters stay for the report to clean", "x: error: \x1b[31mred\n", "x: error: \x1b[31mred", ""},
 		{"not UTF-8", "x: error: \xff\n", "x: error: ?", ""},
 		{"a long line", "x: error: " + strings.Repeat("a", 5000) + "\n", "x: error: " + strings.Repeat("a", 290) + "…", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := decisive(strings.NewReader(tt.log))
+			got, h := decisive(strings.NewReader(tt.log))
 			if got != tt.want {
 				t.Errorf("decisive line is %q, want %q", got, tt.want)
 			}
-			if h := hint(got); tt.hint == "" && h != "" || !strings.Contains(h, tt.hint) {
+			if tt.hint == "" && h != "" || !strings.Contains(h, tt.hint) {
 				t.Errorf("hint is %q, want %q", h, tt.hint)
 			}
 		})
@@ -49,7 +74,7 @@ func TestDecisive(t *testing.T) {
 func FuzzDecisive(f *testing.F) {
 	f.Add("a: error: b\n")
 	f.Fuzz(func(t *testing.T, log string) {
-		if got := decisive(strings.NewReader(log)); len(got) > 310 || strings.Contains(got, "\n") {
+		if got, _ := decisive(strings.NewReader(log)); len(got) > 310 || strings.Contains(got, "\n") {
 			t.Errorf("%q", got)
 		}
 	})

@@ -16,17 +16,60 @@ import (
 	"dkms-kernel-install/internal/lazy"
 )
 
-// causes match the lines that explain a failed build, the most telling kind first.
-var causes = []func() *regexp.Regexp{
-	lazy.Regexp(`: (fatal )?error: `),
-	lazy.Regexp(`^ERROR: modpost: `),
-	lazy.Regexp(`(?i)\b(undefined reference|undefined symbol)`),
-	lazy.Regexp(`No space left on device|Killed|out of memory|Cannot allocate memory`),
-	lazy.Regexp(`: (command )?not found$|: Permission denied$|: No such file or directory$`),
-	lazy.Regexp(`(?i)^(configure: )?error\b`),
-	lazy.Regexp(`(?i)\berror:`),
-	lazy.Regexp(`^make(\[\d+\])?: \*\*\* .*No rule to make target`),
-	lazy.Regexp(`\*\*\*`),
+// A cause is a kind of line in a log that explains a failed build.
+type cause struct {
+	word string                // what such a line has; searched for first, as it costs least
+	line func() *regexp.Regexp // what it matches as well; nil for anything
+	// hint says what to do, with $1 for what the first group of line matches. It is ""
+	// where only who knows the package can tell.
+	hint string
+}
+
+const (
+	badHeaders    = "the kernel's headers are not whole, or are made for another system: install them again; in a kernel's source, run: make modules_prepare"
+	otherCompiler = "the kernel was built with another compiler: install that one, which CONFIG_CC_VERSION_TEXT in the kernel's configuration names"
+	fewerJobs     = "the build ran out of memory: run it again with fewer jobs (parallel_jobs in framework.conf)"
+)
+
+// causes are in the order of how telling they are. Faults of the machine come first:
+// much else fails by them.
+var causes = []cause{
+	{"No space left on device", nil, "make room on the file system, then run it again"},
+	{"isk quota exceeded", nil, "make room on the file system, then run it again"},
+	{"memory", lazy.Regexp(`out of memory|memory exhausted|Cannot allocate memory`), fewerJobs},
+	{"Killed", lazy.Regexp(`\bKilled\b`), fewerJobs},
+	{"Bad system call", nil, "it may run a program of another ABI, such as one of 32 bits, which only a build without a sandbox can (build_sandbox in framework.conf)"},
+	{"GPL-only symbol", lazy.Regexp(`modpost: GPL-incompatible module (\S+) uses GPL-only symbol '?([^' ]+)`),
+		"$1 is not under the GPL, and this kernel has $2 for modules that are: use a newer version of the package, or another kernel"},
+	{"/", lazy.Regexp(`(?:tools/objtool/objtool|resolve_btfids|scripts/(?:basic|mod|genksyms)/\w+)'?: .*(?:not found|denied|No such file|cannot|format error|error while loading)`), badHeaders},
+	{"required by", lazy.Regexp(`\(required by \S*(?:tools|scripts)/`), badHeaders},
+	{"No rule to make target", lazy.Regexp(`No rule to make target '[^']*(?:objtool|fixdep|modpost|resolve_btfids)'`), badHeaders},
+	{"onfiguration is invalid", lazy.Regexp(`[Kk]ernel configuration is invalid`), badHeaders},
+	{"incompatible gcc/plugin versions", nil, otherCompiler},
+	{"unrecognized command", lazy.Regexp(`error: unrecognized command[- ]line option '-[fm]`), otherCompiler},
+	{"unknown argument", lazy.Regexp(`error: unknown argument:? '-[fm]`), otherCompiler},
+	{"can't find crate", nil, "the headers lack the crates of the kernel's Rust code, or rustc is not the version that they were made with: install both"},
+	{"elf.h", lazy.Regexp(`fatal error: (?:libelf|gelf)\.h`), "install the headers of libelf"},
+	{": ", lazy.Regexp(`: (?:fatal )?error: `), ""},
+	{"ERROR: modpost: ", lazy.Regexp(`^ERROR: modpost: `), ""},
+	{"ndefined ", lazy.Regexp(`(?i)\bundefined (?:reference|symbol)`), ""},
+	{"configure: error:", nil, ""},
+	{"Read-only file system", nil, "it writes outside of the build directory: if it installs, name a target that only builds in MAKE of dkms.conf; what it has to write, build_sandbox in framework.conf allows"},
+	{"not found", lazy.Regexp(`(?:^|[\s/])([\w.+-]+): (?:command )?not found$`), "install the program $1"},
+	{"No such file or directory", lazy.Regexp(`^make(?:\[\d+\])?: ([\w.+-]+): No such file or directory$`), "install the program $1"},
+	{"Permission denied", lazy.Regexp(`([^\s:]+): Permission denied`),
+		"everybody has to be able to read $1, and to run it if it is a program; if that is so, see whether its file system is mounted noexec: findmnt"},
+	{"No such file or directory", lazy.Regexp(`: No such file or directory$`), ""},
+	{"rror", lazy.Regexp(`(?i)^error\b|\berror:`), ""},
+	{"No rule to make target", lazy.Regexp(`^make(?:\[\d+\])?: \*\*\* `), ""},
+	{"no makefile found", nil, ""},
+	{"Error 126", lazy.Regexp(`\*\*\* .* Error 126$`), "a program that it runs is not executable, or is for another machine"},
+	{"***", nil, ""},
+}
+
+// matches reports whether line is of kind c.
+func (c cause) matches(line string) bool {
+	return strings.Contains(line, c.word) && (c.line == nil || c.line().MatchString(line))
 }
 
 // passing are words of a log that tell of a trouble which may be gone the next time.
@@ -88,10 +131,11 @@ func lasting(err error, log []byte) bool {
 // makes matches what make says, and not a compiler.
 var makes = lazy.Regexp(`^make(\[\d+\])?: `)
 
-// decisive returns the line of a log that tells why it ends in a failure: the
-// first of the most telling kind, else the last line of all.
-func decisive(log io.Reader) string {
-	best, rank, last := "", len(causes), ""
+// decisive returns the line of a log that tells why it ends in a failure: the first of the
+// most telling kind, else the last line of all. Hint says what to do about it, if that is
+// known.
+func decisive(log io.Reader) (why, hint string) {
+	rank, last, open := len(causes), "", false
 	r := bufio.NewReader(log)
 	for {
 		// A line longer than the buffer comes in parts.
@@ -104,35 +148,28 @@ func decisive(log io.Reader) string {
 			continue
 		}
 		last = line
-		for i, re := range causes[:rank] {
-			if re().MatchString(line) {
-				best, rank = line, i
-				break
-			}
+		if open {
+			why += " " + line
 		}
+		i := slices.IndexFunc(causes[:rank], func(c cause) bool { return c.matches(line) })
+		if i >= 0 {
+			why, rank = line, i
+		}
+		// What configure has to say may begin in the next line.
+		open = i >= 0 && strings.HasSuffix(line, "error:")
 	}
-	if best == "" {
-		best = last
+	if rank == len(causes) {
+		why = last
+	} else if c := causes[rank]; c.line == nil {
+		hint = c.hint
+	} else {
+		hint = string(c.line().ExpandString(nil, c.hint, why, c.line().FindStringSubmatchIndex(why)))
 	}
-	if len(best) > 300 {
-		best = strings.ToValidUTF8(best[:300], "") + "…"
+	if len(why) > maxWhy {
+		why = strings.ToValidUTF8(why[:maxWhy], "") + "…"
 	}
-	return best
+	return why, hint
 }
 
-var notFound = lazy.Regexp(`(?:^|[\s/])([\w.+-]+): (?:command )?not found$`)
-
-// hint says what to do about the cause that a log line shows, if it is known.
-func hint(line string) string {
-	switch m := notFound().FindStringSubmatch(line); {
-	case m != nil:
-		return "install the program " + m[1]
-	case strings.Contains(line, "No space left on device"):
-		return "make room on the file system, then run it again"
-	case strings.Contains(line, "out of memory"), strings.Contains(line, "Cannot allocate memory"), strings.Contains(line, "Killed"):
-		return "the build ran out of memory: run it again with fewer jobs (parallel_jobs in framework.conf)"
-	case strings.Contains(line, "Bad system call"):
-		return "it may run a program of another ABI, such as one of 32 bits, which only a build without a sandbox can (build_sandbox in framework.conf)"
-	}
-	return ""
-}
+// maxWhy is how many bytes decisive returns of a line.
+const maxWhy = 300

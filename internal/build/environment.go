@@ -174,13 +174,13 @@ func (r *runner) shell(ctx context.Context, c command) error {
 		return fmt.Errorf("cannot read the log: %w", errLog)
 	}
 	f := &failure.Failure{What: c.what, Log: r.path, Status: c.status, Err: err, Lasting: whole && lasting(err, said)}
-	if f.Why = decisive(bytes.NewReader(said)); f.Why == "" {
+	if f.Why, f.Hint = decisive(bytes.NewReader(said)); f.Why == "" {
 		f.Why = exitStatus(err)
 	}
 	if r.dir != "" {
 		f.Why = strings.ReplaceAll(f.Why, r.dir+"/", "")
 	}
-	if f.Hint = hint(f.Why); f.Hint == "" {
+	if f.Hint == "" {
 		f.Hint = fmt.Sprintf("look into the log; a newer version of %s may support kernel %s", r.Name, r.Kernel.Release)
 	}
 	return f

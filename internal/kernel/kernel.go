@@ -143,9 +143,18 @@ func (k *Kernel) HasFiles(ours func(path string) bool) bool {
 
 // HasHeaders reports whether the kernel's headers are installed, with which modules
 // are built.
-func (k *Kernel) HasHeaders() bool {
-	fi, err := os.Stat(filepath.Join(k.SourceDir, "include"))
-	return err == nil && fi.IsDir()
+func (k *Kernel) HasHeaders() bool { return k.LacksHeaders() == "" }
+
+// LacksHeaders returns a path that headers have and those of the kernel do not; "" if
+// they have all that is looked for.
+func (k *Kernel) LacksHeaders() string {
+	for _, name := range []string{"include", "Makefile"} {
+		path := filepath.Join(k.SourceDir, name)
+		if _, err := os.Stat(path); err != nil {
+			return path
+		}
+	}
+	return ""
 }
 
 // ConfigFile returns the file with the kernel's configuration: the one that kbuild

@@ -44,6 +44,7 @@ func TestList(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	dir := files(t, map[string]string{
+		"6.9/build/Makefile": "", "6.8/build/include/x.h": "",
 		"6.9/build/include/config/auto.conf": "# comment\nCONFIG_A=y\nCONFIG_B=m\nCONFIG_MODULE_SIG_HASH=\"sha512\"\nCONFIG_N=12\n",
 	})
 	k := Dirs{Modules: dir}.Kernel("6.9", "x86_64")
@@ -54,6 +55,9 @@ func TestConfig(t *testing.T) {
 	}
 	if k.SignHash() != "sha512" || !k.HasHeaders() || !k.Exists() {
 		t.Errorf("hash %q, headers %v, exists %v", k.SignHash(), k.HasHeaders(), k.Exists())
+	}
+	if got := (Dirs{Modules: dir}).Kernel("6.8", "x86_64").LacksHeaders(); got != filepath.Join(dir, "6.8/build/Makefile") {
+		t.Errorf("of headers without a makefile, this is missing: %q", got)
 	}
 	gone := Dirs{Modules: dir}.Kernel("0.0-none", "x86_64")
 	if _, err := gone.Enabled("CONFIG_A"); err == nil || gone.HasHeaders() || gone.Exists() || gone.SignHash() != "" {

@@ -37,10 +37,10 @@ type Snapshot struct {
 // View is every registered package as seen from one kernel.
 type View struct {
 	tree.Target
-	Headers     bool // of the kernel are installed
-	SourceDir   string
-	HeadersHint string // how to get the headers
-	Packages    []Seen
+	Headers      bool   // of the kernel are installed
+	LacksHeaders string // a path that headers have and those of the kernel do not
+	HeadersHint  string // how to get the headers
+	Packages     []Seen
 }
 
 // Seen is what is known of one registered package, seen from one kernel.
@@ -154,7 +154,7 @@ func (s *Snapshot) Remember(v View) error {
 
 func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read func(tree.ID) (conf.Conf, error)) View {
 	kern := s.Kernel(k)
-	v := View{Target: k, Headers: kern.HasHeaders(), SourceDir: kern.SourceDir, Packages: make([]Seen, len(s.registered))}
+	v := View{Target: k, Headers: kern.HasHeaders(), LacksHeaders: kern.LacksHeaders(), Packages: make([]Seen, len(s.registered))}
 	if !v.Headers {
 		v.HeadersHint = s.HeadersHint(k.Release)
 	}

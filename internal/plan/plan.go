@@ -451,7 +451,7 @@ func (p *planner) headers() {
 	}
 	f := &failure.Failure{
 		What:   "headers of kernel " + p.view.Release + " missing",
-		Why:    p.view.SourceDir + "/include does not exist",
+		Why:    p.view.LacksHeaders + " does not exist",
 		Hint:   p.view.HeadersHint,
 		Status: failure.StatusHeaders,
 	}

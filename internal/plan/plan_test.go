@@ -216,7 +216,7 @@ func TestMake(t *testing.T) {
 
 func TestHeaders(t *testing.T) {
 	packages := []observe.Seen{pkg("a", "1"), pkg("b", "1", built), pkg("c", "1", installed), pkg("d", "1", needs("a"))}
-	p := Make(observe.View{SourceDir: "/lib/modules/6.1/build", HeadersHint: "get them", Packages: packages}, Request{Goal: Installed})
+	p := Make(observe.View{LacksHeaders: "/lib/modules/6.1/build/include", HeadersHint: "get them", Packages: packages}, Request{Goal: Installed})
 	const missing = "/lib/modules/6.1/build/include does not exist"
 	want := "a/1 fail: " + missing + "\nb/1 place\nc/1 current\nd/1 fail: " + missing + "\n"
 	if diff := cmp.Diff(want, p.String()); diff != "" {
