@@ -57,6 +57,9 @@ type Seen struct {
 	// Installed reports whether this version is the one installed for the kernel;
 	// Current, whether the kernel's directory holds exactly what was built.
 	Installed, Current bool
+	// Damaged says which module of a build that is not Current cannot be one, and why;
+	// empty if all can.
+	Damaged string
 	// TakenBy is the package that somebody had place a module in place of this one's,
 	// which is why Current is false; else zero.
 	TakenBy tree.ID
@@ -176,6 +179,9 @@ func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read fu
 				seen.TakenBy = s.Modules(k).TakenBy(p)
 			}
 		}
+		if seen.Built && !seen.Current {
+			seen.Damaged = damaged(s.Tree.ModuleDir(p.ID, k), seen.Modules)
+		}
 		if seen.Built && seen.Conf.BuildDependsRebuild {
 			seen.BuiltAgainst = s.Tree.BuiltAgainst(p.ID, k)
 		}
@@ -188,6 +194,16 @@ func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read fu
 		v.Packages[i] = seen
 	})
 	return v
+}
+
+// damaged says which of the modules in dir a crash or a full disk left empty or cut off.
+func damaged(dir string, modules []string) string {
+	for _, name := range modules {
+		if _, err := kmod.ReadInfo(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err.Error()
+		}
+	}
+	return ""
 }
 
 // confSource says which conf of id for k is meant.

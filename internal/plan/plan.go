@@ -374,6 +374,8 @@ func (p *planner) decide(pkg observe.Seen) Item {
 		switch {
 		case !pkg.Built || !pkg.Complete():
 			why = "not built"
+		case pkg.Damaged != "":
+			why = "what was built is damaged: " + pkg.Damaged
 		case p.request.Renew && pkg.Stale != "":
 			why = pkg.Stale
 		case p.forced(pkg) && p.request.Goal == Built:
