@@ -93,6 +93,10 @@ func (e *Engine) lock(ctx context.Context) (*tree.Lock, error) {
 	if err == nil {
 		return lock, nil
 	}
+	if errors.Is(err, tree.ErrHeldAbove) {
+		return nil, &failure.Failure{What: "cannot change " + e.m.Tree.Dir, Why: "a script runs this, and a run of dkms waits for the script", Status: failure.StatusNoPerm,
+			Hint: "leave it to that run, or do it afterwards: post_transaction in framework.conf names a command for that"}
+	}
 	status := failure.StatusNoPerm
 	if errors.Is(err, fs.ErrPermission) {
 		status = failure.StatusUsage

@@ -5,9 +5,9 @@ package tree
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,7 +25,9 @@ const lockName = ".lock"
 // The lock is flock(2): the kernel drops it when the process ends, and the file
 // alone means nothing. A run that leaves the tree clean writes a note into the
 // file: the word healed and the ID of the machine's boot, since after a power
-// failure it is unknown what reached the disk. Taking the lock erases the note.
+// failure it is unknown what reached the disk. Taking the lock puts a word in its place
+// that is also in the environment: what this process runs tells from it that it would
+// wait for itself.
 type Lock struct {
 	file *os.File
 	// Clean reports whether the tree is known to hold nothing that a killed run
@@ -35,9 +37,17 @@ type Lock struct {
 	Clean bool
 }
 
+// ErrHeldAbove is the error of [Tree.Lock] if a process holds the lock that runs this one
+// and waits for it.
+var ErrHeldAbove = errors.New("the run of this program that runs this one holds it")
+
+// heldEnv is the environment variable with the word that [Tree.Lock] puts into the file.
+const heldEnv = "DKMS_KERNEL_INSTALL_LOCK"
+
 // Lock takes the lock of the tree. It makes the tree if that is missing. If another
 // process holds the lock, Lock calls waiting once, with a description of that
-// process, and waits until it has the lock or ctx is done.
+// process, and waits until it has the lock or ctx is done. The error may be
+// [ErrHeldAbove].
 func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (*Lock, error) {
 	if err := os.MkdirAll(t.Dir, 0o755); err != nil {
 		return nil, err
@@ -50,7 +60,7 @@ func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (*Lock, err
 		err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			l := &Lock{file: d}
-			if err := l.readNote(); err != nil {
+			if err := l.replaceNote(); err != nil {
 				d.Close()
 				return nil, fmt.Errorf("cannot lock %s: %w", t.Dir, err)
 			}
@@ -59,6 +69,10 @@ func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (*Lock, err
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			d.Close()
 			return nil, fmt.Errorf("cannot lock %s: %w", t.Dir, err)
+		}
+		if word := os.Getenv(heldEnv); word != "" && word == read(d) {
+			d.Close()
+			return nil, fmt.Errorf("cannot lock %s: %w", t.Dir, ErrHeldAbove)
 		}
 		if !told {
 			waiting(holder(d))
@@ -72,16 +86,24 @@ func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (*Lock, err
 	}
 }
 
-// readNote sets Clean from the note, and erases the note.
-func (l *Lock) readNote() error {
-	text := make([]byte, 256)
-	n, err := l.file.ReadAt(text, 0)
-	if n == 0 && errors.Is(err, io.EOF) {
-		return nil
-	}
+// replaceNote sets Clean from the note, and puts a word in place of the note. If the disk
+// is full, nobody finds the word.
+func (l *Lock) replaceNote() error {
 	note := healedNote()
-	l.Clean = note != "" && string(text[:n]) == note
-	return l.file.Truncate(0)
+	l.Clean = note != "" && read(l.file) == note
+	if err := l.file.Truncate(0); err != nil {
+		return err
+	}
+	word := rand.Text()
+	_, _ = l.file.WriteAt([]byte(word), 0)
+	return os.Setenv(heldEnv, word)
+}
+
+// read returns what the file of a lock has.
+func read(file *os.File) string {
+	text := make([]byte, 256)
+	n, _ := file.ReadAt(text, 0)
+	return string(text[:n])
 }
 
 // healedNote returns the note of this boot; "" if the boot has no ID.
@@ -96,7 +118,7 @@ func healedNote() string {
 // Release writes the note if the tree is clean, and gives the lock back. Further
 // calls do nothing.
 func (l *Lock) Release() {
-	if l.Clean {
+	if l.Clean && l.file.Truncate(0) == nil {
 		// If it is missing or cut short, the next run cleans up again.
 		_, _ = l.file.WriteAt([]byte(healedNote()), 0)
 	}
