@@ -209,7 +209,10 @@ func (t *Tree) builds(dir, word string, objects, env []string) ([]Module, error)
 			m.sources = append(m.sources, strings.TrimSuffix(rel, ".o")+".c")
 		}
 	}
-	return []Module{m}, checkModule(m.Name)
+	if err := checkModule(m.Name); err != nil {
+		return nil, err
+	}
+	return []Module{m}, nil
 }
 
 // member returns a word of a list of dir relative to the tree.
