@@ -87,6 +87,10 @@ func (e *Engine) GenerateKey(ctx context.Context, k tree.Target) (key machine.Ke
 
 // lock takes the lock of the tree, and tells whom it waits for.
 func (e *Engine) lock(ctx context.Context) (*tree.Lock, error) {
+	if !files.Exists("/proc/self") {
+		return nil, &failure.Failure{What: "cannot work here", Why: "there is no /proc, which builds and their confinement need", Status: failure.StatusNoPerm,
+			Hint: "run: mount -t proc proc /proc"}
+	}
 	lock, err := e.m.Tree.Lock(ctx, func(holder string) {
 		e.m.Note(fmt.Sprintf("waiting for %s, which is working on %s", holder, e.m.Tree.Dir))
 	})
