@@ -206,8 +206,12 @@ func (r *runner) script(ctx context.Context, s script) error {
 	name, args, _ := strings.Cut(strings.TrimSpace(strings.ReplaceAll(s.value, "\n", " ")), " ")
 	what := s.directive + " failed"
 	if !filepath.IsLocal(name) {
-		return &failure.Failure{What: what, Why: fmt.Sprintf("%q leads out of the source", name), Status: failure.StatusBadConf, Lasting: true,
-			Hint: "correct " + s.directive + " in dkms.conf"}
+		f := &failure.Failure{What: what, Why: fmt.Sprintf("%q leads out of the source", name), Status: failure.StatusBadConf, Lasting: true,
+			Hint: fmt.Sprintf("correct %s in dkms.conf; a script of your own has its place in %s", s.directive, filepath.Join(r.Settings.EtcDir, r.Name))}
+		if s.directive == "POST_BUILD" {
+			f.Hint += "; one that signs, sign_file in framework.conf names"
+		}
+		return f
 	}
 	file := filepath.Join(s.seen, name)
 	if own := filepath.Join(r.Settings.EtcDir, r.Name); executable(filepath.Join(own, name)) {
