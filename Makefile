@@ -110,7 +110,8 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/hooks/70-dkms-install.hook $(DESTDIR)$(PREFIX)/share/libalpm/hooks/71-dkms-remove.hook
 	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/scripts/dkms
 
-# Packages for GOARCH, in dist/, beside directories with their files.
+# Packages for GOARCH, in dist/, beside directories with their files. The rpm wants rpmbuild, which
+# Debian's package rpm has.
 deb rpm: stage = $(DIST)/$@
 deb:
 	rm -rf $(stage)
@@ -173,7 +174,7 @@ test-all: lint lint-ports tools
 
 # Programs that the tests need. On Debian, root installs them.
 tools:
-	@for p in gcc patch strip xz zstd man mandoc zsh fish rpm; do command -v $$p >/dev/null || missing=$$p; done; \
+	@for p in gcc patch strip xz zstd man mandoc zsh fish rpmbuild; do command -v $$p >/dev/null || missing=$$p; done; \
 	test -e /usr/include/stdlib.h || missing=libc6-dev; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev patch binutils xz-utils zstd man-db mandoc zsh fish rpm; \

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	fedora = "ID=fedora\nVERSION_ID=43\n"
+	suse   = "ID=opensuse-tumbleweed\nID_LIKE=\"opensuse suse\"\n"
+)
+
+// rpmRoot returns a root of that release with rpm and dnf, whose only repository is /opt/rpms, and with one kernel, that
+// no package has. Rpm knows of nothing else that is there.
+func rpmRoot(t testing.TB, release string) *Root {
+	t.Helper()
+	r := newRoot(t, coreSet, rpmLayer(t)...)
+	r.sayDistro(release)
+	return r
+}
+
+var rpmLayers struct {
+	sync.Mutex
+	list []string
+}
+
+// rpmLayer returns the layers of what all roots of rpmRoot have, which the first one makes: apt takes its time.
+func rpmLayer(t testing.TB) []string {
+	t.Helper()
+	rpmLayers.Lock()
+	defer rpmLayers.Unlock()
+	if rpmLayers.list != nil {
+		return rpmLayers.list
+	}
+	lower, err := small()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRoot(t, coreSet, lower...)
+	r.UseRepository()
+	r.Apt("install", "rpm", "dnf", "createrepo-c")
+	r.Sh("rm -r /usr/lib/modules/" + r.Kernels()[0])
+	r.Write("/etc/dnf/dnf.conf", "[main]\nassumeyes=1\ngpgcheck=0\nmetadata_expire=0\ninstall_weak_deps=0\n", 0o644)
+	r.Write("/etc/dnf/vars/releasever", "1\n", 0o644)
+	r.Write("/etc/yum.repos.d/test.repo", "[test]\nname=test\nbaseurl=file:///opt/rpms\n", 0o644)
+	r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=false\n", 0o644)
+	r.addRPM("machine", "1", "1", "Provides: /bin/sh bash binutils gcc kmod make patch\n%files\n")
+	r.dnf("install", "machine")
+	layer := filepath.Join(os.Getenv(scratchEnv), "rpm")
+	commandOutput(t, "cp", "-a", filepath.Join(filepath.Dir(r.Dir), "upper"), layer)
+	rpmLayers.list = append([]string{layer}, lower...)
+	return rpmLayers.list
+}
+
+// addRPM makes a package of what the spec file says after its first lines, and adds it to the repository.
+func (r *Root) addRPM(name, version, release, spec string) {
+	r.t.Helper()
+	head, body, _ := strings.Cut("\n"+spec, "\n%")
+	r.Write("/root/rpm.spec", `%global debug_package %{nil}
+%global __os_install_post %{nil}
+%global _binary_payload w1.gzdio
+%global _rpmdir /opt/rpms
+Summary: x
+License: x
+AutoReqProv: no
+Name: `+name+"\nVersion: "+version+"\nRelease: "+release+head+"\n%description\n%"+body, 0o644)
+	r.MustRun("rpmbuild", "-bb", "--quiet", "/root/rpm.spec")
+	r.MustRun("createrepo_c", "--quiet", "--update", "/opt/rpms")
+}
+
+// ours is our package. In a repository it would take the place of dkms there.
+const ours = "/opt/ours.rpm"
+
+// addOurs puts our package into the root.
+func (r *Root) addOurs() {
+	r.t.Helper()
+	text, err := os.ReadFile(makePackage(r.t, "rpm"))
+	r.check(err)
+	r.Write(ours, string(text), 0o644)
+}
+
+// dnf runs dnf, which must succeed, without a scriptlet that fails, and returns its output.
+func (r *Root) dnf(args ...string) string {
+	r.t.Helper()
+	res := r.Run(append([]string{"dnf"}, args...)...)
+	out := res.Stdout + res.Stderr
+	if res.Status != 0 || regexp.MustCompile(`(?i)scriptlet.*fail|warning: %|error:`).MatchString(out) {
+		r.t.Fatalf("dnf %q: %v", args, res)
+	}
+	return out
+}
+
+// addToy adds a package of the module toy to the repository, with these scriptlets. Its source ends with the line more.
+func (r *Root) addToy(version, release, more, scriptlets string) {
+	r.t.Helper()
+	r.addRPM("toy-dkms", version, release, strings.NewReplacer("@V@", version, "@MORE@", more).Replace(`Requires: dkms
+%install
+mkdir -p %{buildroot}/usr/src/toy-@V@
+cd %{buildroot}/usr/src/toy-@V@
+cat >dkms.conf <<'END'
+PACKAGE_NAME=toy
+PACKAGE_VERSION=@V@
+BUILT_MODULE_NAME[0]=toy
+DEST_MODULE_LOCATION[0]=/kernel/extra
+AUTOINSTALL=yes
+END
+echo 'obj-m := toy.o' >Makefile
+cat >toy.c <<'END'
+#include <linux/module.h>
+MODULE_LICENSE("GPL");
+MODULE_VERSION("@V@");
+@MORE@
+END
+%files
+/usr/src/toy-@V@
+`+scriptlets))
+}
+
+// addKernel moves the root's kernel into the packages kernel-core, with these scriptlets, and kernel-devel. @K@ is its
+// release, which addKernel returns. The headers themselves stay where they are.
+func (r *Root) addKernel(scriptlets string) string {
+	r.t.Helper()
+	k := r.Kernels()[0]
+	version := strings.ReplaceAll(k, "-", ".")
+	headers := strings.TrimSpace(r.MustRun("readlink", "-f", "/usr/lib/modules/"+k+"/build"))
+	r.Sh("mkdir /opt/kernel && cd /usr/lib/modules && rm -f " + k + "/build " + k + "/source && mv " + k + " /opt/kernel/ && cd /opt/kernel/" + k + " && rm $(ls | grep '^modules\\.' | grep -v '^modules\\.\\(order\\|builtin\\|builtin.modinfo\\)$')")
+	r.addRPM("kernel-core", version, "1", strings.ReplaceAll(`%install
+mkdir -p %{buildroot}/usr/lib/modules
+cp -a /opt/kernel/@K@ %{buildroot}/usr/lib/modules/
+%files
+/usr/lib/modules/@K@
+`+scriptlets, "@K@", k))
+	r.addRPM("kernel-devel", version, "1", strings.ReplaceAll(`Provides: kernel-devel-matched = `+version+`
+%install
+mkdir -p %{buildroot}/usr/lib/modules/@K@
+ln -s `+headers+` %{buildroot}/usr/lib/modules/@K@/build
+%files
+/usr/lib/modules/@K@/build
+`, "@K@", k))
+	return k
+}
+
+// kernelInstall are the scriptlets of a kernel that calls kernel-install.
+const kernelInstall = `%posttrans
+kernel-install add @K@ /usr/lib/modules/@K@/vmlinuz || exit 1
+%preun
+kernel-install remove @K@ || exit 1
+`
+
+// toyBuilt counts how often the output of a transaction says that the module was built.
+func toyBuilt(out string) int {
+	return len(regexp.MustCompile(`(?m)^(?:dkms: )?toy/[0-9.]+ for [^ ]*: built`).FindAllString(out, -1))
+}
+
+// TestRPMTriggers has kernels, headers and packages come and go in transactions of their own and together.
+func TestRPMTriggers(t *testing.T) {
+	t.Parallel()
+	r := rpmRoot(t, fedora)
+	k := r.addKernel(kernelInstall)
+	module := "/usr/lib/modules/" + k + "/extra/toy.ko.xz"
+	r.addOurs()
+	r.addToy("1.0", "1", "", "%post\ndkms add -m toy -v 1.0 --rpm_safe_upgrade || :\n%preun\ndkms remove -m toy -v 1.0 --all --rpm_safe_upgrade || :\n")
+	r.addRPM("unrelated", "1", "1", "%install\nmkdir -p %{buildroot}/usr/lib/modules\n: >%{buildroot}/usr/lib/modules/unrelated\n%files\n/usr/lib/modules/unrelated\n")
+	r.dnf("install", ours)
+	before := r.Snapshot()
+	r.dnf("install", "toy-dkms")
+	transaction := func(want int, args ...string) {
+		t.Helper()
+		start := time.Now()
+		out := r.dnf(args...)
+		t.Logf("%q: %v", args, time.Since(start))
+		if got := toyBuilt(out); got != want {
+			t.Errorf("%q: built %d times, want %d: %s", args, got, want, out)
+		}
+		if notes := r.Glob("/var/lib/dkms/.rpm-upgrade-*"); len(notes) > 0 {
+			t.Errorf("%q: notes are left: %q", args, notes)
+		}
+	}
+	inInitramfs := func() bool { return strings.Contains(initramfs(r, k), "/toy.ko") }
+	r.Write("/etc/dracut.conf.d/driver.conf", `add_drivers+=" toy "`+"\n", 0o644)
+
+	// The headers come after their kernel, which has its initramfs by then.
+	r.MustRun("rpm", "-i", "--nodeps", r.Glob("/opt/rpms/*/kernel-core-*")[0])
+	if r.Exists(module) || inInitramfs() {
+		t.Error("built without headers")
+	}
+	r.Write("/etc/dkms/no-autoinstall", "", 0o644)
+	transaction(0, "install", "kernel-devel")
+	r.MustRun("rm", "/etc/dkms/no-autoinstall")
+	transaction(1, "reinstall", "kernel-devel")
+	if !r.Exists(module) || !inInitramfs() {
+		t.Errorf("after the headers came, the module is not there, or not in the initramfs: %s", r.MustRun("dkms", "status"))
+	}
+	transaction(0, "install", "unrelated")
+	transaction(0, "remove", "kernel-core")
+	if got := r.MustRun("dkms", "status"); got != "toy/1.0: added\n" {
+		t.Errorf("the kernel was removed, and status is %s", got)
+	}
+	transaction(0, "remove", "kernel-devel")
+
+	// All in one.
+	transaction(1, "install", "kernel-core")
+	if !r.Exists(module) || !inInitramfs() {
+		t.Errorf("with the headers, the module is not there, or not in the initramfs: %s", r.MustRun("dkms", "status"))
+	}
+	transaction(0, "remove", "kernel-core", "kernel-devel", "toy-dkms")
+	left := r.Snapshot()
+	delete(left, "/usr/lib/modules/unrelated")
+	if diff := cmp.Diff(before, left); diff != "" {
+		t.Errorf("this is left (+) or lost (-): %s", diff)
+	}
+}
