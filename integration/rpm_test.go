@@ -219,3 +219,89 @@ func TestRPMTriggers(t *testing.T) {
 		t.Errorf("this is left (+) or lost (-): %s", diff)
 	}
 }
+
+// TestRpmReplacesDkms moves a machine from a package called dkms to ours and back, by dnf. It has a tree, keys and
+// settings, and a package that depends on dkms.
+func TestRpmReplacesDkms(t *testing.T) {
+	t.Parallel()
+	r := rpmRoot(t, fedora)
+	k := r.Kernels()[0]
+	r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=true\n", 0o644)
+	r.addOurs()
+	r.layIn("dkms")
+	r.Sh("mkdir /opt/theirs && mv /usr/sbin/dkms /usr/lib/kernel/install.d/40-dkms.install /etc/dkms/framework.conf /opt/theirs")
+	r.addRPM("dkms", "3.2.2", "1", `%install
+install -D -t %{buildroot}/usr/sbin /opt/theirs/dkms
+install -D -t %{buildroot}/usr/lib/kernel/install.d /opt/theirs/40-dkms.install
+install -D -m 644 -t %{buildroot}/etc/dkms /opt/theirs/framework.conf
+install -D -m 644 /dev/null %{buildroot}/usr/lib/systemd/system/dkms.service
+printf '[Service]\nType=oneshot\nExecStart=/usr/sbin/dkms autoinstall\n[Install]\nWantedBy=multi-user.target\n' >%{buildroot}/usr/lib/systemd/system/dkms.service
+%files
+/usr/sbin/dkms
+/usr/lib/kernel/install.d/40-dkms.install
+/usr/lib/systemd/system/dkms.service
+%config(noreplace) /etc/dkms/framework.conf
+%post
+[ $1 -ne 1 ] || systemctl --no-reload enable dkms.service
+%preun
+[ $1 -ne 0 ] || systemctl --no-reload disable dkms.service
+`)
+	r.addToy("1.0", "1", "", "%post\ndkms add -m toy -v 1.0 --rpm_safe_upgrade || :\n%preun\ndkms remove -m toy -v 1.0 --all --rpm_safe_upgrade || :\n")
+	r.dnf("install", "dkms", "toy-dkms")
+	r.MustRun("dkms", "install", "toy/1.0", "-k", k)
+
+	enabled := func() string { return strings.TrimSpace(r.Run("systemctl", "is-enabled", "dkms.service").Stdout) }
+	type state struct {
+		Status, Enabled string
+		Files           map[string]Entry
+		Builds          map[string]string
+		Content         []string
+	}
+	look := func() state {
+		s := state{r.MustRun("dkms", "status"), enabled(), r.Snapshot(), builds(r), nil}
+		for _, file := range []string{"/etc/dkms/framework.conf", "/etc/dkms/framework.conf.d/test.conf", "/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub"} {
+			s.Content = append(s.Content, r.Read(file))
+		}
+		return s
+	}
+	move := func(was state, owner string, args ...string) {
+		t.Helper()
+		r.dnf(args...)
+		if got := r.MustRun("rpm", "-q", "--whatprovides", "dkms", "--queryformat", "%{NAME}"); got != owner {
+			t.Fatalf("dnf %q: dkms is of %s", args, got)
+		}
+		if diff := cmp.Diff(was, look()); diff != "" {
+			t.Errorf("dnf %q changed: %s", args, diff)
+		}
+		if left := r.Sh("ls -A /etc/dkms | grep -v '^framework.conf$' | grep -v '^framework.conf.d$' | grep -v '[.]rpmnew$' || :"); left != "" {
+			t.Errorf("dnf %q leaves %s", args, left)
+		}
+	}
+	for _, change := range []string{"", "echo '# of the administrator' >>/etc/dkms/framework.conf"} {
+		r.Sh(change)
+		was := look()
+		if was.Status != "toy/1.0, "+k+", x86_64: installed\n" || was.Enabled != "enabled" {
+			t.Fatalf("not as meant: %q", was)
+		}
+		move(was, "dkms-kernel-install", "install", ours)
+		if r.Exists("/etc/dkms/framework.conf.rpmnew") {
+			t.Error("ours brings settings")
+		}
+		r.MustRun("dkms", "autoinstall", "-k", k)
+		was.Files = r.Snapshot() // builds have fingerprints now
+		r.dnf("install", "dkms") // does nothing: ours is one
+		move(was, "dkms-kernel-install", "reinstall", ours)
+		move(was, "dkms", "swap", "dkms-kernel-install", "dkms")
+		r.Sh("rm -f /etc/dkms/framework.conf.rpmnew")
+	}
+
+	// A unit that the administrator disabled stays so.
+	r.MustRun("systemctl", "disable", "dkms.service")
+	was := look()
+	move(was, "dkms-kernel-install", "install", ours)
+	move(was, "dkms-kernel-install", "reinstall", ours)
+	r.dnf("remove", "toy-dkms", "dkms-kernel-install")
+	if left := r.Sh("find /var/lib/dkms /etc/systemd -name '*toy*' -o -name '.rpm*' -o -name dkms.service"); left != "" || r.Exists("/usr/lib/modules/"+k+"/extra") {
+		t.Errorf("removal leaves %s", left)
+	}
+}
