@@ -86,7 +86,7 @@ func Index(ctx context.Context, m *machine.Machine, p Policy, owed map[tree.Targ
 		steps[i].changes = append(steps[i].changes, c)
 	}
 	for _, s := range steps {
-		s.tellWeak(ctx, m)
+		s.tellWeak(ctx, m, p)
 	}
 	var group errgroup.Group // it takes seconds of one processor for each kernel
 	group.SetLimit(runtime.GOMAXPROCS(0))

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +24,7 @@ import (
 // initramfs, or work on all kernels; and after the changes, since it links what is
 // there, and takes out links that lead nowhere. If that fails, there is a warning: it
 // is a failure of the links, and not of the work.
-func (s *indexing) tellWeak(ctx context.Context, m *machine.Machine) {
+func (s *indexing) tellWeak(ctx context.Context, m *machine.Machine, p Policy) {
 	var removed, placed, again []string
 	for _, c := range s.changes {
 		if c.NoWeakModules {
@@ -34,7 +36,7 @@ func (s *indexing) tellWeak(ctx context.Context, m *machine.Machine) {
 		}
 	}
 	tell := func(verb machine.WeakVerb, paths []string, hint string) {
-		if err := runWeak(ctx, m, m.WeakScript(verb, s.Kernel.Release), paths); err != nil {
+		if err := runWeak(ctx, m, m.WeakScript(verb, s.Kernel.Release), paths, p.Initramfs != Leave); err != nil {
 			m.Note(fmt.Sprintf("warning: %s: %v (%s)", s.Kernel.Release, err, hint))
 		}
 	}
@@ -43,8 +45,9 @@ func (s *indexing) tellWeak(ctx context.Context, m *machine.Machine) {
 }
 
 // runWeak runs the script for weak modules with the modules called paths, unless there
-// are none, or no script.
-func runWeak(ctx context.Context, m *machine.Machine, args, paths []string) error {
+// are none, or no script. SUSE's makes an initramfs, unless it may leave word for a later
+// script of RPM's to make it; if we make it ourselves, that word is withdrawn.
+func runWeak(ctx context.Context, m *machine.Machine, args, paths []string, ownInitramfs bool) error {
 	if args == nil || len(paths) == 0 || !files.Exists(args[0]) || !standard(m) {
 		return nil
 	}
@@ -55,7 +58,17 @@ func runWeak(ctx context.Context, m *machine.Machine, args, paths []string) erro
 	cmd.Stdin = strings.NewReader(strings.Join(paths, "\n") + "\n")
 	var out tail
 	cmd.Stdout, cmd.Stderr = &out, &out
+	var before []string
+	if ownInitramfs {
+		before = initramfsWords(m)
+		cmd.Env = append(os.Environ(), "INITRD_IN_POSTTRANS=1")
+	}
 	err := child.Run(ctx, cmd)
+	for _, word := range initramfsWords(m) {
+		if ownInitramfs && !slices.Contains(before, word) {
+			err = cmp.Or(err, os.Remove(word))
+		}
+	}
 	if err == nil {
 		return nil
 	}
@@ -64,6 +77,12 @@ func runWeak(ctx context.Context, m *machine.Machine, args, paths []string) erro
 		why += ": " + line
 	}
 	return fmt.Errorf("%s failed: %s", strings.Join(args, " "), why)
+}
+
+// initramfsWords returns the files by which SUSE's script asks for an initramfs.
+func initramfsWords(m *machine.Machine) []string {
+	list, _ := filepath.Glob(m.Path("/run/regenerate-initrd/*"))
+	return list
 }
 
 // standard reports whether modules go where the scripts look for them.

@@ -39,7 +39,7 @@ func TestTellWeak(t *testing.T) {
 	tell := func(m *machine.Machine, changes ...Change) (warnings string) {
 		t.Helper()
 		m.Note = func(line string) { warnings += line }
-		(&indexing{Rest: Rest{Kernel: k}, changes: changes}).tellWeak(context.Background(), m)
+		(&indexing{Rest: Rest{Kernel: k}, changes: changes}).tellWeak(context.Background(), m, Policy{})
 		return warnings
 	}
 
