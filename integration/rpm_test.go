@@ -4,6 +4,7 @@ package integration
 
 import (
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -132,13 +133,19 @@ func (r *Root) addKernel(scriptlets string) string {
 	k := r.Kernels()[0]
 	version := strings.ReplaceAll(k, "-", ".")
 	headers := strings.TrimSpace(r.MustRun("readlink", "-f", "/usr/lib/modules/"+k+"/build"))
-	r.Sh("mkdir /opt/kernel && cd /usr/lib/modules && rm -f " + k + "/build " + k + "/source && mv " + k + " /opt/kernel/ && cd /opt/kernel/" + k + " && rm $(ls | grep '^modules\\.' | grep -v '^modules\\.\\(order\\|builtin\\|builtin.modinfo\\)$')")
+	r.Sh("mkdir /opt/kernel && cd /usr/lib/modules && rm -f " + k + "/build " + k + "/source && mv " + k + " /opt/kernel/")
+	ghosts := ""
+	for _, file := range r.Glob("/opt/kernel/" + k + "/modules.*") {
+		if base := path.Base(file); base != "modules.order" && base != "modules.builtin" && base != "modules.builtin.modinfo" {
+			ghosts += "%ghost /usr/lib/modules/@K@/" + base + "\n"
+		}
+	}
 	r.addRPM("kernel-core", version, "1", strings.ReplaceAll(`%install
 mkdir -p %{buildroot}/usr/lib/modules
 cp -a /opt/kernel/@K@ %{buildroot}/usr/lib/modules/
 %files
 /usr/lib/modules/@K@
-`+scriptlets, "@K@", k))
+`+ghosts+scriptlets, "@K@", k))
 	r.addRPM("kernel-devel", version, "1", strings.ReplaceAll(`Provides: kernel-devel-matched = `+version+`
 %install
 mkdir -p %{buildroot}/usr/lib/modules/@K@
@@ -303,5 +310,57 @@ printf '[Service]\nType=oneshot\nExecStart=/usr/sbin/dkms autoinstall\n[Install]
 	r.dnf("remove", "toy-dkms", "dkms-kernel-install")
 	if left := r.Sh("find /var/lib/dkms /etc/systemd -name '*toy*' -o -name '.rpm*' -o -name dkms.service"); left != "" || r.Exists("/usr/lib/modules/"+k+"/extra") {
 		t.Errorf("removal leaves %s", left)
+	}
+}
+
+// TestRPMSuse installs and removes a kernel whose scripts call no kernel-install, as those of SUSE do not.
+func TestRPMSuse(t *testing.T) {
+	t.Parallel()
+	r := rpmRoot(t, suse)
+	k := r.addKernel(`%posttrans
+depmod @K@
+dracut -f /boot/initrd-@K@ @K@
+%postun
+rm /boot/initrd-@K@
+`)
+	// It makes an initramfs itself, or asks for one.
+	r.Write("/usr/lib/module-init-tools/weak-modules2", `#!/bin/sh
+cat >/dev/null
+echo "$1" >>/var/log/weak
+if [ "$1" != --add-kernel-modules ]; then
+	exit
+fi
+depmod "$2"
+if [ -z "$INITRD_IN_POSTTRANS" ]; then
+	dracut -f "/boot/initrd-$2" "$2"
+else
+	mkdir -p /run/regenerate-initrd
+	touch "/run/regenerate-initrd/$2"
+fi
+`, 0o755)
+	r.Write("/etc/dracut.conf.d/driver.conf", "echo dracut >>/var/log/weak; add_drivers+=' toy other '\n", 0o644) // dracut's bash reads it
+	r.addOurs()
+	r.addToy("1.0", "1", "", "%post\ndkms add -m toy -v 1.0 --rpm_safe_upgrade || :\n%preun\ndkms remove -m toy -v 1.0 --all --rpm_safe_upgrade || :\n")
+	r.dnf("install", ours, "toy-dkms")
+	r.Sh("cp -r /usr/src/toy-1.0 /usr/src/other-1.0 && cd /usr/src/other-1.0 && sed -i s/toy/other/ dkms.conf Makefile && mv toy.c other.c && dkms add other/1.0")
+	before := r.Snapshot()
+
+	r.dnf("install", "kernel-core")
+	for _, name := range []string{"toy", "other"} {
+		if !r.Exists("/usr/lib/modules/"+k+"/updates/"+name+".ko.xz") || !strings.Contains(r.MustRun("lsinitrd", "/boot/initrd-"+k), "/"+name+".ko") {
+			t.Errorf("%s is not there, or not in the initramfs: %s", name, r.MustRun("dkms", "status"))
+		}
+	}
+	// One initramfs is of the kernel's own script.
+	if got := r.Read("/var/log/weak"); got != "dracut\n--add-kernel-modules\ndracut\n" || len(r.Glob("/run/regenerate-initrd/*")) > 0 {
+		t.Errorf("the initramfs was made again more than once, or will be: %s", got)
+	}
+	r.dnf("reinstall", "kernel-core")
+	if got := states(r)["toy/1.0, "+k+", x86_64"]; got != "installed" {
+		t.Errorf("the kernel was installed again, and toy is %q", got)
+	}
+	r.dnf("remove", "kernel-core", "kernel-devel")
+	if diff := cmp.Diff(before, r.Snapshot()); diff != "" {
+		t.Errorf("with the kernel removed, this is left (+) or lost (-): %s", diff)
 	}
 }
