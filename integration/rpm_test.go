@@ -3,10 +3,12 @@
 package integration
 
 import (
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -94,7 +96,7 @@ func (r *Root) dnf(args ...string) string {
 	r.t.Helper()
 	res := r.Run(append([]string{"dnf"}, args...)...)
 	out := res.Stdout + res.Stderr
-	if res.Status != 0 || regexp.MustCompile(`(?i)scriptlet.*fail|warning: %|error:`).MatchString(out) {
+	if res.Status != 0 || regexp.MustCompile(`scriptlet failed|Error in .* scriptlet`).MatchString(out) {
 		r.t.Fatalf("dnf %q: %v", args, res)
 	}
 	return out
@@ -362,5 +364,83 @@ fi
 	r.dnf("remove", "kernel-core", "kernel-devel")
 	if diff := cmp.Diff(before, r.Snapshot()); diff != "" {
 		t.Errorf("with the kernel removed, this is left (+) or lost (-): %s", diff)
+	}
+}
+
+// moduleScriptlets are those that public spec files of modules have. @V@ is the version.
+var moduleScriptlets = map[string]string{
+	"plain": `%post
+dkms add -m toy -v @V@ -q || :
+dkms build -m toy -v @V@ -q || :
+dkms install -m toy -v @V@ -q --force || :
+%preun
+dkms remove -m toy -v @V@ -q --all || :
+`,
+	"common.postinst": `%post
+/usr/lib/dkms/common.postinst toy @V@
+%preun
+dkms remove -m toy -v @V@ --all --rpm_safe_upgrade || :
+`,
+	"rpm_safe_upgrade": `%post
+dkms add -m toy -v @V@ -q --rpm_safe_upgrade || :
+dkms build -m toy -v @V@ -q || :
+dkms install -m toy -v @V@ -q --force || :
+%preun
+dkms remove -m toy -v @V@ -q --all --rpm_safe_upgrade || :
+`,
+	"status": `%post
+[ -n "$(dkms status -m toy -v @V@)" ] || dkms add -m toy -v @V@
+if dkms build -m toy -v @V@; then
+	dkms install -m toy -v @V@ --force || :
+fi
+%preun
+if dkms status -m toy -v @V@ | grep -qE 'added|built|installed'; then
+	dkms remove -m toy -v @V@ --all || :
+fi
+`,
+}
+
+// TestRPMModules installs, upgrades and removes packages of a module: of two kinds, and with DKMS_TEST_ALL of four.
+func TestRPMModules(t *testing.T) {
+	t.Parallel()
+	r := rpmRoot(t, fedora)
+	k := r.Kernels()[0]
+	module := "/usr/lib/modules/" + k + "/extra/toy.ko.xz"
+	r.addOurs()
+	r.dnf("install", ours)
+	before := r.Snapshot()
+	kinds := []string{"plain", "common.postinst"}
+	if os.Getenv("DKMS_TEST_ALL") != "" {
+		kinds = slices.Sorted(maps.Keys(moduleScriptlets))
+	}
+	for _, kind := range kinds {
+		scriptlets := moduleScriptlets[kind]
+		t.Run(kind, func(t *testing.T) {
+			transaction := func(what, status, description string, args ...string) {
+				t.Helper()
+				start := time.Now()
+				out := r.dnf(args...)
+				t.Logf("%s: %v", what, time.Since(start))
+				if got := r.MustRun("dkms", "status"); got != strings.ReplaceAll(status, "@K@", k+", x86_64") {
+					t.Errorf("%s: status is %s: %s", what, got, out)
+				}
+				if got := r.Run("modinfo", "-F", "description", module).Stdout; got != description {
+					t.Errorf("%s: the module is %q, want %q", what, got, description)
+				}
+			}
+			release := func(version, release, more string) string {
+				r.addToy(version, release, more, strings.ReplaceAll(scriptlets, "@V@", version))
+				return "toy-dkms-" + version + "-" + release
+			}
+			transaction("install", "toy/1.0, @K@: installed\n", "first\n", "install", release("1.0", "1", `MODULE_DESCRIPTION("first");`))
+			transaction("new release", "toy/1.0, @K@: installed\n", "second\n", "install", release("1.0", "2", `MODULE_DESCRIPTION("second");`))
+			transaction("upgrade", "toy/2.0, @K@: installed\n", "third\n", "install", release("2.0", "1", `MODULE_DESCRIPTION("third");`))
+			transaction("failing upgrade", "toy/3.0: added\ntoy/2.0, @K@: kept from before an upgrade\n", "third\n", "install", release("3.0", "1", "#error no"))
+			transaction("mended upgrade", "toy/3.0, @K@: installed\n", "fourth\n", "install", release("3.0", "2", `MODULE_DESCRIPTION("fourth");`))
+			transaction("remove", "", "", "remove", "toy-dkms")
+			if diff := cmp.Diff(before, r.Snapshot()); diff != "" {
+				t.Errorf("this is left (+) or lost (-): %s", diff)
+			}
+		})
 	}
 }

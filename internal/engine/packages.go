@@ -53,11 +53,13 @@ func (e *Engine) Add(ctx context.Context, s Source, k tree.Target) error {
 	if loaded {
 		return nil
 	}
+	// Also if it is added already: that is the case that a removal must know of.
+	note := packages.NoteRelease
 	if s.RPMUpgrade {
-		// Also if it is added already: that is the case that a removal must know of.
-		if err := packages.NoteUpgrade(e.m, id); err != nil {
-			return err
-		}
+		note = packages.NoteUpgrade
+	}
+	if err := note(e.m, id); err != nil {
+		return err
 	}
 	return e.register(ctx, id, k, s.Conf)
 }
@@ -88,6 +90,9 @@ func (e *Engine) Install(ctx context.Context, s Source, r Request) (in Installed
 		}
 	}
 	var replaced tree.ID
+	if err := packages.NoteRelease(e.m, in.ID); err != nil {
+		return in, err
+	}
 	if packages.Upgrading(e.m, in.ID) {
 		// What the command line of build said, and that of install does not, must
 		// make no second build: only the source counts.
@@ -112,11 +117,8 @@ func (e *Engine) Provide(ctx context.Context, s Source, k tree.Target) error {
 	}
 	defer lock.Release()
 	lock.Clean = false
-	if packages.InScriptlet() && packages.Registered(e.m, s.ID) {
-		// It may be another release, and the script that removes the old one is to come.
-		if err := packages.NoteUpgrade(e.m, s.ID); err != nil {
-			return err
-		}
+	if err := packages.NoteRelease(e.m, s.ID); err != nil {
+		return err
 	}
 	if s.Archive != "" {
 		_, err := packages.LoadArchive(ctx, e.m, s.Archive, k, packages.LoadOptions{Force: s.Force, Want: s.ID})
@@ -178,9 +180,10 @@ func (e *Engine) MakeArchive(ctx context.Context, id tree.ID, kernels []tree.Tar
 }
 
 // RemovePackage takes a package out of the kernels that match accepts. If an RPM
-// package that replaces itself removes what it has just added, which rpmUpgrade says,
-// the package stays. In an upgrade, what is installed stays until the new version is, and
-// else what earlier upgrades kept goes, too, if no version of the package is left.
+// package that replaces itself removes what it has just added, which rpmUpgrade or RPM
+// says, the package stays. In an upgrade, what is installed stays until the new version
+// is, and else what earlier upgrades kept goes, too, if no version of the package is
+// left.
 func (e *Engine) RemovePackage(ctx context.Context, id tree.ID, match func(tree.Target) bool, d packages.Depth, rpmUpgrade bool, p follow.Policy) ([]execute.Result, error) {
 	lock, err := e.lock(ctx)
 	if err != nil {
@@ -196,7 +199,7 @@ func (e *Engine) RemovePackage(ctx context.Context, id tree.ID, match func(tree.
 		}
 		return nil, err
 	}
-	if rpmUpgrade && d == packages.Unregister && packages.EndUpgrade(e.m, id) {
+	if d == packages.Unregister && (rpmUpgrade || packages.BeingReleased(e.m, id)) && packages.EndUpgrade(e.m, id) {
 		e.m.Note(id.String() + " stays: the RPM package that replaces this one has just added it")
 		return nil, nil
 	}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+package packages
+
+import (
+	"strconv"
+
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/tree"
+)
+
+// NoteRelease notes that a script of an RPM package, if one runs this process, works on
+// id, which is registered: it may be of a new release of the same version, and the script
+// of the old one, which is to come, must not remove it. The caller holds the lock of the
+// tree.
+func NoteRelease(m *machine.Machine, id tree.ID) error {
+	if !InScriptlet() || !Registered(m, id) || Upgrading(m, id) {
+		return nil
+	}
+	return NoteUpgrade(m, id)
+}
+
+// BeingReleased reports whether RPM runs this process for a package of which a version
+// stays, to take out id, and no other version of id is there that could be the one.
+func BeingReleased(m *machine.Machine, id tree.ID) bool {
+	for _, args := range ancestors() {
+		for i, arg := range args[:len(args)-1] {
+			if !isScriptlet(arg) {
+				continue
+			}
+			n, _ := strconv.Atoi(args[i+1]) // how many versions of the package are there in the end
+			return n > 0 && !BeingUpgraded(m, id)
+		}
+	}
+	return false
+}
