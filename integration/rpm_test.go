@@ -153,6 +153,7 @@ cp -a /opt/kernel/@K@ %{buildroot}/usr/lib/modules/
 mkdir -p %{buildroot}/usr/lib/modules/@K@
 ln -s `+headers+` %{buildroot}/usr/lib/modules/@K@/build
 %files
+%dir /usr/lib/modules/@K@
 /usr/lib/modules/@K@/build
 `, "@K@", k))
 	return k
@@ -163,6 +164,13 @@ const kernelInstall = `%posttrans
 kernel-install add @K@ /usr/lib/modules/@K@/vmlinuz || exit 1
 %preun
 kernel-install remove @K@ || exit 1
+`
+
+// addOnly are the scriptlets of a package that leaves the building to others.
+const addOnly = `%post
+dkms add -m toy -v 1.0 --rpm_safe_upgrade || :
+%preun
+dkms remove -m toy -v 1.0 --all --rpm_safe_upgrade || :
 `
 
 // toyBuilt counts how often the output of a transaction says that the module was built.
@@ -177,7 +185,7 @@ func TestRPMTriggers(t *testing.T) {
 	k := r.addKernel(kernelInstall)
 	module := "/usr/lib/modules/" + k + "/extra/toy.ko.xz"
 	r.addOurs()
-	r.addToy("1.0", "1", "", "%post\ndkms add -m toy -v 1.0 --rpm_safe_upgrade || :\n%preun\ndkms remove -m toy -v 1.0 --all --rpm_safe_upgrade || :\n")
+	r.addToy("1.0", "1", "", addOnly)
 	r.addRPM("unrelated", "1", "1", "%install\nmkdir -p %{buildroot}/usr/lib/modules\n: >%{buildroot}/usr/lib/modules/unrelated\n%files\n/usr/lib/modules/unrelated\n")
 	r.dnf("install", ours)
 	before := r.Snapshot()
@@ -229,6 +237,41 @@ func TestRPMTriggers(t *testing.T) {
 	}
 }
 
+// TestRPMOrders installs a kernel, its headers and a package in transactions of their own, in different orders, and
+// removes them in the opposite one.
+func TestRPMOrders(t *testing.T) {
+	t.Parallel()
+	r := rpmRoot(t, fedora)
+	k := r.addKernel(kernelInstall)
+	r.addOurs()
+	r.addToy("1.0", "1", "", addOnly)
+	r.dnf("install", ours)
+	r.Write("/etc/dracut.conf.d/driver.conf", `add_drivers+=" toy "`+"\n", 0o644)
+	before := r.Snapshot()
+	orders := [][]string{{"kernel-core", "kernel-devel", "toy-dkms"}, {"toy-dkms", "kernel-devel", "kernel-core"}}
+	if os.Getenv("DKMS_TEST_ALL") != "" {
+		orders = append(orders, []string{"kernel-core", "toy-dkms", "kernel-devel"}, []string{"kernel-devel", "kernel-core", "toy-dkms"},
+			[]string{"kernel-devel", "toy-dkms", "kernel-core"}, []string{"toy-dkms", "kernel-core", "kernel-devel"})
+	}
+	for _, order := range orders {
+		for _, name := range order {
+			r.MustRun("rpm", "-i", "--nodeps", r.Glob("/opt/rpms/*/" + name + "-*")[0])
+		}
+		if got := r.MustRun("dkms", "status"); got != "toy/1.0, "+k+", x86_64: installed\n" {
+			t.Errorf("%q: status is %s", order, got)
+		}
+		if !strings.Contains(initramfs(r, k), "/toy.ko") {
+			t.Errorf("%q: the initramfs lacks the module", order)
+		}
+		for _, name := range slices.Backward(order) {
+			r.MustRun("rpm", "-e", "--nodeps", name)
+		}
+		if diff := cmp.Diff(before, r.Snapshot()); diff != "" {
+			t.Errorf("%q: this is left (+) or lost (-): %s", order, diff)
+		}
+	}
+}
+
 // TestRpmReplacesDkms moves a machine from a package called dkms to ours and back, by dnf. It has a tree, keys and
 // settings, and a package that depends on dkms.
 func TestRpmReplacesDkms(t *testing.T) {
@@ -255,7 +298,7 @@ printf '[Service]\nType=oneshot\nExecStart=/usr/sbin/dkms autoinstall\n[Install]
 %preun
 [ $1 -ne 0 ] || systemctl --no-reload disable dkms.service
 `)
-	r.addToy("1.0", "1", "", "%post\ndkms add -m toy -v 1.0 --rpm_safe_upgrade || :\n%preun\ndkms remove -m toy -v 1.0 --all --rpm_safe_upgrade || :\n")
+	r.addToy("1.0", "1", "", addOnly)
 	r.dnf("install", "dkms", "toy-dkms")
 	r.MustRun("dkms", "install", "toy/1.0", "-k", k)
 
@@ -342,7 +385,7 @@ fi
 `, 0o755)
 	r.Write("/etc/dracut.conf.d/driver.conf", "echo dracut >>/var/log/weak; add_drivers+=' toy other '\n", 0o644) // dracut's bash reads it
 	r.addOurs()
-	r.addToy("1.0", "1", "", "%post\ndkms add -m toy -v 1.0 --rpm_safe_upgrade || :\n%preun\ndkms remove -m toy -v 1.0 --all --rpm_safe_upgrade || :\n")
+	r.addToy("1.0", "1", "", addOnly)
 	r.dnf("install", ours, "toy-dkms")
 	r.Sh("cp -r /usr/src/toy-1.0 /usr/src/other-1.0 && cd /usr/src/other-1.0 && sed -i s/toy/other/ dkms.conf Makefile && mv toy.c other.c && dkms add other/1.0")
 	before := r.Snapshot()
@@ -361,7 +404,11 @@ fi
 	if got := states(r)["toy/1.0, "+k+", x86_64"]; got != "installed" {
 		t.Errorf("the kernel was installed again, and toy is %q", got)
 	}
-	r.dnf("remove", "kernel-core", "kernel-devel")
+	r.dnf("remove", "--noautoremove", "kernel-core") // its headers stay
+	if got := r.MustRun("dkms", "status"); got != "other/1.0: added\ntoy/1.0: added\n" {
+		t.Errorf("the kernel was removed, and status is %s", got)
+	}
+	r.dnf("remove", "kernel-devel")
 	if diff := cmp.Diff(before, r.Snapshot()); diff != "" {
 		t.Errorf("with the kernel removed, this is left (+) or lost (-): %s", diff)
 	}
