@@ -28,8 +28,8 @@ func last(list []string) string {
 // NAME=(WORD…) on one line or more. It passes over blank lines and comments. If there is
 // anything else, which it passes over too, all is false.
 func parseAssignments(text string) (values map[string][]string, all bool) {
-	if strings.Contains(text, "\x00") {
-		return nil, false // the shell drops NULs, wherever they are
+	if strings.ContainsAny(text, "\x00\x01\x7f") {
+		return nil, false // bash drops the first, and escapes with the others, and doubles them at times
 	}
 	values, all = map[string][]string{}, true
 	for text != "" {
