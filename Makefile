@@ -25,7 +25,7 @@ package_env = PACKAGE_VERSION="$$(tools/package-version '$(VERSION)' "$$(git rev
 	PACKAGE_ARCH="$$($(GO) env GOARCH)" SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}" \
 	MAINTAINER='$(MAINTAINER)'
 
-.PHONY: build install install-debian install-redhat install-arch install-gentoo uninstall deb rpm \
+.PHONY: build install install-debian install-redhat install-arch install-gentoo uninstall deb rpm arch \
 	docs check test test-all lint lint-ports fuzz demo bench tools clean
 
 build:
@@ -75,13 +75,16 @@ install-redhat: install
 	$(common)
 	$(unit)
 
-# On Arch /usr/sbin is a link: a package must not have files there.
+# On Arch /usr/sbin is a link: a package must not have files there. The unit is enabled
+# as packages of Arch do it, by a link of their own: it comes and goes with them.
 install-arch: SBINDIR = $(PREFIX)/bin
 install-arch: install
 	$(unit)
 	for hook in 70-dkms-install 71-dkms-remove; do \
 	  install -D -m 644 install.d/arch/$$hook.hook $(DESTDIR)$(PREFIX)/share/libalpm/hooks/$$hook.hook || exit 1; done
 	install -D -m 755 install.d/arch/dkms $(DESTDIR)$(PREFIX)/share/libalpm/scripts/dkms
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system/multi-user.target.wants
+	ln -sf ../dkms.service $(DESTDIR)$(PREFIX)/lib/systemd/system/multi-user.target.wants/dkms.service
 
 # dkms.eclass calls dkms itself. Only the services for the boot are added.
 install-gentoo: install
@@ -104,7 +107,8 @@ uninstall:
 	  rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page; done
 	rm -f $(DESTDIR)$(PREFIX)/lib/dkms/common.postinst $(DESTDIR)$(PREFIX)/lib/dkms/with-grub $(DESTDIR)$(PREFIX)/lib/dkms/dkms_autoinstaller
 	test ! -d $(DESTDIR)$(PREFIX)/lib/dkms || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/dkms
-	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service $(DESTDIR)$(SYSCONF)/init.d/dkms
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service $(DESTDIR)$(PREFIX)/lib/systemd/system/multi-user.target.wants/dkms.service
+	rm -f $(DESTDIR)$(SYSCONF)/init.d/dkms
 	for hook in preinst postinst prerm header_postinst; do rm -f $(DESTDIR)$(SYSCONF)/kernel/$$hook.d/dkms; done
 	rm -f $(DESTDIR)$(SYSCONF)/default/grub.d/dkms.cfg
 	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/hooks/70-dkms-install.hook $(DESTDIR)$(PREFIX)/share/libalpm/hooks/71-dkms-remove.hook
@@ -112,7 +116,7 @@ uninstall:
 
 # Packages for GOARCH, in dist/, beside directories with their files. The rpm wants rpmbuild, which
 # Debian's package rpm has.
-deb rpm: stage = $(DIST)/$@
+deb rpm arch: stage = $(DIST)/$@
 deb:
 	rm -rf $(stage)
 	$(MAKE) install-debian DESTDIR=$(stage)
@@ -122,6 +126,11 @@ rpm:
 	rm -rf $(stage)
 	$(MAKE) install-redhat DESTDIR=$(stage)
 	$(package_env) tools/package rpm $(stage)
+
+arch:
+	rm -rf $(stage)
+	$(MAKE) install-arch DESTDIR=$(stage)
+	$(package_env) tools/package archlinux $(stage)
 
 # The completions, and the parts of manual pages about commands and options, are
 # made from the program's own description of its command lines; the table of

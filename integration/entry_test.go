@@ -50,10 +50,11 @@ var (
 	})
 	redhatLayout = with(layout, common)
 	archLayout   = with(move(layout, "/usr/sbin/", "/usr/bin/"), map[string]string{
-		"/usr/lib/systemd/system/dkms.service":          "-rw-r--r--",
-		"/usr/share/libalpm/hooks/70-dkms-install.hook": "-rw-r--r--",
-		"/usr/share/libalpm/hooks/71-dkms-remove.hook":  "-rw-r--r--",
-		"/usr/share/libalpm/scripts/dkms":               "-rwxr-xr-x",
+		"/usr/lib/systemd/system/dkms.service":                         "-rw-r--r--",
+		"/usr/lib/systemd/system/multi-user.target.wants/dkms.service": "-> ../dkms.service",
+		"/usr/share/libalpm/hooks/70-dkms-install.hook":                "-rw-r--r--",
+		"/usr/share/libalpm/hooks/71-dkms-remove.hook":                 "-rw-r--r--",
+		"/usr/share/libalpm/scripts/dkms":                              "-rwxr-xr-x",
 	})
 	gentooLayout = with(layout, map[string]string{
 		"/etc/init.d/dkms":                     "-rwxr-xr-x",
@@ -578,7 +579,7 @@ func TestArchCalls(t *testing.T) {
 
 // TestShellScripts checks the syntax of scripts that run rarely.
 func TestShellScripts(t *testing.T) {
-	for _, pattern := range []string{"common.postinst", "with-grub", "dkms_autoinstaller", "debian/p*", "debian/header*", "debian/grub.cfg", "arch/dkms", "openrc/dkms", "package/deb-*", "package/rpm-*", "../tools/package*"} {
+	for _, pattern := range []string{"common.postinst", "with-grub", "dkms_autoinstaller", "debian/p*", "debian/header*", "debian/grub.cfg", "arch/dkms", "openrc/dkms", "package/*-post*", "package/*-preun", "../tools/package*"} {
 		list, err := filepath.Glob(filepath.Join("../install.d", pattern))
 		if err != nil || len(list) == 0 {
 			t.Fatalf("%s: %q, %v", pattern, list, err)

@@ -51,14 +51,14 @@ func TestPackageVersion(t *testing.T) {
 	}
 }
 
-// makePackage makes a deb or an rpm of the program, and returns its path.
+// makePackage makes a package of the program, by one of the Makefile's targets, and returns its path.
 func makePackage(t testing.TB, kind string, args ...string) string {
 	t.Helper()
 	makeLock.Lock()
 	defer makeLock.Unlock()
 	dir := t.TempDir()
 	makeIn(t, "..", append([]string{kind, "DIST=" + dir}, args...)...)
-	list, err := filepath.Glob(filepath.Join(dir, "*."+kind))
+	list, err := filepath.Glob(filepath.Join(dir, "dkms-kernel-install*")) // beside what it is made of
 	if err != nil || len(list) != 1 {
 		t.Fatalf("make %s made %q, %v", kind, list, err)
 	}
@@ -153,8 +153,11 @@ func linkedModules(t testing.TB) (modules []string) {
 func TestPackageArchitecture(t *testing.T) {
 	testskip.Without(t, "rpmbuild")
 	dir := t.TempDir()
-	for goarch, names := range map[string][2]string{"amd64": {"amd64", "x86_64"}, "arm64": {"arm64", "aarch64"}, "riscv64": {"riscv64", "riscv64"}, "ppc64le": {"ppc64el", "ppc64le"}, "s390x": {"s390x", "s390x"}} {
-		for i, kind := range []string{"deb", "rpm"} {
+	for goarch, names := range map[string][3]string{
+		"amd64": {"amd64", "x86_64", "x86_64"}, "arm64": {"arm64", "aarch64", "aarch64"}, "riscv64": {"riscv64", "riscv64", "riscv64"},
+		"ppc64le": {"ppc64el", "ppc64le", "ppc64le"}, "s390x": {"s390x", "s390x", "s390x"},
+	} {
+		for i, kind := range []string{"deb", "rpm", "archlinux"} {
 			stage := filepath.Join(dir, goarch, kind)
 			for _, file := range []string{"etc/dkms/framework.conf", "usr/share/man/man8/dkms.8"} {
 				if err := os.MkdirAll(filepath.Join(stage, path.Dir(file)), 0o755); err != nil {
@@ -170,7 +173,9 @@ func TestPackageArchitecture(t *testing.T) {
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%s for %s: %v\n%s", kind, goarch, err, out)
 			}
-			name := filepath.Join(dir, goarch, []string{"dkms-kernel-install_1_" + names[i] + ".deb", "dkms-kernel-install-1-1." + names[i] + ".rpm"}[i])
+			name := filepath.Join(dir, goarch, []string{
+				"dkms-kernel-install_1_" + names[i] + ".deb", "dkms-kernel-install-1-1." + names[i] + ".rpm", "dkms-kernel-install-1-1-" + names[i] + ".pkg.tar.zst",
+			}[i])
 			if _, err := os.Stat(name); err != nil {
 				t.Errorf("%s for %s: %v", kind, goarch, err)
 			}
@@ -419,4 +424,45 @@ func TestRpm(t *testing.T) {
 	// The same source makes the same package, in another directory and at another time.
 	again := makePackage(t, "rpm", "VERSION=v1.2.3-4-gabc1234")
 	commandOutput(t, "cmp", file, again)
+}
+
+func TestArchPackage(t *testing.T) {
+	file := makePackage(t, "arch", "VERSION=v1.2.3-rc1-4-gabc1234")
+	if got := filepath.Base(file); !strings.HasPrefix(got, "dkms-kernel-install-1.2.3rc1+4.gabc1234-1-") || !strings.HasSuffix(got, ".pkg.tar.zst") {
+		t.Errorf("it is called %s", got)
+	}
+	dir := t.TempDir()
+	commandOutput(t, "tar", "-C", dir, "--zstd", "-xf", file)
+	info := map[string][]string{}
+	text, err := os.ReadFile(filepath.Join(dir, ".PKGINFO"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " = "); ok {
+			info[key] = append(info[key], value)
+		}
+	}
+	want := map[string][]string{
+		"pkgname": {"dkms-kernel-install"}, "pkgver": {"1.2.3rc1+4.gabc1234-1"}, "license": {"GPL-2.0-or-later"},
+		"packager": {"dkms-kernel-install maintainers <root@localhost>"}, "provides": {"dkms=3.4.3"}, "conflict": {"dkms"}, "replaces": {"dkms"},
+		"depend": {"bash", "binutils", "gcc", "kmod", "make", "patch"}, "backup": nil, // pacman moves no settings away
+	}
+	for key, value := range want {
+		if !slices.Equal(info[key], value) {
+			t.Errorf("%s: %q, want %q", key, info[key], value)
+		}
+	}
+	layout := packed(archLayout)
+	delete(layout, "/etc/dkms/framework.conf")
+	for _, name := range []string{"LICENSE", "copyright"} {
+		layout["/usr/share/licenses/dkms-kernel-install/"+name] = "-rw-r--r--"
+	}
+	for _, name := range []string{".PKGINFO", ".MTREE", ".INSTALL"} {
+		layout["/"+name] = "-rw-r--r--"
+	}
+	if diff := cmp.Diff(layout, listFiles(t, dir)); diff != "" {
+		t.Errorf("it holds (+) something else than it should (-): %s", diff)
+	}
+	commandOutput(t, "cmp", file, makePackage(t, "arch", "VERSION=v1.2.3-rc1-4-gabc1234"))
 }
