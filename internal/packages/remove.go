@@ -76,9 +76,13 @@ func Remove(ctx context.Context, m *machine.Machine, packages []tree.Package, r 
 				left++
 				continue
 			}
-			if r.Keep && b.Installed && keep(m, p, b, packages) == nil {
-				kept += ", " + b.Release
-				continue
+			if r.Keep && b.Installed {
+				if by, excluded := excludes(m, packages, p.ID, b.Target); excluded {
+					m.Note(fmt.Sprintf("%s for %s goes: %s is not meant for this kernel", p.ID, b.Release, by))
+				} else if keep(m, p, b, packages) == nil {
+					kept += ", " + b.Release
+					continue
+				}
 			}
 			result, err := removeBuild(ctx, m, p, b, packages, r)
 			if err != nil {
@@ -113,6 +117,21 @@ func removeBuild(ctx context.Context, m *machine.Machine, p tree.Package, b tree
 		return result, m.Tree.RemoveBuild(p.ID, k)
 	}
 	return result, nil
+}
+
+// excludes reports whether other versions of id are registered, none of which is meant for
+// kernel k, and returns the last of them.
+func excludes(m *machine.Machine, packages []tree.Package, id tree.ID, k tree.Target) (by tree.ID, excluded bool) {
+	for _, p := range packages {
+		if p.Name != id.Name || p.Kept || p.ID == id {
+			continue
+		}
+		if c, err := observe.Conf(m, p.ID, k); err != nil || c.Excluded == "" {
+			return tree.ID{}, false
+		}
+		by, excluded = p.ID, true
+	}
+	return by, excluded
 }
 
 // keep has b, an installed build of p, outlive its package.
