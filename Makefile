@@ -80,7 +80,7 @@ install-redhat: install
 install-arch: SBINDIR = $(PREFIX)/bin
 install-arch: install
 	$(unit)
-	for hook in 70-dkms-install 71-dkms-remove; do \
+	for hook in 70-dkms-install 71-dkms-remove 72-dkms-settle; do \
 	  install -D -m 644 install.d/arch/$$hook.hook $(DESTDIR)$(PREFIX)/share/libalpm/hooks/$$hook.hook || exit 1; done
 	install -D -m 755 install.d/arch/dkms $(DESTDIR)$(PREFIX)/share/libalpm/scripts/dkms
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system/multi-user.target.wants
@@ -111,7 +111,7 @@ uninstall:
 	rm -f $(DESTDIR)$(SYSCONF)/init.d/dkms
 	for hook in preinst postinst prerm header_postinst; do rm -f $(DESTDIR)$(SYSCONF)/kernel/$$hook.d/dkms; done
 	rm -f $(DESTDIR)$(SYSCONF)/default/grub.d/dkms.cfg
-	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/hooks/70-dkms-install.hook $(DESTDIR)$(PREFIX)/share/libalpm/hooks/71-dkms-remove.hook
+	for hook in 70-dkms-install 71-dkms-remove 72-dkms-settle; do rm -f $(DESTDIR)$(PREFIX)/share/libalpm/hooks/$$hook.hook; done
 	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/scripts/dkms
 
 # Packages for GOARCH, in dist/, beside directories with their files. The rpm wants rpmbuild, which

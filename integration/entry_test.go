@@ -54,6 +54,7 @@ var (
 		"/usr/lib/systemd/system/multi-user.target.wants/dkms.service": "-> ../dkms.service",
 		"/usr/share/libalpm/hooks/70-dkms-install.hook":                "-rw-r--r--",
 		"/usr/share/libalpm/hooks/71-dkms-remove.hook":                 "-rw-r--r--",
+		"/usr/share/libalpm/hooks/72-dkms-settle.hook":                 "-rw-r--r--",
 		"/usr/share/libalpm/scripts/dkms":                              "-rwxr-xr-x",
 	})
 	gentooLayout = with(layout, map[string]string{
@@ -372,6 +373,12 @@ func TestArchScript(t *testing.T) {
 	later := func() {
 		r.Write(mkinitcpio, "[Trigger]\nType = Path\nOperation = Install\nTarget = usr/src/*/dkms.conf\n\n[Trigger]\nTarget = usr/lib/modules/*/vmlinuz\n", 0o644)
 	}
+	// Modules that are kept of a package that is gone, of one with another version, and of one whose other version is not
+	// registered.
+	kept := func() {
+		r.Sh(`mkdir -p /var/lib/dkms/gone/.kept-1.0 /var/lib/dkms/old/.kept-0.9 /var/lib/dkms/here/.kept-1.0 /usr/src/old-2.0 /usr/src/here-2.0
+			echo 'PACKAGE_NAME="here"' >/usr/src/here-2.0/dkms.conf`)
+	}
 	for _, c := range []struct {
 		name   string
 		before func()
@@ -398,10 +405,13 @@ func TestArchScript(t *testing.T) {
 			calls: "dkms-kernel-install sync --kernel 6.1-arch1\n"},
 		{name: "remove", verb: "remove", paths: "usr/src/old-2.0/dkms.conf\nusr/src/never-1.0/dkms.conf\nusr/lib/modules/6.1-arch1/modules.order\n",
 			calls: "dkms remove old/2.0 --all\ndkms-kernel-install remove 6.1-arch1\n"},
+		{name: "kept", before: kept, verb: "settle", paths: "usr/src/gone-1.0/dkms.conf\n", calls: "dkms remove gone/1.0 --all\n"},
+		{name: "kept, after a transaction that was cut short", before: kept, verb: "install", paths: "usr/src/new-1.0/dkms.conf\n",
+			calls: "dkms add /usr/src/new-1.0\ndkms remove gone/1.0 --all\ndkms-kernel-install sync\n"},
 		{name: "upgrade", verb: "upgrade", paths: "usr/src/old-2.0/dkms.conf\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r.Sh("rm -rf /etc/pacman.d/hooks " + mkinitcpio)
+			r.Sh("rm -rf /var/lib/dkms/*/.kept-* /etc/pacman.d/hooks " + mkinitcpio)
 			if c.before != nil {
 				c.before()
 			}
@@ -472,6 +482,8 @@ func TestAlpmHooks(t *testing.T) {
 			"Target": "usr/src/*/dkms.conf usr/lib/modules/*/build/include/ usr/lib/modules/*/modules.order"},
 		"71-dkms-remove": {"When": "PreTransaction", "Exec": "/usr/share/libalpm/scripts/dkms remove", "Operation": "Remove", "Type": "Path",
 			"Target": "usr/src/*/dkms.conf usr/lib/modules/*/modules.order"},
+		"72-dkms-settle": {"When": "PostTransaction", "Exec": "/usr/share/libalpm/scripts/dkms settle", "Operation": "Remove", "Type": "Path",
+			"Target": "usr/src/*/dkms.conf"},
 	} {
 		text, err := os.ReadFile("../install.d/arch/" + name + ".hook")
 		if err != nil {

@@ -93,6 +93,9 @@ func ForgetUpgrades(m *machine.Machine) (none bool) {
 // its prerm upgrade, and RPM tells a scriptlet how many versions of the package will be
 // there in the end. RPM tells those of a new package the same, which may take out another
 // one for good: so the new version has to be registered, which with RPM comes first.
+// Pacman runs the script of its hook for a package that it upgrades as for one that it
+// removes: unless pacman was told to remove, it may be either, and the script of the hook
+// after the transaction removes what is kept of a package of which no version is left.
 func BeingUpgraded(m *machine.Machine, id tree.ID) bool {
 	for _, args := range ancestors() {
 		for i, arg := range args[:len(args)-1] {
@@ -103,7 +106,21 @@ func BeingUpgraded(m *machine.Machine, id tree.ID) bool {
 				n, _ := strconv.Atoi(next)
 				all, err := m.Tree.Read()
 				return n > 0 && err == nil && hasOther(all, id)
+			case strings.HasSuffix(arg, "/libalpm/scripts/dkms"):
+				return next == "remove" && !pacmanRemoves()
 			}
+		}
+	}
+	return false
+}
+
+// pacmanRemoves reports whether pacman runs this process, and was told to remove packages.
+func pacmanRemoves() bool {
+	for _, args := range ancestors() {
+		if filepath.Base(args[0]) == "pacman" && slices.ContainsFunc(args, func(arg string) bool {
+			return arg == "--remove" || strings.HasPrefix(arg, "-") && !strings.HasPrefix(arg, "--") && strings.Contains(arg, "R")
+		}) {
+			return true
 		}
 	}
 	return false
