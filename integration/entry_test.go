@@ -387,27 +387,27 @@ func TestArchScript(t *testing.T) {
 		calls  string
 	}{
 		{name: "source", verb: "install", paths: "usr/src/new-1.0/dkms.conf\n",
-			calls: "dkms add /usr/src/new-1.0\ndkms-kernel-install sync\n"},
+			calls: "dkms add /usr/src/new-1.0\ndkms-kernel-install sync --tell-once\n"},
 		{name: "source, registered", verb: "install", paths: "usr/src/two-words-3/dkms.conf\n",
-			calls: "dkms-kernel-install sync\n"},
+			calls: "dkms-kernel-install sync --tell-once\n"},
 		{name: "source, initramfs follows", before: later, verb: "install", paths: "usr/src/old-1.0/dkms.conf\nusr/src/old-2.0/dkms.conf\nusr/lib/modules/6.1-arch1/modules.order\n",
-			calls: "dkms-kernel-install sync --no-initramfs\n"},
+			calls: "dkms-kernel-install sync --tell-once --no-initramfs\n"},
 		{name: "kernel", verb: "install", paths: "usr/lib/modules/6.1-arch1/modules.order\nusr/lib/modules/6.1-arch1/build/include/\nusr/lib/modules/6.2-lts/modules.order\n",
-			calls: "dkms-kernel-install sync --kernel 6.1-arch1\ndkms-kernel-install sync --kernel 6.2-lts\n"},
+			calls: "dkms-kernel-install sync --tell-once --kernel 6.1-arch1\ndkms-kernel-install sync --tell-once --kernel 6.2-lts\n"},
 		{name: "kernel, and headers of another, initramfs follows", before: later, verb: "install", paths: "usr/lib/modules/6.1-arch1/build/include/\nusr/lib/modules/6.2-lts/modules.order\n",
-			calls: "dkms-kernel-install sync --kernel 6.1-arch1\ndkms-kernel-install sync --kernel 6.2-lts --no-initramfs\n"},
+			calls: "dkms-kernel-install sync --tell-once --kernel 6.1-arch1\ndkms-kernel-install sync --tell-once --kernel 6.2-lts --no-initramfs\n"},
 		{name: "initramfs hook masked", before: func() {
 			later()
 			r.Sh("mkdir -p /etc/pacman.d/hooks; ln -s /dev/null /etc/pacman.d/hooks/" + path.Base(mkinitcpio))
 		},
-			verb: "install", paths: "usr/src/old-1.0/dkms.conf\n", calls: "dkms-kernel-install sync\n"},
+			verb: "install", paths: "usr/src/old-1.0/dkms.conf\n", calls: "dkms-kernel-install sync --tell-once\n"},
 		{name: "deeper paths", verb: "install", paths: "usr/src/old-1.0/example/dkms.conf\nusr/lib/modules/6.1-arch1/build/include/\n",
-			calls: "dkms-kernel-install sync --kernel 6.1-arch1\n"},
+			calls: "dkms-kernel-install sync --tell-once --kernel 6.1-arch1\n"},
 		{name: "remove", verb: "remove", paths: "usr/src/old-2.0/dkms.conf\nusr/src/never-1.0/dkms.conf\nusr/lib/modules/6.1-arch1/modules.order\n",
 			calls: "dkms remove old/2.0 --all\ndkms-kernel-install remove 6.1-arch1\n"},
 		{name: "kept", before: kept, verb: "settle", paths: "usr/src/gone-1.0/dkms.conf\n", calls: "dkms remove gone/1.0 --all\n"},
 		{name: "kept, after a transaction that was cut short", before: kept, verb: "install", paths: "usr/src/new-1.0/dkms.conf\n",
-			calls: "dkms add /usr/src/new-1.0\ndkms remove gone/1.0 --all\ndkms-kernel-install sync\n"},
+			calls: "dkms add /usr/src/new-1.0\ndkms remove gone/1.0 --all\ndkms-kernel-install sync --tell-once\n"},
 		{name: "upgrade", verb: "upgrade", paths: "usr/src/old-2.0/dkms.conf\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

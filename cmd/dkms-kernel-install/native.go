@@ -96,7 +96,15 @@ func (r *nativeRun) install(e *engine.Engine, ks []tree.Target, force bool) erro
 // failures.
 func (r *nativeRun) report(results []execute.Result, err error) error {
 	r.text.Failures(results)
-	if err == nil && slices.ContainsFunc(results, func(r execute.Result) bool { return r.Outcome == execute.Failed }) {
+	return failed(results, false, err)
+}
+
+// failed returns err, or an error if there are failures among results; if once is set,
+// those that an earlier run has told do not count.
+func failed(results []execute.Result, once bool, err error) error {
+	if err == nil && slices.ContainsFunc(results, func(r execute.Result) bool {
+		return r.Outcome == execute.Failed && !(once && r.Failure.Again)
+	}) {
 		return errSome
 	}
 	return err

@@ -21,6 +21,7 @@ type nativeSync struct {
 	Package     []string `sep:"none" placeholder:"GLOB" help:"Only packages whose names match, those that depend on them, and those that they depend on; may be repeated."`
 	OnlyMissing bool     `help:"Leave builds as they are if they are only out of date."`
 	NoInitramfs bool     `help:"Leave each initramfs as it is."`
+	TellOnce    bool     `help:"Tell failures that an earlier run told, and since which nothing has changed, in one line, and leave them out of the exit status."`
 	DryRun      bool     `help:"Print what would be done, and do nothing."`
 }
 
@@ -40,6 +41,9 @@ func (c *nativeSync) Run(r *nativeRun) error {
 		if c.NoInitramfs {
 			request.Execute.Follow.Initramfs = follow.Leave
 		}
+		if c.TellOnce {
+			r.text.TellOnce()
+		}
 		var err error
 		if len(c.Kernel) == 0 {
 			request.Kernels, err = r.withHeaders(m)
@@ -57,7 +61,9 @@ func (c *nativeSync) Run(r *nativeRun) error {
 				return slices.ContainsFunc(c.Package, func(glob string) bool { return matches(glob, name) })
 			}
 		}
-		return r.report(e.Sync(r.ctx, request))
+		results, err := e.Sync(r.ctx, request)
+		r.text.Failures(results)
+		return failed(results, c.TellOnce, err)
 	})
 }
 

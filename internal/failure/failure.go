@@ -28,6 +28,8 @@ type Failure struct {
 	// or a setting changes. A lack of room, memory or time, or of a program, is not
 	// lasting.
 	Lasting bool
+	// Again reports whether an earlier run has told the same, and nothing has changed since.
+	Again bool
 	// Err is the cause, or nil if that is no error.
 	Err error
 }

@@ -75,7 +75,7 @@ func (f *failures) of(ctx context.Context, m *machine.Machine, o Seen, k tree.Ta
 	if err != nil || was.Key != now.Key || was.Around != f.around() {
 		return nil
 	}
-	again := &failure.Failure{What: was.What + " before, and nothing has changed since", Why: was.Why, Status: was.Status, Hint: was.Hint}
+	again := &failure.Failure{What: was.What + " before, and nothing has changed since", Why: was.Why, Status: was.Status, Hint: was.Hint, Again: true}
 	if was.LogStamp != "" && was.LogStamp == stampOfLog(was.Log) {
 		again.Log = was.Log
 	}

@@ -533,6 +533,7 @@ func (p *planner) dependents() {
 			switch on.Verdict {
 			case Fail:
 				item.fail(dependencyMissing, fmt.Sprintf("it needs %s, which fails", on.ID), "first solve what is wrong with "+on.Name)
+				item.Failure.Again = on.Failure.Again
 			case Skip:
 				if item.Deferred = on.Deferred; item.Deferred {
 					item.skip(fmt.Sprintf("it needs %s, which is deferred", on.ID))

@@ -27,6 +27,7 @@ type Text struct {
 	mu     sync.Mutex // held by Done, to keep the lines of one result together
 	log    *logrus.Logger
 	prefix string
+	once   bool
 }
 
 // NewText returns a Text that writes to w, which [Clean] has made. Every line begins with
@@ -48,6 +49,14 @@ func NewText(w io.Writer, prefix string, verbose, quiet bool) *Text {
 
 // Verbose makes t verbose from now on; see [NewText].
 func (t *Text) Verbose() { t.log.SetLevel(logrus.DebugLevel) }
+
+// TellOnce makes t tell failures that an earlier run has told in one line from now on.
+func (t *Text) TellOnce() { t.once = true }
+
+// known reports whether t leaves the failure of r to that line.
+func (t *Text) known(r execute.Result) bool {
+	return t.once && r.Outcome == execute.Failed && r.Failure.Again
+}
 
 // lineFormatter writes a message in one line. It leaves out the time, and the level but
 // for warnings: package managers have a log of their own.
@@ -116,6 +125,9 @@ func (t *Text) Done(r execute.Result) {
 	case execute.Removed:
 		t.log.Info(what + "removed")
 	case execute.Failed:
+		if t.known(r) {
+			break
+		}
 		t.log.Error(what + "FAILED: " + r.Failure.What)
 	}
 	if r.Unkept != "" {
@@ -172,7 +184,12 @@ func took(d time.Duration) string {
 // Packages that share a failure, by the same pointer, are listed in one line.
 func (t *Text) Failures(results []execute.Result) {
 	var told []*failure.Failure
+	var known []string
 	for _, r := range results {
+		if t.known(r) {
+			known = append(known, fmt.Sprintf("%s for %s", r.ID, r.Kernel.Release))
+			continue
+		}
 		if r.Outcome != execute.Failed || slices.Contains(told, r.Failure) {
 			continue
 		}
@@ -188,6 +205,9 @@ func (t *Text) Failures(results []execute.Result) {
 			what = fmt.Sprintf("%s for %s: %s", strings.Join(names, ", "), r.Kernel.Release, r.Failure.What)
 		}
 		t.Failure(what, r.Failure)
+	}
+	if len(known) > 0 {
+		t.log.Errorf("%sstill fails, as told before: %s (see dkms-kernel-install status)", t.prefix, strings.Join(known, ", "))
 	}
 }
 
