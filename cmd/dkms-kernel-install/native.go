@@ -135,9 +135,22 @@ func (r *nativeRun) withHeaders(m *machine.Machine) ([]tree.Target, error) {
 	}
 	if err == nil && len(ks) == 0 {
 		err = &failure.Failure{What: "no kernel has its headers installed", Why: "no " + m.Kernels.Modules + "/*/build/include exists beside a kernel",
-			Hint: "install the headers of a kernel", Status: 1}
+			Hint: hintOfAny(m), Status: 1}
 	}
 	return ks, err
+}
+
+// hintOfAny says how to get the headers of the running kernel or else, if that is not
+// installed here, of the newest.
+func hintOfAny(m *machine.Machine) string {
+	all, _ := m.Kernels.List() // without it, no kernel is named
+	switch {
+	case slices.Contains(all, m.Running):
+		return m.HeadersHint(m.Running)
+	case len(all) > 0:
+		return m.HeadersHint(all[len(all)-1])
+	}
+	return "install the headers of a kernel"
 }
 
 // headersAlone tells that the headers of k are installed, and k is not.
