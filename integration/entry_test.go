@@ -391,11 +391,11 @@ func TestArchScript(t *testing.T) {
 		{name: "source, registered", verb: "install", paths: "usr/src/two-words-3/dkms.conf\n",
 			calls: "dkms-kernel-install sync --tell-once\n"},
 		{name: "source, initramfs follows", before: later, verb: "install", paths: "usr/src/old-1.0/dkms.conf\nusr/src/old-2.0/dkms.conf\nusr/lib/modules/6.1-arch1/modules.order\n",
-			calls: "dkms-kernel-install sync --tell-once --no-initramfs\n"},
+			calls: "dkms-kernel-install sync --tell-once --hook-next\n"},
 		{name: "kernel", verb: "install", paths: "usr/lib/modules/6.1-arch1/modules.order\nusr/lib/modules/6.1-arch1/build/include/\nusr/lib/modules/6.2-lts/modules.order\n",
 			calls: "dkms-kernel-install sync --tell-once --kernel 6.1-arch1\ndkms-kernel-install sync --tell-once --kernel 6.2-lts\n"},
 		{name: "kernel, and headers of another, initramfs follows", before: later, verb: "install", paths: "usr/lib/modules/6.1-arch1/build/include/\nusr/lib/modules/6.2-lts/modules.order\n",
-			calls: "dkms-kernel-install sync --tell-once --kernel 6.1-arch1\ndkms-kernel-install sync --tell-once --kernel 6.2-lts --no-initramfs\n"},
+			calls: "dkms-kernel-install sync --tell-once --kernel 6.1-arch1\ndkms-kernel-install sync --tell-once --kernel 6.2-lts --hook-next\n"},
 		{name: "initramfs hook masked", before: func() {
 			later()
 			r.Sh("mkdir -p /etc/pacman.d/hooks; ln -s /dev/null /etc/pacman.d/hooks/" + path.Base(mkinitcpio))

@@ -21,6 +21,7 @@ type nativeSync struct {
 	Package     []string `sep:"none" placeholder:"GLOB" help:"Only packages whose names match, those that depend on them, and those that they depend on; may be repeated."`
 	OnlyMissing bool     `help:"Leave builds as they are if they are only out of date."`
 	NoInitramfs bool     `help:"Leave each initramfs as it is."`
+	HookNext    bool     `help:"Leave each initramfs as it is unless kernel-install made it: a hook of the package manager is about to make the others."`
 	TellOnce    bool     `help:"Tell failures that an earlier run told, and since which nothing has changed, in one line, and leave them out of the exit status."`
 	DryRun      bool     `help:"Print what would be done, and do nothing."`
 }
@@ -38,8 +39,11 @@ func (c *nativeSync) Run(r *nativeRun) error {
 			Request: plan.Request{Goal: plan.Installed, Renew: !c.OnlyMissing},
 			Execute: execute.Options{Follow: follow.Policy{Initramfs: follow.Renew, DryRun: c.DryRun}},
 		}
-		if c.NoInitramfs {
+		switch {
+		case c.NoInitramfs:
 			request.Execute.Follow.Initramfs = follow.Leave
+		case c.HookNext:
+			request.Execute.Follow.Initramfs = follow.RenewEntry
 		}
 		if c.TellOnce {
 			r.text.TellOnce()

@@ -63,7 +63,7 @@ _dkms_kernel_install() {
 		case $verb in
 		add) words+=' --force' ;;
 		add-all) words+=' --force' ;;
-		sync) words+=' --kernel --package --only-missing --no-initramfs --tell-once --dry-run' ;;
+		sync) words+=' --kernel --package --only-missing --no-initramfs --hook-next --tell-once --dry-run' ;;
 		status) words+=' --json' ;;
 		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;
 		esac

@@ -43,6 +43,7 @@ complete -c dkms-kernel-install -n '__fish_seen_subcommand_from sync' -l kernel 
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from sync' -l package -x -a '(__dkms_kernel_install_list name)' -d 'Only packages whose names match, those that depend on them, and those that they depend on; may be repeated.'
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from sync' -l only-missing -d 'Leave builds as they are if they are only out of date.'
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from sync' -l no-initramfs -d 'Leave each initramfs as it is.'
+complete -c dkms-kernel-install -n '__fish_seen_subcommand_from sync' -l hook-next -d 'Leave each initramfs as it is unless kernel-install made it: a hook of the package manager is about to make the others.'
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from sync' -l tell-once -d 'Tell failures that an earlier run told, and since which nothing has changed, in one line, and leave them out of the exit status.'
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from sync' -l dry-run -d 'Print what would be done, and do nothing.'
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from remove' -a '(__dkms_kernel_install_list kernel)'

@@ -41,9 +41,10 @@ type Initramfs int
 
 // When an initramfs is made again.
 const (
-	Leave   Initramfs = iota // never: somebody else does it
-	Carried                  // if it carries a module that changed
-	Renew                    // also if it would get one that is new to the kernel
+	Leave      Initramfs = iota // never: somebody else does it
+	Carried                     // if it carries a module that changed
+	Renew                       // also if it would get one that is new to the kernel
+	RenewEntry                  // the same, if kernel-install made it: somebody else makes others
 )
 
 // Change is what became of a package's modules in the directory of a kernel.

@@ -36,13 +36,16 @@ func findRenewal(m *machine.Machine, p Policy, k tree.Target, due Due) (w renewa
 	if err != nil || !ok {
 		return renewal{err: err}
 	}
+	if p.Initramfs == RenewEntry && i.Generator != initramfs.KernelInstall {
+		return renewal{}
+	}
 	w.Initramfs = i
 	switch carries, err := i.Carries(due.Modules); {
 	case err != nil:
 		w.why = "it may carry " + strings.Join(due.Modules, ", ") + ": " + err.Error()
 	case carries:
 		w.why = "it carries a module that changed"
-	case due.Fresh != "" && p.Initramfs == Renew:
+	case due.Fresh != "" && p.Initramfs != Carried:
 		w.why = due.Fresh + " is new to it"
 	}
 	// What is loaded right after depmod cannot wait for it.
