@@ -67,13 +67,17 @@ func TestDocs(t *testing.T) {
 // TestProvides checks that the packages provide the version of dkms that the program
 // names.
 func TestProvides(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(installDir, "package/nfpm.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"- dkms (= " + classicVersion + ")\n", "- dkms = " + classicVersion + "\n"} {
-		if !strings.Contains(string(text), want) {
-			t.Errorf("nfpm.yaml does not have %q", want)
+	for _, c := range []struct{ file, want string }{
+		{"nfpm.yaml", "- dkms (= " + classicVersion + ")\n"},
+		{"nfpm.yaml", "- dkms=" + classicVersion + "\n"},
+		{"rpm.spec", "Provides: dkms = " + classicVersion + "\n"},
+	} {
+		text, err := os.ReadFile(filepath.Join(installDir, "package", c.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), c.want) {
+			t.Errorf("%s does not have %q", c.file, c.want)
 		}
 	}
 }
