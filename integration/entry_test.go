@@ -591,7 +591,7 @@ func TestArchCalls(t *testing.T) {
 
 // TestShellScripts checks the syntax of scripts that run rarely.
 func TestShellScripts(t *testing.T) {
-	for _, pattern := range []string{"common.postinst", "with-grub", "dkms_autoinstaller", "debian/p*", "debian/header*", "debian/grub.cfg", "arch/dkms", "openrc/dkms", "package/*-post*", "package/*-preun", "../tools/package*"} {
+	for _, pattern := range []string{"common.postinst", "with-grub", "dkms_autoinstaller", "debian/p*", "debian/header*", "debian/grub.cfg", "arch/dkms", "openrc/dkms", "package/*-post*", "../tools/package*"} {
 		list, err := filepath.Glob(filepath.Join("../install.d", pattern))
 		if err != nil || len(list) == 0 {
 			t.Fatalf("%s: %q, %v", pattern, list, err)
