@@ -3,8 +3,6 @@
 package packages
 
 import (
-	"strconv"
-
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/tree"
 )
@@ -23,14 +21,5 @@ func NoteRelease(m *machine.Machine, id tree.ID) error {
 // BeingReleased reports whether RPM runs this process for a package of which a version
 // stays, to take out id, and no other version of id is there that could be the one.
 func BeingReleased(m *machine.Machine, id tree.ID) bool {
-	for _, args := range ancestors() {
-		for i, arg := range args[:len(args)-1] {
-			if !isScriptlet(arg) {
-				continue
-			}
-			n, _ := strconv.Atoi(args[i+1]) // how many versions of the package are there in the end
-			return n > 0 && !BeingUpgraded(m, id)
-		}
-	}
-	return false
+	return staying() > 0 && !BeingUpgraded(m, id)
 }

@@ -103,9 +103,8 @@ func BeingUpgraded(m *machine.Machine, id tree.ID) bool {
 			case os.Getenv("DPKG_MAINTSCRIPT_NAME") == "prerm" && (name == "prerm" || strings.HasSuffix(name, ".prerm")):
 				return next == "upgrade" || next == "failed-upgrade"
 			case isScriptlet(name):
-				n, _ := strconv.Atoi(next)
 				all, err := m.Tree.Read()
-				return n > 0 && err == nil && hasOther(all, id)
+				return staying() > 0 && err == nil && hasOther(all, id)
 			case strings.HasSuffix(arg, "/libalpm/scripts/dkms"):
 				return next == "remove" && !pacmanRemoves()
 			}
@@ -153,6 +152,18 @@ func rpm() (pid int, found bool) {
 		pid, _ = process(os.Getppid())
 	}
 	return pid, found
+}
+
+// staying returns how many versions of the package whose script RPM runs here will be
+// there in the end; 0 if RPM runs none.
+func staying() int {
+	for _, args := range ancestors() {
+		if i := slices.IndexFunc(args[:len(args)-1], isScriptlet); i >= 0 {
+			n, _ := strconv.Atoi(args[i+1])
+			return n
+		}
+	}
+	return 0
 }
 
 func isScriptlet(arg string) bool { return strings.HasPrefix(filepath.Base(arg), "rpm-tmp.") }
