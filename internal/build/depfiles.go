@@ -62,11 +62,10 @@ func (j *job) unnamed(ctx context.Context) error {
 // readDepfile returns the text of the file called name in the open directory at, and
 // the path of the directory. The build made both.
 func readDepfile(at int, name string) (text, dir string, err error) {
-	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	f, err := openAt(at, name)
 	if err != nil {
-		return "", "", &os.PathError{Op: "open", Path: name, Err: err}
+		return "", "", err
 	}
-	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxDepfile))
 	if err != nil {
@@ -74,6 +73,16 @@ func readDepfile(at int, name string) (text, dir string, err error) {
 	}
 	dir, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", at))
 	return string(b), dir, err
+}
+
+// openAt opens the file called name in the open directory at, but follows no symbolic link
+// and waits for nobody.
+func openAt(at int, name string) (*os.File, error) {
+	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // rule is what a depfile says of one object.

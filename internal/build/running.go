@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"unicode/utf8"
 
@@ -16,16 +15,10 @@ import (
 
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/lazy"
 )
-
-// running returns the release of the kernel that runs.
-func running() string {
-	var u unix.Utsname
-	_ = unix.Uname(&u) // it fails for a bad address only
-	return unix.ByteSliceToString(u.Release[:])
-}
 
 // blameSource says in err, with which the build failed, what to do if the source went by
 // the kernel that runs, or by another of its own choice. Most who do so ask uname(1),
@@ -39,7 +32,7 @@ func (j *job) blameSource(ctx context.Context, err error) {
 	if !errors.As(err, &other) {
 		end, _ := j.run.log.Seek(0, io.SeekEnd)
 		said, _, err := excerpt(j.run.log, 0, end)
-		if k := running(); err != nil || k == j.Kernel.Release || !bytes.Contains(said, []byte("/lib/modules/"+k+"/")) {
+		if k, _ := kernel.Uname(); err != nil || k == j.Kernel.Release || !bytes.Contains(said, []byte("/lib/modules/"+k+"/")) {
 			return
 		}
 	}
@@ -66,11 +59,10 @@ func asking(ctx context.Context, source string) (found string) {
 		if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > askingSize || !isScript(name) {
 			return nil
 		}
-		fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		file, err := openAt(at, name)
 		if err != nil {
 			return nil
 		}
-		file := os.NewFile(uintptr(fd), name)
 		defer file.Close()
 		text, _ := io.ReadAll(io.LimitReader(file, askingSize))
 		for i, line := range strings.Split(string(text), "\n") {

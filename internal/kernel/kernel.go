@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/kmod"
@@ -101,6 +103,16 @@ func (d Dirs) List() ([]string, error) {
 	}
 	slices.SortFunc(releases, version.Compare)
 	return releases, nil
+}
+
+// Uname returns the release and the architecture of the kernel that runs; "" if it does
+// not say.
+func Uname() (release, arch string) {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return "", ""
+	}
+	return unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:])
 }
 
 // Exists reports whether the kernel has a directory of modules.

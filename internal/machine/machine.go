@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/distro"
 	"dkms-kernel-install/internal/failure"
@@ -92,7 +90,7 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 
 		settings: map[string]settings{},
 	}
-	release, arch := uname()
+	release, arch := kernel.Uname()
 	m.Running, m.Arch = release, cmp.Or(o.Arch, arch)
 	m.Distro = distro.Read(m.Path("/etc/os-release"), m.Path("/usr/lib/os-release"))
 	if err := m.readSettings(); err != nil {
@@ -318,13 +316,4 @@ func Chroot() bool {
 	}
 	first, err := os.Stat("/proc/1/root/.")
 	return err == nil && !os.SameFile(own, first)
-}
-
-// uname returns the release and the architecture of the running kernel.
-func uname() (release, arch string) {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return "", ""
-	}
-	return unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:])
 }
