@@ -30,13 +30,19 @@ printf '%%s\n' "$out"
 // nameKernel has uname and /proc name the kernel called s.Release. Many Makefiles ask
 // them for which kernel to build. The system call itself cannot be answered otherwise.
 func (s *spec) nameKernel() error {
+	if s.Release == "" || !slices.Contains(s.Hide, filepath.Dir(unameDir)) {
+		return nil
+	}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return err
 	}
 	running := unix.ByteSliceToString(u.Release[:])
+	if s.Release == running {
+		return nil
+	}
 	program, err := exec.LookPath("uname")
-	if s.Release == "" || s.Release == running || err != nil || !slices.Contains(s.Hide, filepath.Dir(unameDir)) {
+	if err != nil {
 		return nil
 	}
 	if _, err := os.Stat(filepath.Dir(unameDir)); err != nil {
