@@ -627,15 +627,6 @@ func (w *world) layHeaders(k, dir string) {
 	}
 }
 
-// copyIn copies a file of this machine into the root.
-func (w *world) copyIn(file, to string) string {
-	w.t.Helper()
-	text, err := os.ReadFile(file)
-	w.check(err)
-	w.Write(to, string(text), 0o644)
-	return to
-}
-
 // apt is Debian's.
 type apt struct{ image, headers map[string]string }
 

@@ -222,16 +222,10 @@ func TestDebReplacesDkms(t *testing.T) {
 		t.Run(fmt.Sprintf("apt=%v", apt), func(t *testing.T) {
 			r := NewRoot(t)
 			r.Env = append(r.Env, "DEBIAN_FRONTEND=noninteractive")
-			copyIn := func(file, to string) string {
-				text, err := os.ReadFile(file)
-				r.check(err)
-				r.Write(to, string(text), 0o644)
-				return to
-			}
 			list, err := filepath.Glob(filepath.Join(debianPackages(t, r, "dkms"), "dkms_*.deb"))
 			r.check(err)
-			theirs := copyIn(list[len(list)-1], "/opt/dkms.deb")
-			ours := copyIn(makePackage(t, "deb"), "/opt/ours.deb")
+			theirs := r.copyIn(list[len(list)-1], "/opt/dkms.deb")
+			ours := r.copyIn(makePackage(t, "deb"), "/opt/ours.deb")
 
 			install := func(deb string) {
 				t.Helper()
@@ -344,10 +338,7 @@ func TestDebAlone(t *testing.T) {
 	// Users stay, as is usual in Debian, and so do the backups of the files that list them.
 	const list = "find /etc /usr /var/lib/dkms -path /usr/lib/modules -prune -o -name '*-' -o -print 2>/dev/null | LC_ALL=C sort"
 	before := r.Sh(list)
-	text, err := os.ReadFile(makePackage(t, "deb"))
-	r.check(err)
-	r.Write("/opt/ours.deb", string(text), 0o644)
-	r.MustRun("apt-get", "install", "-y", "/opt/ours.deb")
+	r.MustRun("apt-get", "install", "-y", r.copyIn(makePackage(t, "deb"), "/opt/ours.deb"))
 	if out := r.MustRun("dkms", "status"); out != "" {
 		t.Errorf("status: %s", out)
 	}

@@ -413,11 +413,16 @@ func (r *Root) Apt(args ...string) string {
 // InstallDeb installs the program that is tested with apt, as the package that the Makefile makes.
 func (r *Root) InstallDeb() {
 	r.t.Helper()
-	const file = "/root/dkms-kernel-install.deb"
-	deb, err := os.ReadFile(makePackage(r.t, "deb"))
+	r.Apt("install", r.copyIn(makePackage(r.t, "deb"), "/root/dkms-kernel-install.deb"))
+}
+
+// copyIn copies a file of this machine to a path in the root, and returns that path.
+func (r *Root) copyIn(file, to string) string {
+	r.t.Helper()
+	text, err := os.ReadFile(file)
 	r.check(err)
-	r.Write(file, string(deb), 0o644)
-	r.Apt("install", file)
+	r.Write(to, string(text), 0o644)
+	return to
 }
 
 // Entry is a file in a Snapshot: its type and mode, and the target of a symlink.

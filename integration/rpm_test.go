@@ -86,9 +86,7 @@ const ours = "/opt/ours.rpm"
 // addOurs puts our package into the root.
 func (r *Root) addOurs() {
 	r.t.Helper()
-	text, err := os.ReadFile(makePackage(r.t, "rpm"))
-	r.check(err)
-	r.Write(ours, string(text), 0o644)
+	r.copyIn(makePackage(r.t, "rpm"), ours)
 }
 
 // dnf runs dnf, which must succeed, without a scriptlet that fails, and returns its output.
