@@ -43,10 +43,14 @@ func (c *nativeHeld) Run(r *nativeRun) error {
 		if err != nil {
 			return err
 		}
+		for i := range results {
+			if results[i].Outcome == execute.Planned {
+				results[i].Outcome = execute.Failed // it is not there yet
+			}
+		}
 		var last tree.Target
-		for _, result := range results { // in the order of the kernels
-			held := result.Missing() || result.Outcome == execute.Planned
-			if held && m.Settings.Required(result.Name) && result.Kernel != last {
+		for _, result := range e.Lacking(results) { // in the order of the kernels
+			if result.Kernel != last {
 				last = result.Kernel
 				fmt.Fprintln(r.p.stdout, last.Release)
 			}

@@ -123,13 +123,8 @@ func (e *Engine) dropExcluded(ctx context.Context, all []tree.Package, plans []p
 }
 
 // Lacking returns the results for required packages whose modules the kernel lacks.
-func (e *Engine) Lacking(results []execute.Result) (list []execute.Result) {
-	for _, r := range results {
-		if e.m.Settings.Required(r.Name) && r.Missing() {
-			list = append(list, r)
-		}
-	}
-	return list
+func (e *Engine) Lacking(results []execute.Result) []execute.Result {
+	return slices.DeleteFunc(execute.Lacking(results), func(r execute.Result) bool { return !e.m.Settings.Required(r.Name) })
 }
 
 // plan plans the work for a kernel. For automatic work it first goes by what the

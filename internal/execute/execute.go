@@ -80,6 +80,9 @@ func Run(ctx context.Context, m *machine.Machine, packages []tree.Package, plans
 					t.key = item.ID.String() // one build directory, one build
 				}
 			}
+			if item.Spare {
+				t.needs = append(t.needs, first+item.Newer)
+			}
 			tasks = append(tasks, t)
 		}
 	}
@@ -100,7 +103,7 @@ func Run(ctx context.Context, m *machine.Machine, packages []tree.Package, plans
 			m.Note("cannot keep what builds cost: " + err.Error())
 		}
 	}
-	return results, nil
+	return slices.DeleteFunc(results, func(r Result) bool { return r.Outcome == spared }), nil
 }
 
 var no = lazy.Regexp(`(?i)^(?:no|false|off|0)$`)

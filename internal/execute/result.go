@@ -3,6 +3,7 @@
 package execute
 
 import (
+	"slices"
 	"time"
 
 	"dkms-kernel-install/internal/codec"
@@ -20,6 +21,7 @@ const (
 	Failed
 	Removed
 	Planned // would be done
+	spared  // there was no need, as a newer version is installed; not told
 )
 
 func (o Outcome) String() string {
@@ -55,6 +57,9 @@ type Result struct {
 	Modules []string
 	Took    time.Duration
 
+	// Instead is the version that this one is installed in place of, because that cannot
+	// be; empty if there is none.
+	Instead string
 	// Why explains Skipped and Planned, and Current if there is something to know;
 	// Failure explains Failed.
 	Why     string
@@ -70,6 +75,19 @@ type Result struct {
 // installed, and the kernel has none of its own that are as new.
 func (r Result) Missing() bool {
 	return r.Outcome == Failed || r.Outcome == Skipped && len(r.Kept) == 0
+}
+
+// Lacking returns those of results that are Missing, and that are about packages of which
+// the kernel has no other version either.
+func Lacking(results []Result) (list []Result) {
+	for _, r := range results {
+		if r.Missing() && !slices.ContainsFunc(results, func(other Result) bool {
+			return other.Name == r.Name && other.Kernel == r.Kernel && !other.Missing()
+		}) {
+			list = append(list, r)
+		}
+	}
+	return list
 }
 
 // warn adds a warning, unless it is empty.

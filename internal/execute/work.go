@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +43,11 @@ type work struct {
 // more to build.
 func (w *work) do(ctx context.Context, before []Result, letGo func()) (r Result) {
 	start := time.Now()
-	r = Result{ID: w.item.ID, Kernel: w.k, Waited: w.item.Waited}
+	current := w.options.Follow.DryRun && w.item.Verdict == plan.Current // until the newer one is done
+	if w.item.Spare && !current && (before[w.item.Newer].Outcome != Failed || ctx.Err() != nil) {
+		return Result{Outcome: spared}
+	}
+	r = Result{ID: w.item.ID, Kernel: w.k, Waited: w.item.Waited, Instead: w.item.Instead}
 	defer func() { w.events.Done(r) }()
 	switch w.item.Verdict {
 	case plan.Current:
@@ -85,7 +90,7 @@ func (w *work) do(ctx context.Context, before []Result, letGo func()) (r Result)
 // blocked returns why the work cannot begin; nil if it can.
 func (w *work) blocked(ctx context.Context, before []Result) *failure.Failure {
 	for _, n := range w.item.Needs {
-		if need := before[n]; w.item.Build && need.Outcome == Failed && !w.options.Force {
+		if need := before[n]; w.item.Build && need.Outcome == Failed && !w.options.Force && !w.served(need.Name, before) {
 			return &failure.Failure{What: "dependency missing", Why: fmt.Sprintf("it needs %s, which failed", need.ID),
 				Hint: "first solve what is wrong with " + need.Name, Status: failure.StatusDepends}
 		}
@@ -94,6 +99,14 @@ func (w *work) blocked(ctx context.Context, before []Result) *failure.Failure {
 		return failure.From(context.Cause(ctx), "not started", failure.StatusMake)
 	}
 	return nil
+}
+
+// served reports whether a version of the package called name, which the item needs, is
+// there.
+func (w *work) served(name string, before []Result) bool {
+	return slices.ContainsFunc(w.item.Needs, func(n int) bool {
+		return before[n].Name == name && (before[n].Outcome == Done || before[n].Outcome == Current)
+	})
 }
 
 // planned completes the result of a dry run.

@@ -30,8 +30,8 @@ const (
 
 // Request says what is wanted.
 type Request struct {
-	// Only names the packages to take; nil means what automatic work takes:
-	// the newest version of each package that has AUTOINSTALL set.
+	// Only names the packages to take; nil means what automatic work takes: the newest
+	// version of each package that has AUTOINSTALL set, or else the newest that can be.
 	Only []tree.ID
 	Goal Goal
 	// Match, if it is not nil, narrows automatic work to the packages whose names
@@ -73,7 +73,15 @@ type Item struct {
 	// skipped until a package that it depends on is registered; Waited, whether it is
 	// taken because it may have been.
 	Explicit, Deferred, Waited bool
-	// Needs are the items, by index in the plan, that must succeed first.
+	// Instead is the version that this one, an older one, is taken in place of, because
+	// that cannot be; empty if there is none. If Spare is set, that is not sure: the
+	// item is done only if the one with the index Newer, which is of a newer version,
+	// fails.
+	Instead string
+	Spare   bool
+	Newer   int
+	// Needs are the items, by index in the plan, that must succeed first. Of several
+	// versions of a package one is enough.
 	Needs []int
 	// DependsOn holds the versions of the packages that a build is made against,
 	// by name, if it is to record them.
@@ -123,6 +131,9 @@ func (p Plan) String() string {
 		case Fail:
 			words = append(words, "fail: "+item.Failure.Why)
 		}
+		if item.Spare {
+			words = append(words, "if "+p.Items[item.Newer].ID.String()+" fails")
+		}
 		fmt.Fprintln(&b, strings.Join(words, " "))
 	}
 	return b.String()
@@ -130,7 +141,7 @@ func (p Plan) String() string {
 
 // Make plans the work for the kernel of a view.
 func Make(v observe.View, r Request) Plan {
-	p := planner{request: r, view: v, all: v.Packages, newest: map[string]string{}, index: map[string]int{}, state: map[string]int{}}
+	p := planner{request: r, view: v, all: v.Packages, newest: map[string]string{}, index: map[string]int{}, state: map[string]int{}, spares: map[string][]int{}}
 	for i := range p.all { // without a copy of each
 		if pkg := &p.all[i]; version.Compare(pkg.Version, p.newest[pkg.Name]) >= 0 {
 			p.newest[pkg.Name] = pkg.Version
@@ -169,8 +180,10 @@ type planner struct {
 	shared  map[tree.ID]bool // see share
 	waited  map[tree.ID]bool // see waiting
 	items   []Item
-	// state is, by package name, 1 + the index of its item, or visiting.
-	state map[string]int
+	// state is, by package name, 1 + the index of the item of the newest version that can
+	// be, or visiting; spares are the indices of those that are done if that one fails.
+	state  map[string]int
+	spares map[string][]int
 }
 
 const visiting = -1
@@ -223,7 +236,7 @@ func (p *planner) share() {
 	if p.request.Only != nil || p.request.Force {
 		return
 	}
-	for _, pkg := range p.chosen {
+	for _, pkg := range p.all {
 		p.shared[pkg.ID] = p.weak(pkg) && pkg.WeakFrom != p.request.Leaving && !pkg.Conf.NoWeakModules
 	}
 	for again := true; again; {
@@ -280,8 +293,9 @@ func repair(p observe.Seen) bool {
 	return p.Installed && !p.Current && p.TakenBy == (tree.ID{})
 }
 
-// visit adds the item of the package called name and, before it, those that it
-// depends on. path is the chain of dependencies that led here.
+// visit adds the items of the package called name and, before them, those that it
+// depends on: first the newest version's; if that cannot be, or may fail, those of older
+// ones. path is the chain of dependencies that led here.
 func (p *planner) visit(name string, path []string) {
 	if p.state[name] != 0 {
 		return
@@ -291,8 +305,50 @@ func (p *planner) visit(name string, path []string) {
 		return
 	}
 	p.state[name] = visiting
-	item := p.decide(p.chosen[i])
 	path = append(path, name)
+	newest := p.item(p.chosen[i], path)
+	p.items = append(p.items, newest)
+	state, last := len(p.items), len(p.items)-1
+	for _, pkg := range p.older(newest) {
+		item := p.item(pkg, path)
+		if item.Verdict != Do && item.Verdict != Current || item.Build && !p.view.Headers {
+			continue
+		}
+		item.Instead = newest.Version
+		p.items = append(p.items, item)
+		if n := len(p.items) - 1; p.items[last].Verdict == Do {
+			p.items[n].Spare, p.items[n].Newer, last = true, last, n
+			p.spares[name] = append(p.spares[name], n)
+		} else {
+			state, last = n+1, n
+		}
+		if item.Installed || !item.Build {
+			break
+		}
+	}
+	p.state[name] = state
+}
+
+// older returns the older versions that automatic work may take in place of the newest,
+// the newest of them first.
+func (p *planner) older(newest Item) (list []observe.Seen) {
+	sure := newest.Verdict == Current || newest.Verdict == Do && !newest.Build || newest.Deferred
+	if sure || p.request.Only != nil || p.request.Leaving != "" {
+		return nil
+	}
+	for _, pkg := range p.all {
+		if pkg.Name == newest.Name && pkg.ID != newest.ID && (pkg.Conf.Autoinstall || pkg.Installed) {
+			list = append(list, pkg)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b observe.Seen) int { return version.Compare(b.Version, a.Version) })
+	return list
+}
+
+// item returns the item of pkg, and adds those that it depends on. path is the chain of
+// dependencies that led here, with its own name at the end.
+func (p *planner) item(pkg observe.Seen, path []string) Item {
+	item := p.decide(pkg)
 	for _, dep := range item.Conf.BuildDepends {
 		if item.Verdict != Do && item.Verdict != Current {
 			break
@@ -307,8 +363,7 @@ func (p *planner) visit(name string, path []string) {
 		p.depend(&item, dep)
 	}
 	p.failedBefore(&item)
-	p.items = append(p.items, item)
-	p.state[name] = len(p.items)
+	return item
 }
 
 // depend records that item cannot be built before dep is there.
@@ -318,6 +373,7 @@ func (p *planner) depend(item *Item, dep string) {
 		if on.Verdict == Do || on.Verdict == Fail || on.Verdict == Skip {
 			item.Needs = append(item.Needs, n-1)
 		}
+		item.Needs = append(item.Needs, p.spares[dep]...)
 		if p.request.Renew && item.Built && !item.Build && on.Verdict == Do && on.Build {
 			item.do(true, p.request.Goal == Installed, dep+" is built again")
 		}
@@ -515,7 +571,7 @@ func (p *planner) conflicts() {
 				break
 			}
 		}
-		if item.Verdict == Do {
+		if item.Verdict == Do && !item.Spare {
 			claim(item.Seen)
 		}
 	}
@@ -530,6 +586,9 @@ func (p *planner) dependents() {
 			if item.Verdict != Do || !item.Build || p.request.Force {
 				break
 			}
+			if p.served(item, on.Name) {
+				continue
+			}
 			switch on.Verdict {
 			case Fail:
 				item.fail(dependencyMissing, fmt.Sprintf("it needs %s, which fails", on.ID), "first solve what is wrong with "+on.Name)
@@ -542,6 +601,14 @@ func (p *planner) dependents() {
 				item.skip(fmt.Sprintf("it needs %s, which is not for this kernel: %s", on.ID, on.Why))
 			}
 		}
-		item.Needs = slices.DeleteFunc(item.Needs, func(need int) bool { return p.items[need].Verdict != Do })
+		item.Needs = slices.DeleteFunc(item.Needs, func(need int) bool { return p.items[need].Verdict != Do && !p.items[need].Spare })
 	}
+}
+
+// served reports whether a version of the package called name, which item needs, can be.
+func (p *planner) served(item *Item, name string) bool {
+	return slices.ContainsFunc(item.Needs, func(need int) bool {
+		on := p.items[need]
+		return on.Name == name && (on.Verdict == Do || on.Verdict == Current)
+	})
 }

@@ -162,7 +162,9 @@ func done(r execute.Result) string {
 			steps = append(steps, "compressed ("+r.Compression.String()+")")
 		}
 	}
-	if r.Installed {
+	if r.Installed && r.Instead != "" {
+		steps = append(steps, "installed in place of "+r.Instead)
+	} else if r.Installed {
 		steps = append(steps, "installed")
 	}
 	s := strings.Join(steps, ", ")
