@@ -53,7 +53,14 @@ func (e Environment) Script(ctx context.Context, dir, directive, value string) e
 	}
 	log := os.NewFile(uintptr(fd), directive)
 	defer log.Close()
-	r := runner{Environment: e, log: log}
+	if limit := e.Settings.BuildTimeout; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, &failure.Failure{
+			What: directive + " failed", Why: fmt.Sprintf("it took more than %v", limit), Status: scriptStatus(directive),
+			Hint: "run the script by hand to see what it waits for, or set build_timeout in framework.conf"})
+		defer cancel()
+	}
+	r := runner{Environment: e, log: log, among: true}
 	err = r.script(ctx, script{directive: directive, value: value, dir: dir, seen: dir})
 	var f *failure.Failure
 	if errors.As(err, &f) && f.Hint == "" {
@@ -113,16 +120,22 @@ type runner struct {
 	path string
 	dir  string // the build directory, which messages leave out of paths
 	used Usage
+	// among says that commands outside of any world run among the machine's processes:
+	// a script may restart a daemon.
+	among bool
 }
 
 // start runs cmd in a world, or outside of any if that is nil.
 func (r *runner) start(ctx context.Context, w *sandbox.World, cmd *exec.Cmd) error {
 	cmd.Stdout, cmd.Stderr = r.log, r.log
 	defer func() { r.used.add(cmd.ProcessState) }()
-	if w == nil {
-		return child.Run(ctx, cmd)
+	switch {
+	case w != nil:
+		return w.Run(ctx, cmd)
+	case r.among:
+		return child.RunAmong(ctx, cmd)
 	}
-	return w.Run(ctx, cmd)
+	return child.Run(ctx, cmd)
 }
 
 // command is a shell command.
@@ -221,14 +234,18 @@ func (r *runner) script(ctx context.Context, s script) error {
 		fmt.Fprintf(r.log, "# %s: %s is not an executable file, passed over\n", s.directive, file)
 		return nil
 	}
-	status := failure.StatusMake
-	if s.directive == "PRE_INSTALL" {
-		status = failure.StatusPreInstall
-	}
 	if s.env == nil {
 		s.env = r.environ(conf.Environ(os.Environ()))
 	}
-	return r.shell(ctx, command{text: quote(file) + " " + args, dir: s.seen, env: s.env, world: s.world, what: what, status: status})
+	return r.shell(ctx, command{text: quote(file) + " " + args, dir: s.seen, env: s.env, world: s.world, what: what, status: scriptStatus(s.directive)})
+}
+
+// scriptStatus returns the exit status for a failure of the script that directive names.
+func scriptStatus(directive string) int {
+	if directive == "PRE_INSTALL" {
+		return failure.StatusPreInstall
+	}
+	return failure.StatusMake
 }
 
 func executable(file string) bool {

@@ -52,23 +52,32 @@ func Kill(cmd *exec.Cmd) error {
 // is killed. The result is that of [exec.Cmd.Run]. When ctx is done, Run kills cmd and
 // returns the cause. It changes cmd.WaitDelay and cmd.SysProcAttr.
 func Run(ctx context.Context, cmd *exec.Cmd) error {
+	err := run(ctx, cmd, namespaces())
+	if !namespaces() && cmd.Process != nil {
+		// What the process left in its group has to be killed.
+		Kill(cmd)
+	}
+	return err
+}
+
+// RunAmong runs cmd as Run does, but among the processes of the machine, which it may
+// signal. What it leaves running stays, unless ctx is done.
+func RunAmong(ctx context.Context, cmd *exec.Cmd) error { return run(ctx, cmd, false) }
+
+func run(ctx context.Context, cmd *exec.Cmd, namespace bool) error {
 	// cmd is killed when the thread ends that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// A process that left the group may hold the pipes of cmd open. Do not wait
 	// for it.
 	cmd.WaitDelay = time.Second
-	cmd.SysProcAttr = attr(namespaces())
+	cmd.SysProcAttr = attr(namespace)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { Kill(cmd) })
 	defer stop()
 	err := cmd.Wait()
-	if !namespaces() {
-		// What the process left in its group has to be killed.
-		Kill(cmd)
-	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

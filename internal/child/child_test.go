@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -52,6 +54,32 @@ func TestRunLeavesNothing(t *testing.T) {
 			}
 			waitFor(t, "gone", func() bool { return !locked(t, lock) })
 		})
+	}
+}
+
+func TestRunAmong(t *testing.T) {
+	dir := t.TempDir()
+	lock, out := filepath.Join(dir, "lock"), filepath.Join(dir, "out")
+	const script = `kill -0 "$1" || exit
+(exec 9>"$2"; flock 9; exec sleep 1000) &
+while flock -n "$2" true; do :; done
+echo $! >"$3"`
+	if err := RunAmong(t.Context(), exec.Command("sh", "-c", script, "sh", strconv.Itoa(os.Getpid()), lock, out)); err != nil {
+		t.Fatalf("RunAmong = %v", err)
+	}
+	if !locked(t, lock) {
+		t.Error("what it left running is gone")
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Error(err)
 	}
 }
 
