@@ -76,7 +76,9 @@ func (e *Engine) work(ctx context.Context, lock *tree.Lock, r Request, replaced 
 			lock.Clean = false
 		}
 		plans = append(plans, p)
-		owed[k] = follow.Owed(e.m, k)
+		due := follow.Owed(e.m, k)
+		due.Depmod = due.Depmod || p.View.Unindexed
+		owed[k] = due
 	}
 	results, err := execute.Run(ctx, e.m, seen.Packages, plans, r.Execute, e.events)
 	if err != nil {

@@ -5,14 +5,15 @@ package follow
 import (
 	"bytes"
 	"context"
-	"dkms-kernel-install/internal/child"
-	"dkms-kernel-install/internal/failure"
 	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"dkms-kernel-install/internal/child"
+	"dkms-kernel-install/internal/failure"
 )
 
 // Depmod runs depmod for the kernel in dir. A directory without modules.dep belongs

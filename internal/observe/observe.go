@@ -40,6 +40,7 @@ type View struct {
 	Headers      bool   // of the kernel are installed
 	LacksHeaders string // a path that headers have and those of the kernel do not
 	HeadersHint  string // how to get the headers
+	Unindexed    bool   // a module that is installed is not in the kernel's modules.dep
 	Packages     []Seen
 }
 
@@ -161,6 +162,7 @@ func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read fu
 	if !v.Headers {
 		v.HeadersHint = s.HeadersHint(k.Release)
 	}
+	placed := make([]place.Placement, len(s.registered))
 	weak, installed := weakModules(s.Machine, k.Release, s.Packages), Installed(s.Packages, k)
 	files.Each(len(s.registered), func(i int) {
 		p := s.registered[i]
@@ -178,6 +180,7 @@ func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read fu
 			if p.Explicit = false; !seen.Current && s.Modules(k).Current(p) {
 				seen.TakenBy = s.Modules(k).TakenBy(p)
 			}
+			placed[i] = p
 		}
 		if seen.Built && !seen.Current {
 			seen.Damaged = damaged(s.Tree.ModuleDir(p.ID, k), seen.Modules)
@@ -193,6 +196,7 @@ func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read fu
 		}
 		v.Packages[i] = seen
 	})
+	v.Unindexed = s.Modules(k).Unindexed(placed)
 	return v
 }
 

@@ -333,7 +333,8 @@ func (p *planner) visit(name string, path []string) {
 // the newest of them first.
 func (p *planner) older(newest Item) (list []observe.Seen) {
 	sure := newest.Verdict == Current || newest.Verdict == Do && !newest.Build || newest.Deferred
-	if sure || p.request.Only != nil || p.request.Leaving != "" {
+	there := newest.Installed && (newest.Current || newest.TakenBy != tree.ID{}) // and stays, if it cannot be built again
+	if sure || there || p.request.Only != nil || p.request.Leaving != "" {
 		return nil
 	}
 	for _, pkg := range p.all {

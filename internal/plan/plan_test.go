@@ -105,6 +105,7 @@ func TestMake(t *testing.T) {
 		{"newest excluded, older one installed by hand", []observe.Seen{pkg("a", "1", manual, damaged), pkg("a", "2", excluded)}, auto,
 			"a/2 skip: it is only for kernels up to 5\na/1 place\n"},
 		{"newest excluded, older one not automatic", []observe.Seen{pkg("a", "1", manual), pkg("a", "2", excluded)}, auto, "a/2 skip: it is only for kernels up to 5\n"},
+		{"newest excluded, and installed before", []observe.Seen{pkg("a", "1"), pkg("a", "2", excluded, installed)}, auto, "a/2 skip: it is only for kernels up to 5\n"},
 		{"newest excluded, asked", []observe.Seen{pkg("a", "1"), pkg("a", "2", excluded)}, only("a/2"), "a/2 skip: it is only for kernels up to 5\n"},
 		{"newest failed before", []observe.Seen{pkg("a", "1"), pkg("a", "2", failed)}, auto, "a/2 fail: it did before\na/1 build place\n"},
 		{"two newest cannot be", []observe.Seen{pkg("a", "1"), pkg("a", "2", confused), pkg("a", "3", excluded)}, auto, "a/3 skip: it is only for kernels up to 5\na/1 build place\n"},
