@@ -242,6 +242,11 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 	if err := env.Script(ctx, source, "POST_INSTALL", item.Conf.PostInstall); err != nil {
 		r.warn(err.Error())
 	}
+	if item.Conf.PostInstall != "" {
+		if err := m.Modules(w.k).Left(p, res.Placed); err != nil {
+			r.warn("cannot record what POST_INSTALL changed: " + err.Error())
+		}
+	}
 	return nil
 }
 

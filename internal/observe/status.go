@@ -107,7 +107,7 @@ func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, 
 		if b.Installed {
 			s.State = StateInstalled
 			place := Placement(m, packages, kernel.installed, b.Target, seen)
-			place.Force = true // also a module that makes way for a newer one is not there
+			place.Force, place.Exact = true, true // also a module that makes way for a newer one is not there
 			s.Differs = kernel.gone || !m.Modules(b.Target).Current(place)
 		}
 		list = append(list, s)

@@ -66,6 +66,8 @@ type Placement struct {
 	Modules []Module
 	// Force reports whether modules are placed whatever is there.
 	Force bool
+	// Exact reports whether a module that somebody has signed in its place is another.
+	Exact bool
 	// Explicit reports whether somebody asked for this package: then the modules of
 	// Others make way for its own. KeepNewer reports whether a newer module of another
 	// version of the package does not.
@@ -87,13 +89,13 @@ type Result struct {
 func (k *Kernel) dest(m Module) string { return filepath.Join(k.Dir, m.Location, m.File) }
 
 // Current reports whether the kernel's directory holds the modules of p as they were
-// built, except for those that Install would not place. It may be called by several
-// goroutines at once, but not together with other methods.
+// built, or as POST_INSTALL left them, except for those that Install would not place.
+// It may be called by several goroutines at once, but not together with other methods.
 func (k *Kernel) Current(p Placement) bool {
 	var missing []Module
 	for _, m := range p.Modules {
 		dest := k.dest(m)
-		if m.Location == "" || same(dest, filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File)) {
+		if m.Location == "" || k.Holds(p.ID, dest) || !p.Exact && signedSince(dest, filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File)) {
 			continue
 		}
 		if _, err := os.Lstat(dest); p.Force || err == nil && (p.Explicit || k.holder(p, dest) == tree.ID{}) {
@@ -231,9 +233,9 @@ func (k *Kernel) Files(p Placement) ([]string, error) {
 }
 
 // Holds reports whether the file at path is the module of that file name in the
-// build of id: a copy of it, or a link to it.
+// build of id: a copy of it, a link to it, or what POST_INSTALL made of it.
 func (k *Kernel) Holds(id tree.ID, path string) bool {
-	return same(path, filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path)))
+	return same(path, filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path))) || k.left(id, path)
 }
 
 // Detach replaces the modules of p that are links into the tree by copies.
