@@ -37,10 +37,10 @@ func prebuilt(r *Root, k string) {
 	}
 }
 
-// contents returns the checksum of every file that Snapshot lists, except those that hold times.
+// contents returns the checksum of every file that Snapshot lists, except logs.
 func contents(r *Root) map[string]string {
 	list := map[string]string{}
-	for line := range strings.Lines(r.Sh("find /var/lib/dkms /usr/lib/modules/*/updates /usr/lib/modules/*/kernel/drivers/net -type f ! -name make.log ! -name .fingerprint.json ! -name .lock -exec sha256sum {} +")) {
+	for line := range strings.Lines(r.Sh("find /var/lib/dkms /usr/lib/modules/*/updates /usr/lib/modules/*/kernel/drivers/net -type f ! -name make.log ! -name .fingerprint.json ! -name '.placed-*' ! -name .lock -exec sha256sum {} +")) {
 		sum, file, _ := strings.Cut(strings.TrimSpace(line), "  ")
 		list[file] = sum
 	}

@@ -428,8 +428,10 @@ func (r *Root) copyIn(file, to string) string {
 // Entry is a file in a Snapshot: its type and mode, and the target of a symlink.
 type Entry struct{ Mode, Target string }
 
-// own are the names of files in the tree that only our program makes.
-var own = []string{".lock", ".fingerprint.json"}
+// own reports whether only our program makes files of this name in the tree.
+func own(name string) bool {
+	return name == ".lock" || name == ".fingerprint.json" || strings.HasPrefix(name, ".placed-")
+}
 
 // Snapshot lists the files in the DKMS tree and below /lib/modules, except depmod's indexes.
 func (r *Root) Snapshot() map[string]Entry {
@@ -445,7 +447,7 @@ func (r *Root) Snapshot() map[string]Entry {
 				return err
 			}
 			name := strings.TrimPrefix(file, r.Dir)
-			if index, _ := path.Match("/usr/lib/modules/*/modules.*", name); index || slices.Contains(own, path.Base(name)) {
+			if index, _ := path.Match("/usr/lib/modules/*/modules.*", name); index || own(path.Base(name)) {
 				return nil
 			}
 			mode := info.Mode()

@@ -269,7 +269,7 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 //	files DIR...
 //
 // It lists the paths of everything below the directories, relative to $WORK, and the
-// targets of links. It leaves out the locks and fingerprints of this program.
+// targets of links. It leaves out the locks and records of this program.
 func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: files directory...")
@@ -279,7 +279,8 @@ func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 	var list []string
 	for _, dir := range args {
 		err := filepath.WalkDir(ts.MkAbs(dir), func(path string, d os.DirEntry, err error) error {
-			if err != nil || path == ts.MkAbs(dir) || d.Name() == ".lock" || d.Name() == ".fingerprint.json" {
+			record := d.Name() == ".lock" || d.Name() == ".fingerprint.json" || strings.HasPrefix(d.Name(), ".placed-")
+			if err != nil || path == ts.MkAbs(dir) || record {
 				return err
 			}
 			line, err := filepath.Rel(root, path)

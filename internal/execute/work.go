@@ -243,7 +243,7 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 		r.warn(err.Error())
 	}
 	if item.Conf.PostInstall != "" {
-		if err := m.Modules(w.k).Left(p, res.Placed); err != nil {
+		if err := m.Modules(w.k).Record(p, res.Placed); err != nil {
 			r.warn("cannot record what POST_INSTALL changed: " + err.Error())
 		}
 	}

@@ -138,6 +138,11 @@ func (k *Kernel) restore(p Placement) (map[string]bool, error) {
 			}
 			continue
 		}
+		if theirs, err := k.theirs(p, a); err != nil {
+			return paths, err
+		} else if theirs {
+			continue // the kernel was upgraded since, or somebody put another one there
+		}
 		if err := copyTo(a.file, a.origin); err != nil {
 			return paths, err
 		}
@@ -145,6 +150,24 @@ func (k *Kernel) restore(p Placement) (map[string]bool, error) {
 		paths[a.origin] = true
 	}
 	return paths, nil
+}
+
+// theirs reports whether the directory that a module of p's archive was in has one of that
+// name which is neither the archived one nor of p.
+func (k *Kernel) theirs(p Placement, a archived) (bool, error) {
+	if err := k.read(); err != nil {
+		return false, err
+	}
+	name := moduleName(a.file)
+	var m Module
+	for _, own := range p.Modules {
+		if moduleName(own.File) == name {
+			m = own
+		}
+	}
+	return slices.ContainsFunc(k.index[name], func(path string) bool {
+		return filepath.Dir(path) == filepath.Dir(a.origin) && !same(path, a.file) && !k.mine(p, m, path)
+	}), nil
 }
 
 // disown removes what versions of the package called name built from the archives of
@@ -210,7 +233,7 @@ func (k *Kernel) Heal(name string, installed bool) error {
 		return err
 	}
 	for _, a := range list {
-		if !same(a.file, a.origin) {
+		if !same(a.file, a.origin) && (!files.Exists(a.origin) || k.builtBy(name, a.origin)) {
 			// Not an Uninstall: the modules are still displaced.
 			return nil
 		}

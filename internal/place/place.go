@@ -172,6 +172,9 @@ func (k *Kernel) Install(p Placement) (Result, error) {
 	if err != nil {
 		return r, err
 	}
+	if err := k.Record(p, r.Placed); err != nil {
+		return r, err
+	}
 	return r, k.Tree.SetInstalled(p.ID, k.Target)
 }
 
@@ -235,7 +238,7 @@ func (k *Kernel) Files(p Placement) ([]string, error) {
 // Holds reports whether the file at path is the module of that file name in the
 // build of id: a copy of it, a link to it, or what POST_INSTALL made of it.
 func (k *Kernel) Holds(id tree.ID, path string) bool {
-	return same(path, filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path))) || k.left(id, path)
+	return same(path, filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path))) || k.changed(id, path)
 }
 
 // Detach replaces the modules of p that are links into the tree by copies.

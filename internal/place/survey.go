@@ -112,9 +112,27 @@ func (k *Kernel) survey(p Placement, m Module) (found, error) {
 // mine reports whether the file at path, a module of the same name as m, is the
 // package's.
 func (k *Kernel) mine(p Placement, m Module, path string) bool {
-	// A module at the destination of an installed package is the package's, even if it
-	// was changed since.
-	return k.own(p, path) || p.Installed && k.atDest(m, path) && k.holder(p, path) == tree.ID{}
+	if k.own(p, path) {
+		return true
+	}
+	if !p.Installed || !k.atDest(m, path) || k.holder(p, path) != (tree.ID{}) {
+		return false
+	}
+	// Without a record, a module at the destination of an installed package is the
+	// package's, even if it was changed since. With one, it may be another that the
+	// kernel's package or somebody has put there.
+	_, known := k.record(p.Name)
+	return !known || k.alike(p, m, path)
+}
+
+// alike reports whether the file at path is no module, or one of the same version as what
+// a version of p built for m: then it is that, and damaged.
+func (k *Kernel) alike(p Placement, m Module, path string) bool {
+	theirs, err := kmod.ReadInfo(path)
+	return err != nil || slices.ContainsFunc(p.Versions, func(v string) bool {
+		ours, err := kmod.ReadInfo(filepath.Join(k.Tree.ModuleDir(tree.ID{Name: p.Name, Version: v}, k.Target), m.File))
+		return err == nil && ours.Version == theirs.Version && (ours.Version != "" || ours.SrcVersion == theirs.SrcVersion)
+	})
 }
 
 // rank orders modules of one name by which is likely in use: the one in the directory
@@ -158,17 +176,15 @@ func (k *Kernel) own(p Placement, path string) bool {
 	if to, err := os.Readlink(path); err == nil {
 		return strings.HasPrefix(to, filepath.Join(k.Tree.Dir, p.Name)+"/")
 	}
-	return k.version(p, path) != ""
+	return k.version(p, path) != "" || k.recorded(p.Name, path)
 }
 
 // version returns the version of the package that built the file at path; "" if none
 // did.
 func (k *Kernel) version(p Placement, path string) string {
-	if k.Holds(p.ID, path) {
-		return p.Version
-	}
-	for _, v := range p.Versions {
-		if k.Holds(tree.ID{Name: p.Name, Version: v}, path) {
+	for _, v := range append([]string{p.Version}, p.Versions...) {
+		id := tree.ID{Name: p.Name, Version: v}
+		if k.Holds(id, path) || signedSince(path, filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path))) {
 			return v
 		}
 	}

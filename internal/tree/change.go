@@ -31,6 +31,9 @@ func (t Tree) SetInstalled(id ID, k Target) error {
 
 // ClearInstalled records that no version of the package is installed for k.
 func (t Tree) ClearInstalled(name string, k Target) error {
+	if err := files.Remove(t.PlacedFile(name, k)); err != nil {
+		return err
+	}
 	return files.Remove(t.installedLink(name, k))
 }
 

@@ -140,6 +140,12 @@ func (t Tree) OriginalDir(name string, k Target) string {
 	return filepath.Join(t.Dir, name, originals, k.Release, k.Arch)
 }
 
+// PlacedFile returns the path of the record of how the modules of the package called name
+// look that were placed for k.
+func (t Tree) PlacedFile(name string, k Target) string {
+	return filepath.Join(t.Dir, name, ".placed-"+k.Release+"-"+k.Arch)
+}
+
 func (t Tree) installedLink(name string, k Target) string {
 	return filepath.Join(t.Dir, name, "kernel-"+k.Release+"-"+k.Arch)
 }

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+package place
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/tree"
+)
+
+// A record says how the modules of a package that were placed for a kernel look, by file
+// name. Without one, somebody else placed them.
+type record map[string]recorded
+
+// recorded are the SHA-256 sums of one module: as it was built, and, if the package's
+// POST_INSTALL changed it after it was placed, as it is now.
+type recorded struct{ Built, Changed string }
+
+// Record notes how the modules of p that were placed, at these paths, look now. What
+// differs from what was built counts as installed from now on.
+func (k *Kernel) Record(p Placement, placed []string) error {
+	all := record{}
+	for _, path := range placed {
+		built := filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), filepath.Base(path))
+		now := recorded{Built: sum(built)}
+		if !same(path, built) {
+			now.Changed = sum(path)
+		}
+		all[filepath.Base(path)] = now
+	}
+	return files.WriteState(k.Tree.PlacedFile(p.Name, k.Target), all, files.Options{})
+}
+
+// record returns the record of the package called name.
+func (k *Kernel) record(name string) (r record, ok bool) {
+	return files.ReadState[record](k.Tree.PlacedFile(name, k.Target))
+}
+
+// changed reports whether the file at path is what POST_INSTALL made of the module of that
+// file name in the build of id.
+func (k *Kernel) changed(id tree.ID, path string) bool {
+	all, _ := k.record(id.Name)
+	was := all[filepath.Base(path)]
+	return was.Changed != "" && sum(path) == was.Changed && sum(filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path))) == was.Built
+}
+
+// recorded reports whether the file at path is one that was placed for the package called
+// name, whatever has been built since.
+func (k *Kernel) recorded(name, path string) bool {
+	all, _ := k.record(name)
+	was := all[filepath.Base(path)]
+	now := ""
+	if was != (recorded{}) {
+		now = sum(path)
+	}
+	return now != "" && (now == was.Built || now == was.Changed)
+}
+
+// sum returns the SHA-256 sum of the regular file at path; "" if there is none that can be
+// read.
+func sum(path string) string {
+	if fi, err := os.Lstat(path); err != nil || !fi.Mode().IsRegular() {
+		return ""
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return ""
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// signedSince reports whether placed is the module in the file built, with another
+// signature or none, and has changed after that: somebody signed it in its place.
+func signedSince(placed, built string) bool {
+	var fp, fb unix.Stat_t
+	if unix.Lstat(placed, &fp) != nil || unix.Lstat(built, &fb) != nil || !before(fb.Ctim, fp.Ctim) {
+		return false
+	}
+	a, err := kmod.ReadFile(placed)
+	if err != nil {
+		return false
+	}
+	b, err := kmod.ReadFile(built)
+	return err == nil && bytes.Equal(kmod.StripSignature(a), kmod.StripSignature(b))
+}
