@@ -221,7 +221,7 @@ func (c *classicRun) action() error {
 	}
 	for _, arg := range c.Args {
 		if verbs[arg] != nil {
-			return usage(failure.StatusNoConf, "more than one action: %s and %s", c.Action, arg)
+			return usage(failure.StatusNotFound, "more than one action: %s and %s", c.Action, arg)
 		}
 	}
 	return nil

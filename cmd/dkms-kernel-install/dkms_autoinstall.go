@@ -45,7 +45,7 @@ func (c *classicRun) installAll() ([]execute.Result, error) {
 	switch {
 	case !errors.As(err, &f):
 		return results, nil
-	case f.Status == failure.StatusHeaders:
+	case f.Status == failure.StatusHeaders && c.m.Kernel(k).Exists():
 		return results, err
 	case slices.ContainsFunc(results, func(r execute.Result) bool {
 		return r.Outcome == execute.Failed && r.Failure.Status != failure.StatusNoConf // nothing to try

@@ -25,16 +25,20 @@ func (c *classicRun) status() error {
 			return err
 		}
 	}
-	list, err := c.e.Status(
-		func(p tree.ID) bool {
-			return (id.Name == "" || p.Name == id.Name) && (id.Version == "" || p.Version == id.Version)
-		},
-		func(k tree.Target) bool {
-			if ks == nil {
-				return len(c.Arch) == 0 || slices.Contains(c.Arch, k.Arch)
-			}
-			return slices.Contains(ks, k)
-		})
+	packages := func(p tree.ID) bool {
+		return (id.Name == "" || p.Name == id.Name) && (id.Version == "" || p.Version == id.Version)
+	}
+	var list []observe.Status
+	if ks == nil {
+		list, err = c.e.Status(packages, func(k tree.Target) bool { return len(c.Arch) == 0 || slices.Contains(c.Arch, k.Arch) })
+	}
+	for _, k := range ks { // each says of which packages it has no build
+		var more []observe.Status
+		if more, err = c.e.Status(packages, func(other tree.Target) bool { return other == k }); err != nil {
+			break
+		}
+		list = append(list, slices.DeleteFunc(more, func(s observe.Status) bool { return slices.Contains(list, s) })...)
+	}
 	if err != nil {
 		return err
 	}

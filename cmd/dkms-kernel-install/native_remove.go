@@ -3,6 +3,8 @@
 package main
 
 import (
+	"fmt"
+
 	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/follow"
@@ -17,9 +19,16 @@ type nativeRemove struct {
 // Run removes what was built for a kernel.
 func (c *nativeRemove) Run(r *nativeRun) error {
 	return r.with(machine.Options{}, func(e *engine.Engine) error {
-		if err := tree.CheckTarget(e.Machine().Target(c.Kernel)); err != nil {
+		m := e.Machine()
+		k := m.Target(c.Kernel)
+		if err := tree.CheckTarget(k); err != nil {
 			return &failure.Failure{What: "this is not a kernel release", Why: err.Error(), Status: 1}
 		}
-		return r.report(e.RemoveKernel(r.ctx, c.Kernel, follow.Policy{}))
+		there := m.Kernel(k).Exists()
+		results, err := e.RemoveKernel(r.ctx, c.Kernel, follow.Policy{})
+		if err == nil && len(results) == 0 && !there {
+			r.text.Note(fmt.Sprintf("there is no kernel %q, and nothing was built for it; ls %s shows the kernels", c.Kernel, m.Kernels.Modules))
+		}
+		return r.report(results, err)
 	})
 }

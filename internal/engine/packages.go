@@ -132,12 +132,16 @@ func (e *Engine) Provide(ctx context.Context, s Source, k tree.Target) error {
 }
 
 // fetch brings a package into the source tree, and reports whether something of an
-// archive was loaded.
+// archive was loaded, or the source of what is registered replaced.
 func (e *Engine) fetch(ctx context.Context, s Source, k tree.Target) (id tree.ID, loaded bool, err error) {
 	switch {
 	case s.Dir != "":
-		id, err = packages.Import(ctx, e.m, s.Dir, k, s.Conf)
-		return id, false, err
+		id, replaced, err := packages.Import(ctx, e.m, s.Dir, k, s.Conf, s.Force)
+		if !replaced || !packages.Registered(e.m, id) {
+			return id, false, err
+		}
+		e.m.Note(id.String() + ": its source was replaced")
+		return id, true, err
 	case s.Archive == "":
 		return s.ID, false, nil
 	}

@@ -39,6 +39,9 @@ func (o ArchiveOptions) InTree() bool { return !strings.Contains(o.File, "/") }
 // are not named in its name: a name may have 255.
 const maxKernelList = 200
 
+// sourceOnly is in the name of an archive that has no builds.
+const sourceOnly = "source-only"
+
 // MakeArchive makes an archive of a package with its builds for kernels, with all
 // that it has if kernels is nil, and returns the archive's path. A file of that name
 // is replaced. The conf is checked as it reads for kernel k. The caller holds the
@@ -56,9 +59,9 @@ func MakeArchive(ctx context.Context, m *machine.Machine, id tree.ID, kernels []
 	if o.BinariesOnly {
 		contents = archive.Contents{Name: id.Name, Version: id.Version, Conf: filepath.Join(p.Source, "dkms.conf")}
 	}
-	list := "source-only"
+	list := sourceOnly
 	if !o.SourceOnly {
-		if contents.Binaries, list, err = a.builds(kernels); err != nil {
+		if contents.Binaries, list, err = a.builds(kernels, o.BinariesOnly); err != nil {
 			return "", err
 		}
 	}
@@ -117,15 +120,18 @@ func (a archiver) check(k tree.Target, o ArchiveOptions) error {
 
 // builds returns the builds for kernels, all if that is nil, and what the name of an
 // archive says of them.
-func (a archiver) builds(kernels []tree.Target) (builds []archive.Binaries, list string, err error) {
+func (a archiver) builds(kernels []tree.Target, binariesOnly bool) (builds []archive.Binaries, list string, err error) {
 	id := a.p.ID
 	if kernels == nil {
 		for _, b := range a.p.Builds {
 			kernels = append(kernels, b.Target)
 		}
 	}
-	if len(kernels) == 0 {
+	if len(kernels) == 0 && binariesOnly {
 		return nil, "", a.fail(failure.StatusInstall, "there is no build of it", "run: dkms build "+id.String()+", or use --source-only")
+	} else if len(kernels) == 0 {
+		a.m.Note(id.String() + " is not built for any kernel: the archive has its source alone")
+		return nil, sourceOnly, nil
 	}
 	var names []string
 	for _, k := range kernels {

@@ -114,37 +114,40 @@ func readNew(m *machine.Machine, source, confFile string, id tree.ID, k tree.Tar
 // Import copies the source in dir into the source tree, under the name and version
 // that its conf gives, and returns those. A source in the source tree that has a name and
 // a version stays there, and goes by them. ConfFile replaces the conf if it is not
-// empty. A source that is there already is left alone, and an error unless it is the
-// same. The caller holds the lock of the tree.
-func Import(ctx context.Context, m *machine.Machine, dir string, k tree.Target, confFile string) (tree.ID, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return tree.ID{}, err
+// empty. A source that is there already is an error, unless it is the same; if force is
+// set, it is replaced, which Import reports. The caller holds the lock of the tree.
+func Import(ctx context.Context, m *machine.Machine, dir string, k tree.Target, confFile string, force bool) (id tree.ID, replaced bool, err error) {
+	if dir, err = filepath.Abs(dir); err != nil {
+		return id, false, err
 	}
 	c, err := readNew(m, dir, confFile, tree.ID{}, k, failure.StatusUsage)
 	if err != nil {
-		return tree.ID{}, err
+		return id, false, err
 	}
 	if id, ok := sourceID(m, dir, c); ok {
-		return id, nil
+		return id, false, nil
 	}
-	id := tree.ID{Name: c.Name, Version: c.Version}
+	id = tree.ID{Name: c.Name, Version: c.Version}
 	to := sourceDir(m, id)
-	from, err := os.Stat(dir)
+	from, err := filepath.EvalSymlinks(dir)
 	if err != nil {
-		return id, err
+		return id, false, err
 	}
-	if there, err := os.Stat(to); err == nil {
-		if os.SameFile(from, there) || sameSource(m, dir, to) {
-			return id, nil
+	if there, err := filepath.EvalSymlinks(to); err == nil {
+		within := strings.HasPrefix(from+"/", there+"/") || strings.HasPrefix(there+"/", from+"/")
+		if from == there || sameSource(m, dir, to) {
+			return id, false, nil
 		}
-		return id, &failure.Failure{What: "cannot add " + dir, Why: to + " exists", Status: failure.StatusAlready,
-			Hint: fmt.Sprintf("remove it first, or run: dkms add %s", id)}
+		if !force || within {
+			return id, false, &failure.Failure{What: "cannot add " + dir, Why: to + " exists", Status: failure.StatusAlready,
+				Hint: fmt.Sprintf("to add what is there, run: dkms add %s; to replace it, use --force with a directory elsewhere", id)}
+		}
+		replaced = true
 	}
 	if err := placeSource(ctx, m, dir, to); err != nil {
-		return id, failure.From(err, "cannot copy the source to "+to, failure.StatusNotFound)
+		return id, false, failure.From(err, "cannot copy the source to "+to, failure.StatusNotFound)
 	}
-	return id, nil
+	return id, replaced, nil
 }
 
 // sourceID returns the package that dir, a directory in the source tree, is named for:

@@ -416,6 +416,8 @@ func (p *planner) decide(pkg observe.Seen) Item {
 	case pkg.Source == "":
 		item.fail(broken, "its source is gone: the link in the tree leads nowhere",
 			fmt.Sprintf("reinstall the package that brings %s, or remove it", pkg.ID))
+	case pkg.ConfErr != nil && item.Explicit && pkg.Installed && pkg.Current && p.request.Goal == Installed && !p.request.Force:
+		item.Verdict, item.Why = Current, "it is installed, but cannot be built again: "+pkg.ConfErr.Error()
 	case pkg.ConfErr != nil:
 		kind := badConf
 		if errors.Is(pkg.ConfErr, fs.ErrNotExist) {

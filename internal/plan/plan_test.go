@@ -91,6 +91,9 @@ func TestMake(t *testing.T) {
 			"a/1 fail: its source is gone: the link in the tree leads nowhere\nb/1 build place\n"},
 		{"bad conf", []observe.Seen{pkg("a", "1", confused), pkg("b", "1")}, auto,
 			"a/1 fail: AUTOINSTALL must be yes or no\nb/1 build place\n"},
+		{"bad conf, asked, installed before", []observe.Seen{pkg("a", "1", confused, installed)}, only("a/1"),
+			"a/1 current: it is installed, but cannot be built again: AUTOINSTALL must be yes or no\n"},
+		{"bad conf, forced, installed before", []observe.Seen{pkg("a", "1", confused, installed)}, force(only("a/1")), "a/1 fail: AUTOINSTALL must be yes or no\n"},
 		{"excluded", []observe.Seen{pkg("a", "1", excluded)}, auto, "a/1 skip: it is only for kernels up to 5\n"},
 
 		{"newest of two", []observe.Seen{pkg("a", "1.9"), pkg("a", "1.10")}, auto, "a/1.10 build place\na/1.9 build place if a/1.10 fails\n"},
