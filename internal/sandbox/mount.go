@@ -176,12 +176,7 @@ func open(from, to string) (bind, error) {
 // empty directory that hides another.
 func (b bind) mount() error {
 	if _, err := os.Stat(b.to); errors.Is(err, fs.ErrNotExist) {
-		if b.dir {
-			err = os.MkdirAll(b.to, 0o755)
-		} else if err = os.MkdirAll(filepath.Dir(b.to), 0o755); err == nil {
-			err = os.WriteFile(b.to, nil, 0o644)
-		}
-		if err != nil {
+		if err := b.make(); err != nil {
 			return err
 		}
 	}
@@ -189,6 +184,30 @@ func (b bind) mount() error {
 		return &fs.PathError{Op: "mount", Path: b.to, Err: err}
 	}
 	return nil
+}
+
+// make makes an empty file or directory at b's path. Below /tmp and /var/tmp it follows no
+// links out of them: a command that ran before may have put them there.
+func (b bind) make() error {
+	for _, dir := range []string{"/tmp", "/var/tmp"} {
+		name, ok := strings.CutPrefix(b.to, dir+"/")
+		if !ok {
+			continue
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		if b.dir {
+			return root.MkdirAll(name, 0o755)
+		}
+		return errors.Join(root.MkdirAll(filepath.Dir(name), 0o755), root.WriteFile(name, nil, 0o644))
+	}
+	if b.dir {
+		return os.MkdirAll(b.to, 0o755)
+	}
+	return errors.Join(os.MkdirAll(filepath.Dir(b.to), 0o755), os.WriteFile(b.to, nil, 0o644))
 }
 
 // hide makes a directory or file seem empty. It ignores one that does not exist, or

@@ -282,6 +282,29 @@ func TestUnusedUser(t *testing.T) {
 	}
 }
 
+// TestPlantedLink checks that a link which a build has put into its /tmp does not lead
+// out of that what is made there for what the next command is to see.
+func TestPlantedLink(t *testing.T) {
+	w, _ := world(t)
+	victim, err := os.MkdirTemp("/dev/shm", "")
+	if err != nil || !w.Features.Mounts {
+		testskip.For(t, "no mount namespaces here, or no /dev/shm")
+	}
+	defer os.RemoveAll(victim)
+	first, _, _ := strings.Cut(strings.TrimPrefix(os.Getenv("TOP"), "/tmp/"), "/")
+	w.Tmp = t.TempDir()
+	if err := os.Symlink(victim, filepath.Join(w.Tmp, first)); err != nil {
+		t.Fatal(err)
+	}
+	var setup *SetupError
+	if _, err := run(t, w, ":"); !errors.As(err, &setup) {
+		t.Errorf("the world is made: %v", err)
+	}
+	if entries, err := os.ReadDir(victim); err != nil || len(entries) > 0 {
+		t.Errorf("in the directory that the link leads to: %v, %v", entries, err)
+	}
+}
+
 func TestNotFound(t *testing.T) {
 	w, _ := world(t)
 	if err := w.Run(t.Context(), exec.Command("nonexistent")); !errors.Is(err, exec.ErrNotFound) {
