@@ -59,6 +59,8 @@ var causes = []cause{
 	{"No such file or directory", lazy.Regexp(`^make(?:\[\d+\])?: ([\w.+-]+): No such file or directory$`), "install the program $1"},
 	{"Permission denied", lazy.Regexp(`([^\s:]+): Permission denied`),
 		"everybody has to be able to read $1, and to run it if it is a program; if that is so, see whether its file system is mounted noexec: findmnt"},
+	{"tmp/", lazy.Regexp(`(/(?:var/)?tmp/[^\s:]+): No such file or directory$`),
+		"a build has a /tmp of its own: put $1 elsewhere, such as into /usr/local/bin"},
 	{"No such file or directory", lazy.Regexp(`: No such file or directory$`), ""},
 	{"rror", lazy.Regexp(`(?i)^error\b|\berror:`), ""},
 	{"No rule to make target", lazy.Regexp(`^make(?:\[\d+\])?: \*\*\* `), ""},

@@ -8,6 +8,7 @@ import (
 
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/sandbox"
 	"dkms-kernel-install/internal/tree"
 )
@@ -32,6 +33,8 @@ func (ws *worlds) of(id tree.ID, k tree.Target) *sandbox.World {
 	if source, err := filepath.EvalSymlinks(ws.m.Tree.SourceDir(id)); err == nil {
 		w.Show = append(w.Show, source)
 	}
+	// Who names a program for this run may have it anywhere, such as in /tmp.
+	w.Show = append(w.Show, observe.Wrappers(ws.m.Directives)...)
 	w.Over = ws.m.Tree.PackageDir(id)
 	entries, _ := os.ReadDir(w.Over) // without it, nothing of it is seen
 	for _, entry := range entries {

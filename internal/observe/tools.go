@@ -3,6 +3,8 @@
 package observe
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -83,6 +85,24 @@ func commandWords(texts ...string) (list []string) {
 		for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return strings.ContainsRune(" \t\r\n;&|()<>{}`$'\"=,:", r) }) {
 			if strings.Trim(word, "./") != "" {
 				list = append(list, word)
+			}
+		}
+	}
+	return list
+}
+
+// Wrappers returns the programs that MAKE of directives, NAME=VALUE, names by absolute
+// paths: executable files, and no links.
+func Wrappers(directives []string) (list []string) {
+	for _, d := range directives {
+		name, value, _ := strings.Cut(d, "=")
+		if name, _, _ = strings.Cut(name, "["); name != "MAKE" {
+			continue
+		}
+		for _, word := range commandWords(value) {
+			fi, err := os.Lstat(word)
+			if err == nil && filepath.IsAbs(word) && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+				list = append(list, filepath.Clean(word))
 			}
 		}
 	}
