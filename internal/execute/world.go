@@ -4,7 +4,6 @@ package execute
 
 import (
 	"os"
-	"path/filepath"
 
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/machine"
@@ -30,9 +29,7 @@ func (ws *worlds) of(id tree.ID, k tree.Target) *sandbox.World {
 	if w == nil || !w.Features.Mounts {
 		return w
 	}
-	if source, err := filepath.EvalSymlinks(ws.m.Tree.SourceDir(id)); err == nil {
-		w.Show = append(w.Show, source)
-	}
+	w.Show = append(w.Show, ws.m.Tree.SourceDir(id))
 	// Who names a program for this run may have it anywhere, such as in /tmp.
 	w.Show = append(w.Show, observe.Wrappers(ws.m.Directives)...)
 	w.Over = ws.m.Tree.PackageDir(id)

@@ -64,10 +64,7 @@ const confFileSize = 64 << 20
 func (r confReader) readIn(w sandbox.World, copied bool) (conf.Conf, error) {
 	w.FileSize = confFileSize
 	// Not the conf itself: it may be a link, which is the package's.
-	for _, path := range append(r.src.Files(r.set)[1:], r.dir()) {
-		show(&w, path)
-		w.Show = append(w.Show, path)
-	}
+	w.Show = slices.Concat(w.Show, r.src.Files(r.set)[1:], []string{r.dir()})
 	top, err := scratch(r.set.TmpLocation, &w)
 	if err == nil {
 		defer files.RemoveAll(top)

@@ -62,19 +62,9 @@ func (m *Machine) hide(w *sandbox.World, allowed conf.Allowed, k *kernel.Kernel)
 	}
 	// What is needed may be in a home, or in /tmp.
 	w.Show = append(filepath.SplitList(os.Getenv("PATH")), m.Settings.DkmsTree, m.Settings.InstallTree, m.Settings.SourceTree, m.Settings.EtcDir, k.SourceDir)
-	links := []string{k.SourceDir, filepath.Join(k.SourceDir, "source"), filepath.Join(k.Dir, "source")}
+	w.Show = append(w.Show, filepath.Join(k.SourceDir, "source"), filepath.Join(k.Dir, "source"))
 	if allowed.Network {
-		links = append(links, "/etc/resolv.conf") // often a link to /run
-	}
-	show(w, links...)
-}
-
-// show has w show what links lead to.
-func show(w *sandbox.World, links ...string) {
-	for _, link := range links {
-		if path, err := filepath.EvalSymlinks(link); err == nil {
-			w.Show = append(w.Show, path)
-		}
+		w.Show = append(w.Show, "/etc/resolv.conf") // often a link to /run
 	}
 }
 

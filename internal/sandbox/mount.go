@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"dkms-kernel-install/internal/files"
 )
 
 // mount makes the file system what the command is to see of it.
@@ -68,7 +70,7 @@ func (v *view) open(s *spec) error {
 		}
 	}
 	hidden := append([]string{"/tmp", "/var/tmp"}, s.Hide...)
-	for _, path := range s.Show {
+	for _, path := range slices.Concat(realPaths(s.Show), s.Show) {
 		if !slices.ContainsFunc(hidden, func(dir string) bool { return strings.HasPrefix(path, dir+"/") }) {
 			continue
 		}
@@ -91,6 +93,25 @@ func (v *view) open(s *spec) error {
 		}
 	}
 	return nil
+}
+
+// realPaths returns where paths lead by symbolic links: those lead nowhere in what is shown
+// unless that is shown first.
+func realPaths(paths []string) (list []string) {
+	for _, path := range paths {
+		if real, err := filepath.EvalSymlinks(path); err == nil && real != path {
+			list = append(list, real)
+		}
+	}
+	return list
+}
+
+// Hides reports whether a command in w does not see path, which is free of links.
+func (w *World) Hides(path string) bool {
+	below := func(dirs []string) bool {
+		return slices.ContainsFunc(dirs, func(dir string) bool { return files.Below(dir, path) })
+	}
+	return w.Features.Mounts && below(append([]string{"/tmp", "/var/tmp"}, w.Hide...)) && !below(w.Show) && !below(realPaths(w.Show))
 }
 
 func (v *view) close() {

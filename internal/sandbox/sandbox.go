@@ -23,6 +23,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -49,8 +50,8 @@ type World struct {
 	// [Features].Mounts, or if /run is not in Hide, they name that anyway.
 	Release string
 	// Hide are files and directories that seem empty. Show are those below them, or
-	// below /tmp and /var/tmp, that are seen all the same. What does not exist is
-	// ignored.
+	// below /tmp and /var/tmp, that are seen all the same, as is where links in Show
+	// lead. What does not exist is ignored.
 	Hide, Show []string
 	// Tmp is the directory that is seen at /tmp and /var/tmp; "" means none.
 	Tmp string
@@ -399,15 +400,41 @@ func (w *World) attr() *syscall.SysProcAttr {
 		// The programs of other users than root get no capabilities otherwise.
 		a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
 	}
-	a.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
-	a.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+	uids, gids := []int{uid}, []int{gid}
 	if w.User != nil {
-		a.UidMappings = append(a.UidMappings, syscall.SysProcIDMap{ContainerID: w.User.UID, HostID: w.User.UID, Size: 1})
-		a.GidMappings = append(a.GidMappings, syscall.SysProcIDMap{ContainerID: w.User.GID, HostID: w.User.GID, Size: 1})
+		owners, groups := w.owners()
+		uids, gids = append(uids, append(owners, w.User.UID)...), append(gids, append(groups, w.User.GID)...)
 		a.GidMappingsEnableSetgroups = true
 	}
+	a.UidMappings, a.GidMappings = same(uids), same(gids)
 	return a
 }
+
+// same maps each of ids to itself.
+func same(ids []int) (list []syscall.SysProcIDMap) {
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
+		list = append(list, syscall.SysProcIDMap{ContainerID: id, HostID: id, Size: 1})
+	}
+	return list
+}
+
+// owners returns the owners and groups of the directories on the way to what w shows
+// which others may not search. Root can do so in a user namespace only if they are in it.
+func (w *World) owners() (uids, gids []int) {
+	for _, path := range slices.Concat(w.Show, realPaths(w.Show)) {
+		for dir := filepath.Dir(path); dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+			var st unix.Stat_t
+			if unix.Stat(dir, &st) == nil && st.Mode&0o001 == 0 && st.Uid != unknownID && st.Gid != unknownID {
+				uids, gids = append(uids, int(st.Uid)), append(gids, int(st.Gid))
+			}
+		}
+	}
+	return uids, gids
+}
+
+// unknownID stands for users and groups that are not in the user namespace of this process.
+const unknownID = 65534
 
 // LimitError is the error if a command was ended because it used more than it may, or
 // than there is.
