@@ -66,7 +66,8 @@ type Machine struct {
 	// Note tells people a line about the run as a whole.
 	Note func(line string)
 
-	mu       sync.Mutex // guards the maps
+	forced   func() []string // see Overrides
+	mu       sync.Mutex      // guards the maps
 	kernels  map[tree.Target]*kernel.Kernel
 	places   map[tree.Target]*place.Kernel
 	settings map[string]settings // by release
@@ -90,6 +91,7 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 
 		settings: map[string]settings{},
 	}
+	m.forced = sync.OnceValue(m.readForced)
 	release, arch := kernel.Uname()
 	m.Running, m.Arch = release, cmp.Or(o.Arch, arch)
 	m.Distro = distro.Read(m.Path("/etc/os-release"), m.Path("/usr/lib/os-release"))
@@ -171,6 +173,26 @@ func (m *Machine) Modules(k tree.Target) *place.Kernel {
 // ConfCache opens the cache of what the confs of packages say for a kernel.
 func (m *Machine) ConfCache(k tree.Target) *conf.Cache {
 	return conf.OpenCache(m.CacheFile("conf-" + k.Release + "-" + k.Arch + ".json"))
+}
+
+// Overrides reports whether the modules of the package called name are installed whatever
+// version of them a kernel has: a word of a file in modules_to_force_install names it.
+func (m *Machine) Overrides(name string) bool {
+	return slices.Contains(m.forced(), name) || slices.Contains(m.forced(), name+"_version-override")
+}
+
+func (m *Machine) readForced() (words []string) {
+	dir := m.Path("/usr/share/dkms/modules_to_force_install")
+	entries, _ := os.ReadDir(dir) // mostly it does not exist
+	for _, e := range entries {
+		file := filepath.Join(dir, e.Name())
+		if fi, err := os.Stat(file); err != nil || !fi.Mode().IsRegular() {
+			continue
+		}
+		text, _ := os.ReadFile(file)
+		words = append(words, strings.Fields(string(text))...)
+	}
+	return words
 }
 
 // HeadersHint says how to get the headers of a kernel.

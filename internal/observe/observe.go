@@ -267,7 +267,7 @@ func Description(m *machine.Machine, seen Seen, k tree.Target) build.Description
 // sends them. Packages are those of the tree, sorted by name, and installed those that
 // [Installed] returns of them.
 func Placement(m *machine.Machine, packages []tree.Package, installed []tree.ID, k tree.Target, o Seen) place.Placement {
-	p := place.Placement{ID: o.ID, Installed: o.Installed, Others: installed}
+	p := place.Placement{ID: o.ID, Installed: o.Installed, Others: installed, Override: m.Overrides(o.Name)}
 	first, _ := slices.BinarySearchFunc(packages, o.Name, func(p tree.Package, name string) int { return strings.Compare(p.Name, name) })
 	for _, other := range packages[first:] {
 		if other.Name != o.Name {

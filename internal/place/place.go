@@ -64,8 +64,9 @@ type Placement struct {
 	// name do not count.
 	Others  []tree.ID
 	Modules []Module
-	// Force reports whether modules are placed whatever is there.
-	Force bool
+	// Force reports whether modules are placed whatever is there, Override, whatever
+	// version is there.
+	Force, Override bool
 	// Exact reports whether a module that somebody has signed in its place is another.
 	Exact bool
 	// Explicit reports whether somebody asked for this package: then the modules of

@@ -89,6 +89,9 @@ func (k *Kernel) survey(p Placement, m Module) (found, error) {
 			f.kept = fmt.Sprintf("%s is of %s", path, by)
 			continue
 		}
+		if p.Override {
+			continue
+		}
 		theirs, err := kmod.ReadInfo(path)
 		if err != nil {
 			continue // it is not a module, and so not newer
