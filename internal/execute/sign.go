@@ -76,7 +76,7 @@ func (s *signers) open(k *kernel.Kernel, program string, key machine.Key, hash s
 	}
 	own, err := kmod.LoadSigner(key.File, key.Cert, hash)
 	encrypted := errors.Is(err, kmod.ErrEncrypted)
-	if program == "" && (encrypted || errors.Is(err, kmod.ErrToken)) {
+	if program == "" && (encrypted || errors.Is(err, kmod.ErrToken) || errors.Is(err, kmod.ErrKind)) {
 		if program = k.SignFile(); program == "" {
 			return unable(fmt.Errorf("%w, and the kernel's program sign-file, which could use it, is not in %s/scripts", err, k.SourceDir))
 		}

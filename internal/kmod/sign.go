@@ -66,10 +66,17 @@ type Signer struct {
 	alg  pkix.AlgorithmIdentifier // of the signature
 }
 
+// Kinds of keys, by RFC 8017 and RFC 5480.
+var (
+	rsaEncryption = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}
+	ecPublicKey   = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
+)
+
 // Kinds of keys that LoadSigner cannot use, and the kernel's program sign-file can.
 var (
 	ErrToken     = errors.New("the key is on a token")
 	ErrEncrypted = errors.New("the key is encrypted")
+	ErrKind      = errors.New("the key is neither RSA nor ECDSA")
 )
 
 // LoadSigner returns a Signer with the private key in keyPath, its certificate in
@@ -80,7 +87,8 @@ var (
 // form. Each file may be PEM or DER. An empty certPath, or one equal to keyPath, means
 // that keyPath is a PEM file with both, as the kernel's build makes them. If a PEM file
 // has several keys or certificates, the first one counts. For a keyPath that begins with
-// "pkcs11:" the error is [ErrToken], for an encrypted key [ErrEncrypted].
+// "pkcs11:" the error is [ErrToken], for an encrypted key [ErrEncrypted], for one of another
+// kind [ErrKind].
 func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
 	h, ok := signatureHashes[hash]
 	if !ok {
@@ -103,7 +111,7 @@ func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
 	case *rsa.PublicKey:
 		match = public.Equal(cert.PublicKey)
 		s.alg = pkix.AlgorithmIdentifier{
-			Algorithm:  asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}, // rsaEncryption
+			Algorithm:  rsaEncryption,
 			Parameters: asn1.NullRawValue,
 		}
 	case *ecdsa.PublicKey:
@@ -146,6 +154,9 @@ func readKey(path string) (crypto.Signer, error) {
 			parsed, err = k, nil
 		}
 	}
+	if err != nil && otherKind(der) {
+		return nil, fmt.Errorf("%s: %w", path, ErrKind)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a private key in PEM or DER form: %w", path, err)
 	}
@@ -158,8 +169,20 @@ func readKey(path string) (crypto.Signer, error) {
 		}
 		return k, nil
 	default:
-		return nil, fmt.Errorf("unsupported kind of key: %s is neither RSA nor ECDSA", path)
+		return nil, fmt.Errorf("%s: %w", path, ErrKind)
 	}
+}
+
+// otherKind reports whether der is a private key in PKCS #8 form of another kind than RSA
+// and ECDSA.
+func otherKind(der []byte) bool {
+	var key struct {
+		Version   int
+		Algorithm pkix.AlgorithmIdentifier
+		Key       []byte
+	}
+	_, err := asn1.Unmarshal(der, &key)
+	return err == nil && !key.Algorithm.Algorithm.Equal(rsaEncryption) && !key.Algorithm.Algorithm.Equal(ecPublicKey)
 }
 
 // readCertificate reads an X.509 certificate, PEM or DER.
