@@ -163,6 +163,7 @@ func (j *job) build(ctx context.Context) (err error) {
 	if err := j.finish(ctx, targetDir, tmp); err != nil {
 		j.blameSource(ctx, err)
 		j.blameLink(err)
+		j.blameRust(ctx, err)
 		files.RemoveAll(tmp)
 		if first {
 			// Without a build, what POST_BUILD wrote beside it has no use.

@@ -46,6 +46,8 @@ func TestDecisive(t *testing.T) {
 		{"a kernel of clang", "gcc: error: unrecognized command-line option '-mretpoline-external-thunk'\n", "gcc: error: unrecognized command-line option '-mretpoline-external-thunk'", "CONFIG_CC_VERSION_TEXT"},
 		{"an option of the package's own", "gcc: error: unrecognized command-line option '-Wno-new'\n", "gcc: error: unrecognized command-line option '-Wno-new'", ""},
 		{"no crates", "error[E0463]: can't find crate for `kernel`\n\nerror: aborting due to 1 previous error\n", "error[E0463]: can't find crate for `kernel`", "rustc"},
+		{"crates of another rustc", "error[E0514]: found crate `core` compiled by an incompatible version of rustc\n  |\n", "error[E0514]: found crate `core` compiled by an incompatible version of rustc", "CONFIG_RUSTC_VERSION_TEXT"},
+		{"a file in another /tmp", "/bin/sh: 1: /tmp/gen.sh: No such file or directory\n", "/bin/sh: 1: /tmp/gen.sh: No such file or directory", "put /tmp/gen.sh elsewhere"},
 		{"no linker below three makes", "make[3]: ld.lld: No such file or directory\nmake[3]: *** [scripts/Makefile.modfinal:56: toy.ko] Error 127\nmake[2]: *** [Makefile:1947: modules] Error 2\nmake[1]: *** [Makefile:240: __sub-make] Error 2\n",
 			"make[3]: ld.lld: No such file or directory", "install the program ld.lld"},
 		{"not executable", "/bin/sh: 1: ./gen.sh: Permission denied\nmake: *** [Makefile:2: all] Error 126\n", "/bin/sh: 1: ./gen.sh: Permission denied", "read ./gen.sh, and to run it"},

@@ -49,6 +49,7 @@ var causes = []cause{
 	{"unrecognized command", lazy.Regexp(`error: unrecognized command[- ]line option '-[fm]`), otherCompiler},
 	{"unknown argument", lazy.Regexp(`error: unknown argument:? '-[fm]`), otherCompiler},
 	{"can't find crate", nil, "the headers lack the crates of the kernel's Rust code, or rustc is not the version that they were made with: install both"},
+	{"incompatible version of rustc", nil, "the crates of the kernel's Rust code were made with another version of rustc: install that one, which CONFIG_RUSTC_VERSION_TEXT in the kernel's configuration names"},
 	{"elf.h", lazy.Regexp(`fatal error: (?:libelf|gelf)\.h`), "install the headers of libelf"},
 	{": ", lazy.Regexp(`: (?:fatal )?error: `), ""},
 	{"ERROR: modpost: ", lazy.Regexp(`^ERROR: modpost: `), ""},
