@@ -162,6 +162,7 @@ func (j *job) build(ctx context.Context) (err error) {
 	tmp := filepath.Join(targetDir, files.TempName("module"))
 	if err := j.finish(ctx, targetDir, tmp); err != nil {
 		j.blameSource(ctx, err)
+		j.blameRelease(ctx, err)
 		j.blameLink(err)
 		j.blameRust(ctx, err)
 		files.RemoveAll(tmp)

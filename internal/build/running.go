@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -38,8 +39,48 @@ func (j *job) blameSource(ctx context.Context, err error) {
 	}
 	f.Hint = fmt.Sprintf("the source goes by a kernel of its own choice; its Makefile has to take the one that it is built for, %s: "+
 		"in dkms.conf, hand it to make as $kernelver or $kernel_source_dir", j.Kernel.Release)
-	if line := asking(ctx, j.Source); line != "" {
+	if line := asking(ctx, j.Source, asks()); line != "" {
 		f.Hint += "; it asks which kernel runs in " + line
+	}
+}
+
+// part matches the line of a Makefile that begins a part for kbuild.
+var part = lazy.Regexp(`^(?:else\s+)?if(?:n?eq|n?def)\b.*\bKERNELRELEASE\b`)
+
+// without matches what make says if the part of a Makefile that it has read builds nothing.
+var without = lazy.Regexp(`(?m)^make: (?:\*\*\* No (?:targets|rule to make target)|Nothing to be done for)`)
+
+// blameRelease says in err, with which the build failed, what to do if the Makefile took its
+// part for kbuild, because make was told KERNELRELEASE, and so built nothing.
+func (j *job) blameRelease(ctx context.Context, err error) {
+	var f *failure.Failure
+	command := j.makeCommand()
+	if !errors.As(err, &f) || f.Status != failure.StatusMake && f.Status != failure.StatusNoModule || !strings.Contains(command, "KERNELRELEASE=") {
+		return
+	}
+	plain := strings.NewReplacer(`"`, "", "'", "", "{", "", "}", "").Replace(command)
+	for _, dir := range []string{j.Kernel.SourceDir, "$kernel_source_dir", "/lib/modules/$kernelver/build"} {
+		if strings.Contains(plain, "-C "+dir) {
+			return // kbuild itself is told
+		}
+	}
+	end, _ := j.run.log.Seek(0, io.SeekEnd)
+	said, _, err := excerpt(j.run.log, 0, end)
+	if err != nil || !without().Match(said) {
+		return
+	}
+	line := asking(ctx, j.Source, part())
+	if line == "" {
+		return
+	}
+	f.Hint = fmt.Sprintf("make is told KERNELRELEASE, for which the source has another part (%s): ", line)
+	switch named := strings.Contains(j.Conf.Make, "KERNELRELEASE="); {
+	case named && Bare(j.Conf.Make):
+		f.Hint += `leave it out of MAKE in dkms.conf, and quote make so that it is not added: MAKE[0]="'make' ..."`
+	case named:
+		f.Hint += "leave it out of MAKE in dkms.conf"
+	default:
+		f.Hint += `quote make in dkms.conf so that it is not added: MAKE[0]="'make' ..."`
 	}
 }
 
@@ -52,8 +93,8 @@ const (
 )
 
 // asking returns the first line that it finds in the makefiles, scripts and the dkms.conf
-// of the source which asks which kernel runs, as "FILE, line N: TEXT".
-func asking(ctx context.Context, source string) (found string) {
+// of the source which what matches, as "FILE, line N: TEXT".
+func asking(ctx context.Context, source string, what *regexp.Regexp) (found string) {
 	errFound := errors.New("found")
 	_ = files.Walk(ctx, source, func(at int, name string, st *unix.Stat_t) error {
 		if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > askingSize || !isScript(name) {
@@ -67,7 +108,7 @@ func asking(ctx context.Context, source string) (found string) {
 		text, _ := io.ReadAll(io.LimitReader(file, askingSize))
 		for i, line := range strings.Split(string(text), "\n") {
 			line = strings.TrimSpace(line)
-			if strings.HasPrefix(line, "#") || len(line) > askingLine || !utf8.ValidString(line) || !asks().MatchString(line) {
+			if strings.HasPrefix(line, "#") || len(line) > askingLine || !utf8.ValidString(line) || !what.MatchString(line) {
 				continue
 			}
 			found = fmt.Sprintf("%s, line %d: %s", name, i+1, line)
