@@ -27,6 +27,7 @@ import (
 
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/lazy"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -317,7 +318,7 @@ func (k *Kernel) read() error {
 		if !d.Type().IsRegular() && !k.linked(path, d) {
 			return nil
 		}
-		if files.IsTemp(d.Name()) {
+		if files.IsTemp(d.Name()) || filepath.Dir(path) == k.Dir && leftByDepmod(d.Name()) {
 			temps = append(temps, path)
 			return nil
 		}
@@ -332,6 +333,21 @@ func (k *Kernel) read() error {
 	}
 	k.index, k.temps = index, temps
 	return nil
+}
+
+// depmodTemp matches the names of what kmod's depmod renames to its indexes: they end in
+// the ID of its process and the time, in microseconds and seconds.
+var depmodTemp = lazy.Regexp(`^modules\.(?:dep|alias|softdep|weakdep|symbols|devname|builtin|builtin\.alias)(?:\.bin)?\.(\d+)\.\d{1,6}\.\d{10}$`)
+
+// leftByDepmod reports whether name is that of a temporary of a depmod that does not run
+// any more. One that this program starts runs while the tree is locked.
+func leftByDepmod(name string) bool {
+	m := depmodTemp().FindStringSubmatch(name)
+	if m == nil {
+		return false
+	}
+	program, _ := os.ReadFile("/proc/" + m[1] + "/comm")
+	return !slices.Contains([]string{"depmod", "kmod"}, strings.TrimSpace(string(program)))
 }
 
 // linked reports whether the file at path is a link into the tree: [Kernel.Symlink]
@@ -433,8 +449,8 @@ func copyTo(from, to string) error {
 	return files.Write(to, in, 0o644, files.Options{Durable: true, Modified: fi.ModTime()})
 }
 
-// Tidy removes the temporaries that a killed run left in the kernel's directory,
-// as far as it can. The caller holds the tree's lock.
+// Tidy removes the temporaries that a killed run, or a killed depmod, left in the kernel's
+// directory, as far as it can. The caller holds the tree's lock.
 func (k *Kernel) Tidy() error {
 	if err := k.read(); err != nil {
 		return err
