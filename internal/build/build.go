@@ -72,6 +72,10 @@ type Description struct {
 	// Changed reports, once the build is made, whether what it is made from may have
 	// changed since Key was made; nil if it cannot.
 	Changed func() bool
+	// Record records what the build is made from, whose modules are in the files called
+	// modules in the directory at, and are put in place next; nil if it is not recorded.
+	// Stored reports whether the store had the build.
+	Record func(at string, modules []string, stored bool) error
 	// Names reports whether Key names the content of the file at path, which is absolute
 	// and without symbolic links, and not one of the build's own.
 	Names func(path string) bool
@@ -84,6 +88,8 @@ type Result struct {
 	Stored  bool     // the modules are from the store: no command ran
 	// Unsigned is why modules have no signature by Sign; nil if they have.
 	Unsigned error
+	// Unrecorded is why Record failed; nil if it did not.
+	Unrecorded error
 	// StoreErr is why the store could not be used.
 	StoreErr error
 	// Unkept is why the store does not keep the build, if that is something that the
@@ -200,6 +206,9 @@ func (j *job) finish(ctx context.Context, targetDir, tmp string) error {
 	slices.Sort(j.Modules)
 	if err := j.keepSymvers(tmp); err != nil {
 		return err
+	}
+	if j.Record != nil {
+		j.Unrecorded = j.Record(tmp, j.Modules, j.Stored)
 	}
 	if err := j.keep(ctx, tmp, targetDir); err != nil {
 		return fmt.Errorf("cannot keep the modules: %w", err)

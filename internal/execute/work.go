@@ -137,21 +137,24 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	d.Store, d.Key, d.Again = w.m.Store, in.Key, w.options.Force
 	again := sync.OnceValues(func() (fingerprint.Fingerprint, bool) { return in.Again(ctx) })
 	d.Names, d.Changed = in.Names(), func() bool { _, changed := again(); return changed }
+	d.Record = func(at string, modules []string, stored bool) error {
+		if errIn != nil {
+			return errIn
+		}
+		from := in.Fingerprint
+		if !stored {
+			from, _ = again()
+		}
+		return fingerprint.Write(w.m.Tree.TargetDir(d.ID, w.k), at, from, modules)
+	}
 	made, err := w.run.build(ctx, d)
 	w.remember(d, err)
 	if err != nil {
 		return nil, failure.From(err, "build failed", failure.StatusMake)
 	}
 	w.costs.note(d.Name, made.Used)
-	from := in.Fingerprint
-	if !made.Stored {
-		from, _ = again()
-	}
-	if errIn == nil {
-		errIn = fingerprint.Write(w.m.Tree.TargetDir(d.ID, w.k), from, made.Modules)
-	}
-	if errIn != nil {
-		r.Warnings = append(r.Warnings, "cannot record what it was built from: "+errIn.Error())
+	if err := made.Unrecorded; err != nil {
+		r.Warnings = append(r.Warnings, "cannot record what it was built from: "+err.Error())
 	}
 	if err := made.StoreErr; err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) {
 		r.Warnings = append(r.Warnings, "the cache of builds cannot be used: "+err.Error())

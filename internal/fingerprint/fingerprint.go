@@ -184,9 +184,11 @@ const file = ".fingerprint.json"
 
 // record is the JSON form in which a Fingerprint is kept. Modules has the stamps of the
 // modules that it is for: another program may have replaced them, and left the record.
+// While those of a new build are not in place, Was is the record of the ones that are.
 type record struct {
 	Build   Fingerprint
 	Modules map[string]string
+	Was     *record `json:",omitempty"`
 }
 
 // File returns the path of the record of the build in dir.
@@ -196,45 +198,57 @@ func File(dir string) string { return filepath.Join(dir, file) }
 // K/A of the tree, whose modules are in the files called modules. It reports false if
 // there is no record, or if the record is for other modules.
 func Read(dir string, modules []string) (Fingerprint, bool) {
-	r, ok := files.ReadState[record](File(dir))
-	if !ok {
+	r := read(dir)
+	if r == nil {
 		return Fingerprint{}, false
 	}
 	for _, name := range modules {
 		if _, ok := r.Modules[name]; !ok {
-			return r.Build, false
-		}
-	}
-	for name, was := range r.Modules {
-		if now, err := stampOfModule(dir, name); err != nil || now != was {
-			return r.Build, false
+			return Fingerprint{}, false
 		}
 	}
 	return r.Build, true
 }
 
-// Write records f as the fingerprint of the build in dir, a directory K/A of the tree,
-// whose modules are in the files called modules.
-func Write(dir string, f Fingerprint, modules []string) error {
-	r := record{Build: f, Modules: map[string]string{}}
-	for _, name := range modules {
-		var err error
-		if r.Modules[name], err = stampOfModule(dir, name); err != nil {
-			return err
+// read returns the record of the modules that are in place in dir; nil if there is none.
+func read(dir string) *record {
+	last, ok := files.ReadState[record](File(dir))
+	if !ok {
+		return nil
+	}
+	for r := &last; r != nil; r = r.Was {
+		if now, err := stamps(filepath.Join(dir, "module"), slices.Collect(maps.Keys(r.Modules))); err == nil && maps.Equal(now, r.Modules) {
+			r.Was = nil
+			return r
 		}
 	}
-	return files.WriteState(File(dir), r, files.Options{})
+	return nil
 }
 
-// stampOfModule returns the size and the modification time of the module called name in
-// the build in dir. A hash would be safer, but reading all modules would take longer
-// than the rest of a run that finds nothing to do.
-func stampOfModule(dir, name string) (string, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(filepath.Join(dir, "module", name), &st); err != nil {
-		return "", &fs.PathError{Op: "lstat", Path: name, Err: err}
+// Write records f as the fingerprint of the build in dir, a directory K/A of the tree,
+// whose modules are in the files called modules in the directory at: that of its modules,
+// or one that is about to take its place.
+func Write(dir, at string, f Fingerprint, modules []string) error {
+	now, err := stamps(at, modules)
+	if err != nil {
+		return err
 	}
-	return strconv.FormatInt(st.Size, 10) + " bytes of " + strconv.FormatInt(st.Mtim.Nano(), 10), nil
+	return files.WriteState(File(dir), record{f, now, read(dir)}, files.Options{})
+}
+
+// stamps returns the size and the modification time of each of the modules called names in
+// the directory dir. A hash would be safer, but reading all modules would take longer than
+// the rest of a run that finds nothing to do.
+func stamps(dir string, names []string) (map[string]string, error) {
+	list := map[string]string{}
+	for _, name := range names {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(dir, name), &st); err != nil {
+			return nil, &fs.PathError{Op: "lstat", Path: name, Err: err}
+		}
+		list[name] = strconv.FormatInt(st.Size, 10) + " bytes of " + strconv.FormatInt(st.Mtim.Nano(), 10)
+	}
+	return list, nil
 }
 
 // visitor is called with a file or symbolic link: its path relative to the top of the

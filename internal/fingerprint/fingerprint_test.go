@@ -3,6 +3,7 @@
 package fingerprint
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -304,7 +305,7 @@ func TestRecord(t *testing.T) {
 	}
 	write(t, dir+"/module/toy.ko", "toy")
 	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}}
-	if err := Write(dir, b, names); err != nil {
+	if err := Write(dir, dir+"/module", b, names); err != nil {
 		t.Fatal(err)
 	}
 	if got, ok := Read(dir, names); !ok || got.String() != b.String() {
@@ -312,6 +313,25 @@ func TestRecord(t *testing.T) {
 	}
 	if _, ok := Read(dir, []string{"other.ko", "toy.ko"}); ok {
 		t.Error("the record of other modules counts")
+	}
+	// A build that is made again has its record before its modules are in place.
+	for _, next := range []string{"next", "then"} {
+		write(t, dir+"/tmp/toy.ko", "another toy of "+next)
+		again := b
+		again.Source = next
+		if err := Write(dir, dir+"/tmp", again, names); err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := Read(dir, names); !ok || got.String() != b.String() {
+			t.Errorf("before %s, %v, %v; want %v", next, got, ok, b)
+		}
+		if err := errors.Join(os.RemoveAll(dir+"/module"), os.Rename(dir+"/tmp", dir+"/module")); err != nil {
+			t.Fatal(err)
+		}
+		b = again
+		if got, ok := Read(dir, names); !ok || got.String() != b.String() {
+			t.Errorf("after %s, %v, %v; want %v", next, got, ok, b)
+		}
 	}
 	write(t, dir+"/module/toy.ko", "toys")
 	if _, ok := Read(dir, names); ok {

@@ -100,7 +100,7 @@ func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, 
 		// A build that was recorded had every module that its conf names. If neither
 		// has changed since, there is no need to read the conf, which may take a shell.
 		recorded := changed(fingerprint.File(m.Tree.TargetDir(p.ID, b.Target)))
-		if b.Installed && m.Settings.AddonModulesDir == "" || recorded < max(conf, kernel.config, changed(m.Tree.ModuleDir(p.ID, b.Target))) {
+		if b.Installed && m.Settings.AddonModulesDir == "" || recorded < max(conf, kernel.config, modified(m.Tree.ModuleDir(p.ID, b.Target))) {
 			seen.Conf, seen.ConfErr = Conf(m, p.ID, b.Target)
 			s.Missing = seen.ConfErr == nil && seen.Conf.Excluded == "" && !seen.Complete()
 		}
@@ -128,6 +128,16 @@ func confChanged(m *machine.Machine, id tree.ID) int64 {
 		}
 	}
 	return at
+}
+
+// modified returns when a file in the directory dir has come or gone last, in nanoseconds; 0
+// if there is no such directory. It counts for nothing when dir got its name.
+func modified(dir string) int64 {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil {
+		return 0
+	}
+	return st.Mtim.Nano()
 }
 
 // changed returns when the file at path was changed last, in nanoseconds; 0 if there is
