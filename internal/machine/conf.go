@@ -5,6 +5,7 @@ package machine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +38,9 @@ func (m *Machine) ReadConf(src conf.Source) (conf.Conf, error) {
 	var wrong *conf.Error
 	if errors.As(err, &wrong) {
 		wrong.File = src.File // and not a copy of it
+		if to := r.hidden(*w); to != "" && errors.Is(err, conf.ErrUnreadable) {
+			wrong.Problems = []string{fmt.Sprintf("it is a link to %s, which is hidden: copy that into the source", to)}
+		}
 	}
 	return c, err
 }
@@ -90,6 +94,16 @@ func (r *confReader) dir() string {
 		return filepath.Dir(r.src.File)
 	}
 	return r.src.File
+}
+
+// hidden returns the file that the conf is a link to, if w hides that; else "".
+func (r *confReader) hidden(w sandbox.World) string {
+	w.Show = append(slices.Clip(w.Show), r.dir())
+	to, err := filepath.EvalSymlinks(r.src.File)
+	if err != nil || !w.Hides(to) {
+		return ""
+	}
+	return to
 }
 
 // scratch makes a temporary directory in the directory location, and in it the /tmp of
