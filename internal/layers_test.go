@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"machine"},
 	{"follow", "observe"},
 	{"plan"},
-	{"execute"},
+	{"execute", "explain"},
 	{"packages", "report"},
 	{"engine"},
 }

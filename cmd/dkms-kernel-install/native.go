@@ -39,6 +39,7 @@ type native struct {
 	Sync   nativeSync   `cmd:"" help:"Build and install what is missing or out of date, for every kernel whose headers are installed, and renew each initramfs that has such modules."`
 	Remove nativeRemove `cmd:"" help:"Remove all that was built for a kernel, from its directory and from the tree."`
 	Status nativeStatus `cmd:"" help:"Show what is registered, built and installed."`
+	Why    nativeWhy    `cmd:"" help:"Say why a module is there or not, step by step, and what to do."`
 
 	Postinst nativePostinst `cmd:"" help:"For maintainer scripts: register a package and sync it."`
 	Held     nativeHeld     `cmd:"" help:"For boot loaders: print each kernel that lacks a required package, in a line of its own. It must not become the default."`

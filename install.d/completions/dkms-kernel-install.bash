@@ -65,14 +65,15 @@ _dkms_kernel_install() {
 		add-all) words+=' --force' ;;
 		sync) words+=' --kernel --package --only-missing --no-initramfs --hook-next --tell-once --dry-run' ;;
 		status) words+=' --json' ;;
+		why) words+=' --json' ;;
 		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;
 		esac
 	elif [[ -z $kind && -z $verb ]]; then
-		words='add add-all sync remove status postinst held init'
+		words='add add-all sync remove status why postinst held init'
 	elif [[ -z $kind ]]; then
 		case $verb in
 		add | remove | status) kind=kernel ;;
-		postinst) kind=name ;;
+		why | postinst) kind=name ;;
 		init) kind=directory ;;
 		esac
 	fi

@@ -312,6 +312,41 @@ func appendSignature(module, der []byte) []byte {
 	return append(module, signatureMagic...)
 }
 
+// SignedBy returns who has signed module, which is not compressed, as the signature says:
+// the name and the serial number of a certificate, or the identifier of a key. It verifies
+// nothing. It reports false if there is no whole signature.
+func SignedBy(module []byte) (signer string, ok bool) {
+	size := len(StripSignature(module))
+	if size == len(module) {
+		return "", false
+	}
+	var message struct {
+		ContentType asn1.ObjectIdentifier
+		Content     struct {
+			Version                            int
+			DigestAlgorithms, EncapContentInfo asn1.RawValue
+			Certificates                       asn1.RawValue `asn1:"optional,tag:0"`
+			SignerInfos                        []struct {
+				Version int
+				SID     asn1.RawValue
+			} `asn1:"set"`
+		} `asn1:"explicit,tag:0"`
+	}
+	if _, err := asn1.Unmarshal(module[size:], &message); err != nil || len(message.Content.SignerInfos) == 0 {
+		return "a signature that is not understood", true
+	}
+	sid := message.Content.SignerInfos[0].SID
+	var by issuerAndSerialNumber
+	if _, err := asn1.Unmarshal(sid.FullBytes, &by); err != nil || by.SerialNumber == nil {
+		return fmt.Sprintf("key %x", sid.Bytes), true
+	}
+	var name pkix.RDNSequence
+	if _, err := asn1.Unmarshal(by.Issuer.FullBytes, &name); err != nil {
+		return fmt.Sprintf("certificate %x", by.SerialNumber), true
+	}
+	return fmt.Sprintf("%s, certificate %x", name, by.SerialNumber), true
+}
+
 // HasSignature reports whether module, which is not compressed, ends in a signature in
 // the kernel's format. It does not verify the signature.
 func HasSignature(module []byte) bool {

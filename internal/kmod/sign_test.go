@@ -15,6 +15,7 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"maps"
 	"math/big"
 	"os"
@@ -386,6 +387,9 @@ func FuzzStripSignature(f *testing.F) {
 		if !bytes.HasPrefix(module, got) {
 			t.Error("not a part of the module")
 		}
+		if by, ok := SignedBy(module); ok != HasSignature(module) || ok && by == "" {
+			t.Errorf("SignedBy = %q, %t", by, ok)
+		}
 		if HasSignature(module) != (len(got) < len(module)) {
 			t.Error("HasSignature and StripSignature disagree")
 		}
@@ -393,4 +397,30 @@ func FuzzStripSignature(f *testing.F) {
 			t.Error("a signature does not come off")
 		}
 	})
+}
+
+func TestSignedBy(t *testing.T) {
+	dir := t.TempDir()
+	key, cert := dir+"/key", dir+"/cert"
+	if err := GenerateKey(key, cert); err != nil {
+		t.Fatal(err)
+	}
+	s, err := LoadSigner(key, cert, "sha256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := s.Sign([]byte("a module"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("CN=DKMS module signing key, certificate %x", s.cert.SerialNumber)
+	if by, ok := SignedBy(signed); !ok || by != want {
+		t.Errorf("SignedBy = %q, %t; want %q", by, ok, want)
+	}
+	if by, ok := SignedBy([]byte("a module")); ok {
+		t.Errorf("of a module without a signature, SignedBy = %q", by)
+	}
+	if by, ok := SignedBy(appendSignature([]byte("a module"), []byte("nonsense"))); !ok || by != "a signature that is not understood" {
+		t.Errorf("of nonsense, SignedBy = %q, %t", by, ok)
+	}
 }

@@ -3,14 +3,13 @@
 package place
 
 import (
-	"bytes"
-	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/kmod"
 )
 
 // Unindexed reports whether modules.dep(5) of the kernel lacks a module of one of list
@@ -23,19 +22,11 @@ func (k *Kernel) Unindexed(list []Placement) bool {
 	if unix.Stat(file, &st) != nil || changed(st)-modified(st) < 2*time.Second {
 		return false
 	}
-	index, err := os.ReadFile(file)
-	if err != nil {
-		return false
-	}
-	known := map[string]bool{}
-	for line := range bytes.Lines(index) {
-		path, _, _ := bytes.Cut(line, []byte(":"))
-		known[string(path)] = true
-	}
+	index := kmod.ReadList(file)
 	for _, p := range list {
 		for _, m := range p.Modules {
-			rel, err := filepath.Rel(k.Dir, k.dest(m))
-			if err == nil && m.Location != "" && !known[rel] && files.Exists(k.dest(m)) {
+			rel, err := filepath.Rel(k.Dir, k.Path(m))
+			if err == nil && m.Location != "" && index[moduleName(m.File)] != rel && files.Exists(k.Path(m)) {
 				return true
 			}
 		}

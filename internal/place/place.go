@@ -87,8 +87,8 @@ type Result struct {
 	Removed []string
 }
 
-// dest returns the path at which m is placed.
-func (k *Kernel) dest(m Module) string { return filepath.Join(k.Dir, m.Location, m.File) }
+// Path returns the path at which m is placed.
+func (k *Kernel) Path(m Module) string { return filepath.Join(k.Dir, m.Location, m.File) }
 
 // Current reports whether the kernel's directory holds the modules of p as they were
 // built, or as POST_INSTALL left them, except for those that Install would not place.
@@ -96,7 +96,7 @@ func (k *Kernel) dest(m Module) string { return filepath.Join(k.Dir, m.Location,
 func (k *Kernel) Current(p Placement) bool {
 	var missing []Module
 	for _, m := range p.Modules {
-		dest := k.dest(m)
+		dest := k.Path(m)
 		if m.Location == "" || k.Holds(p.ID, dest) || !p.Exact && signedSince(dest, filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File)) {
 			continue
 		}
@@ -118,7 +118,7 @@ func (k *Kernel) Current(p Placement) bool {
 // own.
 func (k *Kernel) TakenBy(p Placement) tree.ID {
 	for _, m := range p.Modules {
-		if by := k.holder(p, k.dest(m)); m.Location != "" && by != (tree.ID{}) {
+		if by := k.holder(p, k.Path(m)); m.Location != "" && by != (tree.ID{}) {
 			return by
 		}
 	}
@@ -149,7 +149,7 @@ func (k *Kernel) Install(p Placement) (Result, error) {
 		if err := k.archive(p, m, f.foreign); err != nil {
 			return r, fmt.Errorf("cannot archive the module that was there before: %w", err)
 		}
-		dest := k.dest(m)
+		dest := k.Path(m)
 		if err := k.put(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), m.File), dest); err != nil {
 			return r, fmt.Errorf("cannot place %s: %w", dest, err)
 		}
@@ -288,7 +288,7 @@ func (k *Kernel) Uninstall(p Placement) (removed []string, err error) {
 	for _, m := range p.Modules {
 		if m.Location != "" {
 			// A killed run may have removed the file and not the directory.
-			files.RemoveEmpty(filepath.Dir(k.dest(m)), k.Dir)
+			files.RemoveEmpty(filepath.Dir(k.Path(m)), k.Dir)
 		}
 	}
 	if err := k.disown(p.Name); err != nil {

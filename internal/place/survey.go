@@ -49,7 +49,7 @@ func (k *Kernel) surveyAll(p Placement) (list []found, keeps map[string]string, 
 		switch {
 		case refused != "":
 			keeps[f.module.File] = refused
-		case all || !p.Explicit && k.holder(p, k.dest(f.module)) != tree.ID{}:
+		case all || !p.Explicit && k.holder(p, k.Path(f.module)) != tree.ID{}:
 			keeps[f.module.File] = f.kept
 		}
 	}
@@ -63,7 +63,7 @@ func (k *Kernel) survey(p Placement, m Module) (found, error) {
 		return f, err
 	}
 	var ours kmod.Info
-	dest := k.dest(m)
+	dest := k.Path(m)
 	for _, path := range k.index[moduleName(m.File)] {
 		if k.mine(p, m, path) {
 			// It may be from a build that is gone. As a foreign module it
@@ -208,5 +208,5 @@ func (k *Kernel) holder(p Placement, path string) tree.ID {
 // atDest reports whether path, a module of the same name as m, is in the directory in
 // which m goes. It may be compressed in another way.
 func (k *Kernel) atDest(m Module, path string) bool {
-	return m.Location != "" && filepath.Dir(path) == filepath.Dir(k.dest(m))
+	return m.Location != "" && filepath.Dir(path) == filepath.Dir(k.Path(m))
 }

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+package engine
+
+import (
+	"context"
+
+	"dkms-kernel-install/internal/explain"
+	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/tree"
+)
+
+// Explain says for each of kernels what is true of the packages called name, as
+// [explain.Kernel] does.
+func (e *Engine) Explain(ctx context.Context, kernels []tree.Target, name, version string) (chains []explain.Chain, err error) {
+	seen, err := observe.Look(e.m, kernels)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range kernels {
+		chains = append(chains, explain.Kernel(ctx, seen, k, name, version)...)
+	}
+	return chains, nil
+}

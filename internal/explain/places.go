@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+package explain
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/initramfs"
+	"dkms-kernel-install/internal/kmod"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/tree"
+)
+
+// places is where a kernel's modules are looked for. It is read once for all packages.
+type places struct {
+	k       tree.Target
+	dir     string
+	index   func() map[string]string // paths in modules.dep, by module
+	builtin func() map[string]string // in modules.builtin
+	black   func() map[string]string // what keeps modules from being loaded, and where that is said
+	carries func() (initramfs.Initramfs, bool, error)
+}
+
+func newPlaces(m *machine.Machine, k tree.Target) *places {
+	dir := m.Kernel(k).Dir
+	return &places{
+		k: k, dir: dir,
+		index:   sync.OnceValue(func() map[string]string { return kmod.ReadList(filepath.Join(dir, "modules.dep")) }),
+		builtin: sync.OnceValue(func() map[string]string { return kmod.ReadList(filepath.Join(dir, "modules.builtin")) }),
+		black:   sync.OnceValue(func() map[string]string { return blacklist(m, k.Release == m.Running) }),
+		carries: func() (initramfs.Initramfs, bool, error) {
+			return initramfs.System{Root: m.Root, Modules: strings.TrimPrefix(m.Kernels.Modules, m.Root)}.Find(k.Release)
+		},
+	}
+}
+
+// links returns what is true of the modules of s, which is installed: the worst of them
+// for each step.
+func (p *places) links(m *machine.Machine, s observe.Seen) (list []Link) {
+	var modules []placed
+	for _, mod := range observe.Placement(m, nil, nil, p.k, s).Modules {
+		name, _, _ := kmod.SplitName(mod.File)
+		modules = append(modules, placed{kmod.Normal(name), m.Modules(p.k).Path(mod)})
+	}
+	if len(modules) == 0 {
+		return nil
+	}
+	list = append(list, p.signed(m, modules), p.indexed(modules), p.inInitramfs(modules), p.blacklisted(modules))
+	if p.k.Release == m.Running {
+		list = append(list, loaded(m, modules))
+	}
+	return list
+}
+
+// placed is a module of a package: its name as the kernel has it, and its file.
+type placed struct{ name, path string }
+
+// worst returns the link of the module for which that is worst, of those that say returns.
+func worst(step string, modules []placed, say func(placed) Link) (w Link) {
+	order := []State{Good, Note, Unknown, Bad}
+	for i, mod := range modules {
+		l := say(mod)
+		if i == 0 || slices.Index(order, l.State) > slices.Index(order, w.State) {
+			w = l
+		}
+	}
+	w.Step = step
+	return w
+}
+
+func (p *places) signed(m *machine.Machine, modules []placed) Link {
+	kern := m.Kernel(p.k)
+	enforced := p.k.Release == m.Running && m.EnforcesSignatures()
+	return worst("signed", modules, func(mod placed) Link {
+		data, err := kmod.ReadFile(mod.path)
+		if err != nil {
+			return Link{State: Unknown, Is: err.Error()}
+		}
+		signer, ok := kmod.SignedBy(data)
+		switch {
+		case ok && enforced:
+			return Link{State: Unknown, Is: "by " + signer + "; this kernel loads modules only of keys that it knows", Do: "see: dmesg | grep -i 'module.*key'; keyctl list %:.machine; mokutil --list-enrolled"}
+		case ok:
+			return Link{State: Good, Is: "by " + signer}
+		case enforced:
+			return Link{State: Bad, Is: mod.name + " is not signed, and this kernel refuses such modules",
+				Do: "run: dkms generate_mok, enrol the key (mokutil --import), then run: dkms-kernel-install sync"}
+		case kern.SignHash() != "":
+			return Link{State: Note, Is: mod.name + " is not signed; with Secure Boot this kernel refuses it"}
+		}
+		return Link{State: Good, Is: "not; this kernel does not ask for it"}
+	})
+}
+
+// indexed says whether modprobe finds the modules, and not others of the same name.
+func (p *places) indexed(modules []placed) Link {
+	depmod := "run: depmod " + p.k.Release
+	return worst("modules.dep", modules, func(mod placed) Link {
+		rel, _ := filepath.Rel(p.dir, mod.path)
+		at := p.index()[mod.name]
+		builtin := p.builtin()[mod.name]
+		switch {
+		case builtin != "":
+			return Link{State: Bad, Is: mod.name + " is built into this kernel, which needs no module of that name", Do: "use a kernel without it, or remove the package"}
+		case at == "" && !files.Exists(mod.path):
+			return Link{State: Bad, Is: mod.path + " does not exist", Do: "run: dkms-kernel-install add " + p.k.Release}
+		case at == "":
+			return Link{State: Bad, Is: mod.name + " is not in modules.dep: modprobe does not find it", Do: depmod}
+		case at != rel:
+			return Link{State: Bad, Is: fmt.Sprintf("modprobe takes %s, and not %s", filepath.Join(p.dir, at), mod.path),
+				Do: "remove that file, or give the place of this one priority in /etc/depmod.d (see depmod.d(5)); then " + depmod}
+		}
+		return Link{State: Good, Is: "modprobe finds " + at}
+	})
+}
+
+func (p *places) inInitramfs(modules []placed) Link {
+	l := Link{Step: "initramfs", State: Good}
+	i, ok, err := p.carries()
+	var names []string
+	for _, mod := range modules {
+		names = append(names, mod.name)
+	}
+	switch {
+	case err != nil:
+		l.State, l.Is = Unknown, err.Error()
+	case !ok || len(i.Images) == 0:
+		l.Is = "none is known for this kernel"
+	default:
+		carries, err := i.Carries(names)
+		switch {
+		case err != nil:
+			l.State, l.Is = Unknown, err.Error()
+		case carries:
+			l.Is = "carries it: " + strings.Join(i.Images, " ")
+		default:
+			l.Is = "does not carry it: " + strings.Join(i.Images, " ")
+		}
+	}
+	return l
+}
+
+func (p *places) blacklisted(modules []placed) Link {
+	return worst("blacklist", modules, func(mod placed) Link {
+		if where := p.black()[mod.name]; where != "" {
+			return Link{State: Note, Is: mod.name + " is not loaded automatically: " + where, Do: "remove that line if you want it; modprobe " + mod.name + " may load it all the same"}
+		}
+		return Link{State: Good, Is: "not in it"}
+	})
+}
+
+// loaded says whether the running kernel has the modules, and whether those are the ones
+// that are placed.
+func loaded(m *machine.Machine, modules []placed) Link {
+	return worst("loaded", modules, func(mod placed) Link {
+		sys := m.Path("/sys/module/" + mod.name)
+		if !files.Exists(sys) {
+			return Link{State: Note, Is: mod.name + " is not loaded", Do: "run: modprobe " + mod.name}
+		}
+		info, err := kmod.ReadInfo(mod.path)
+		was := line(sys + "/srcversion")
+		switch {
+		case err != nil || was == "" || info.SrcVersion == "":
+			return Link{State: Unknown, Is: mod.name + " is loaded; nothing tells whether it is the one that is placed"}
+		case was != info.SrcVersion:
+			return Link{State: Bad, Is: fmt.Sprintf("%s is loaded, but another build of it (source %s, placed is %s)", mod.name, was, info.SrcVersion),
+				Do: fmt.Sprintf("run: modprobe -r %s && modprobe %[1]s, or restart", mod.name)}
+		}
+		return Link{State: Good, Is: mod.name + " is loaded, and is the one that is placed"}
+	})
+}
+
+// line returns the first line of a file; "" if it cannot be read.
+func line(file string) string {
+	text, _ := os.ReadFile(file)
+	first, _, _ := strings.Cut(string(text), "\n")
+	return first
+}
+
+// blacklist returns what keeps modules from being loaded, by their names: lines of
+// modprobe.d(5), and the command line of the running kernel if that is the one.
+func blacklist(m *machine.Machine, running bool) map[string]string {
+	list := map[string]string{}
+	add := func(name, where string) {
+		if name = kmod.Normal(name); list[name] == "" {
+			list[name] = where
+		}
+	}
+	if running {
+		for _, word := range strings.Fields(line(m.Path("/proc/cmdline"))) {
+			for _, option := range []string{"module_blacklist=", "modprobe.blacklist="} {
+				if names, ok := strings.CutPrefix(word, option); ok {
+					for name := range strings.SplitSeq(names, ",") {
+						add(name, "the kernel's command line has "+word)
+					}
+				}
+			}
+		}
+	}
+	seen := map[string]bool{} // a file hides those of its name in later directories
+	for _, dir := range []string{"/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d"} {
+		found, _ := filepath.Glob(filepath.Join(m.Path(dir), "*.conf"))
+		for _, file := range found {
+			if !seen[filepath.Base(file)] {
+				seen[filepath.Base(file)] = true
+				readModprobe(file, add)
+			}
+		}
+	}
+	return list
+}
+
+// readModprobe calls add for each module that a file of modprobe.d keeps from being loaded.
+func readModprobe(file string, add func(name, where string)) {
+	f, err := os.Open(file)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		words := strings.Fields(lines.Text())
+		where := fmt.Sprintf("%s, line %d: %s", file, n, strings.Join(words, " "))
+		switch {
+		case len(words) == 2 && words[0] == "blacklist":
+			add(words[1], where)
+		case len(words) >= 3 && words[0] == "install" && slices.Contains([]string{"false", "true"}, filepath.Base(words[2])):
+			add(words[1], where)
+		}
+	}
+}
