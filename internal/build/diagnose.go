@@ -5,6 +5,7 @@ package build
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"os/exec"
@@ -31,6 +32,9 @@ const (
 	fewerJobs     = "the build ran out of memory: run it again with fewer jobs (parallel_jobs in framework.conf)"
 )
 
+// notFound is what a shell says of a program that is not there.
+var notFound = cause{"not found", lazy.Regexp(`(?:^|[\s/])(\w[\w.+-]*): (?:command )?not found$`), "install the program $1"}
+
 // causes are in the order of how telling they are. Faults of the machine come first:
 // much else fails by them.
 var causes = []cause{
@@ -56,7 +60,7 @@ var causes = []cause{
 	{"ndefined ", lazy.Regexp(`(?i)\bundefined (?:reference|symbol)`), ""},
 	{"configure: error:", nil, ""},
 	{"Read-only file system", nil, "it writes outside of the build directory: if it installs, name a target that only builds in MAKE of dkms.conf; what it has to write, build_sandbox in framework.conf allows"},
-	{"not found", lazy.Regexp(`(?:^|[\s/])([\w.+-]+): (?:command )?not found$`), "install the program $1"},
+	notFound,
 	{"No such file or directory", lazy.Regexp(`^make(?:\[\d+\])?: ([\w.+-]+): No such file or directory$`), "install the program $1"},
 	{"Permission denied", lazy.Regexp(`([^\s:]+): Permission denied`),
 		"everybody has to be able to read $1, and to run it if it is a program; if that is so, see whether its file system is mounted noexec: findmnt"},
@@ -73,6 +77,14 @@ var causes = []cause{
 // matches reports whether line is of kind c.
 func (c cause) matches(line string) bool {
 	return strings.Contains(line, c.word) && (c.line == nil || c.line().MatchString(line))
+}
+
+// advice returns what to do about line, which is of kind c.
+func (c cause) advice(line string) string {
+	if c.line == nil {
+		return c.hint
+	}
+	return string(c.line().ExpandString(nil, c.hint, line, c.line().FindStringSubmatchIndex(line)))
 }
 
 // passing are words of a log that tell of a trouble which may be gone the next time.
@@ -134,11 +146,18 @@ func lasting(err error, log []byte) bool {
 // makes matches what make says, and not a compiler.
 var makes = lazy.Regexp(`^make(\[\d+\])?: `)
 
+// fails matches what make says of a command that failed, and not why.
+var fails = lazy.Regexp(`^make(?:\[\d+\])?: \*\*\* \[`)
+
+// progress matches what make and kbuild say of what they do, and not how it went.
+var progress = lazy.Regexp(`^make(?:\[\d+\])?: |^[A-Z]+ +(?:\[M\] +)?\S+$|recipe for target`)
+
 // decisive returns the line of a log that tells why it ends in a failure: the first of the
-// most telling kind, else the last line of all. Hint says what to do about it, if that is
-// known.
+// most telling kind, else the last line that a command printed before make said that it
+// failed, else the last line of all. Hint says what to do about it, if that is known.
 func decisive(log io.Reader) (why, hint string) {
-	rank, last, open := len(causes), "", false
+	rank, open := len(causes), false
+	var last, said, failed, missing string
 	r := bufio.NewReader(log)
 	for {
 		// A line longer than the buffer comes in parts.
@@ -147,7 +166,8 @@ func decisive(log io.Reader) (why, hint string) {
 			break
 		}
 		line := strings.ToValidUTF8(string(bytes.TrimSpace(part)), "?")
-		if line == "" || strings.HasPrefix(line, "# ") {
+		// Make shows a command before it runs, which may be one that prints an error.
+		if line == "" || strings.HasPrefix(line, "# ") || strings.HasPrefix(line, "echo ") {
 			continue
 		}
 		last = line
@@ -160,13 +180,27 @@ func decisive(log io.Reader) (why, hint string) {
 		}
 		// What configure has to say may begin in the next line.
 		open = i >= 0 && strings.HasSuffix(line, "error:")
+		if missing == "" && notFound.matches(line) {
+			missing = notFound.advice(line)
+		}
+		switch {
+		case failed != "":
+		case fails().MatchString(line):
+			failed = said
+		case !progress().MatchString(line):
+			said = line
+		}
 	}
 	if rank == len(causes) {
 		why = last
-	} else if c := causes[rank]; c.line == nil {
-		hint = c.hint
 	} else {
-		hint = string(c.line().ExpandString(nil, c.hint, why, c.line().FindStringSubmatchIndex(why)))
+		hint = causes[rank].advice(why)
+	}
+	if fails().MatchString(why) {
+		why = cmp.Or(failed, why)
+	}
+	if hint == "" && missing != "" {
+		hint = missing + ", which the build did not find; if that does not help, look into the log"
 	}
 	if len(why) > maxWhy {
 		why = strings.ToValidUTF8(why[:maxWhy], "") + "…"
