@@ -30,6 +30,8 @@ const (
 	badHeaders    = "the kernel's headers are not whole, or are made for another system: install them again; in a kernel's source, run: make modules_prepare"
 	otherCompiler = "the kernel was built with another compiler: install that one, which CONFIG_CC_VERSION_TEXT in the kernel's configuration names"
 	fewerJobs     = "the build ran out of memory: run it again with fewer jobs (parallel_jobs in framework.conf)"
+	noNetwork     = "builds have a network only where build_sandbox in framework.conf says so, as NAME=network"
+	noModule      = "it builds the kernel, and not a module: M= has to name the module's directory; SUBDIRS= does that no more since Linux 5.4"
 )
 
 // notFound is what a shell says of a program that is not there.
@@ -42,13 +44,26 @@ var causes = []cause{
 	{"isk quota exceeded", nil, "make room on the file system, then run it again"},
 	{"memory", lazy.Regexp(`out of memory|memory exhausted|Cannot allocate memory`), fewerJobs},
 	{"Killed", lazy.Regexp(`\bKilled\b`), fewerJobs},
+	{"Too many open files", nil, "allow more of them (ulimit -n), or run it again with fewer jobs (parallel_jobs in framework.conf)"},
+	{"resolve", lazy.Regexp(`(?:Could not|unable to) resolve host`), noNetwork},
 	{"Bad system call", nil, "it may run a program of another ABI, such as one of 32 bits, which only a build without a sandbox can (build_sandbox in framework.conf)"},
 	{"GPL-only symbol", lazy.Regexp(`modpost: GPL-incompatible module (\S+) uses GPL-only symbol '?([^' ]+)`),
 		"$1 is not under the GPL, and this kernel has $2 for modules that are: use a newer version of the package, or another kernel"},
 	{"/", lazy.Regexp(`(?:tools/objtool/objtool|resolve_btfids|scripts/(?:basic|mod|genksyms)/\w+)'?: .*(?:not found|denied|No such file|cannot|format error|error while loading)`), badHeaders},
 	{"required by", lazy.Regexp(`\(required by \S*(?:tools|scripts)/`), badHeaders},
-	{"No rule to make target", lazy.Regexp(`No rule to make target '[^']*(?:objtool|fixdep|modpost|resolve_btfids)'`), badHeaders},
+	{"No rule to make target", lazy.Regexp(`No rule to make target '[^']*(?:objtool|fixdep|modpost|resolve_btfids|scripts/module\.lds)'`), badHeaders},
 	{"onfiguration is invalid", lazy.Regexp(`[Kk]ernel configuration is invalid`), badHeaders},
+	{"fatal error: generated/", nil, badHeaders},
+	{"can't open arch/", nil, badHeaders},
+	{"arch/", lazy.Regexp(`(?:^|[\s'])(?:/\S*/)?arch/[^/\s]*/Makefile(?:: No such file|')`),
+		"the build gives the kernel an ARCH that it does not know: to kernels, aarch64 is arm64, and armv7l is arm; without ARCH, kbuild finds out"},
+	{"needed by 'arch/", lazy.Regexp(`No rule to make target 'arch/`), noModule},
+	{"an't open ", lazy.Regexp(`Kconfig:\d+: can't open file|Can't open \S*/scripts/mkmakefile`), noModule},
+	{"tools/build/Build.include", nil, noModule},
+	{"exec", lazy.Regexp(`(?:error trying to exec|cannot execute) '([^']+)'`), "$1, which the compiler starts, is missing: install the compiler and the assembler again"},
+	{"please install libelf", nil, "install the headers of libelf"},
+	{"Failed CC version check", nil, otherCompiler},
+	{"Failed PREEMPT_RT sanity check", nil, "the package refuses kernels with PREEMPT_RT: use another kernel"},
 	{"incompatible gcc/plugin versions", nil, otherCompiler},
 	{"unrecognized command", lazy.Regexp(`error: unrecognized command[- ]line option '-[fm]`), otherCompiler},
 	{"unknown argument", lazy.Regexp(`error: unknown argument:? '-[fm]`), otherCompiler},
@@ -59,9 +74,13 @@ var causes = []cause{
 	{"ERROR: modpost: ", lazy.Regexp(`^ERROR: modpost: `), ""},
 	{"ndefined ", lazy.Regexp(`(?i)\bundefined (?:reference|symbol)`), ""},
 	{"configure: error:", nil, ""},
+	{"fatal: ", lazy.Regexp(`^fatal: `), ""},
 	{"Read-only file system", nil, "it writes outside of the build directory: if it installs, name a target that only builds in MAKE of dkms.conf; what it has to write, build_sandbox in framework.conf allows"},
+	{"command not found", lazy.Regexp(`line \d+: (\w\S*) .*: command not found$`), "MAKE in dkms.conf quotes $1 and its arguments as one word: end the inner quotes after $1"},
+	{"command not found", lazy.Regexp(`line \d+: (-\S+): command not found$`), "MAKE in dkms.conf has no program before $1"},
 	notFound,
-	{"No such file or directory", lazy.Regexp(`^make(?:\[\d+\])?: ([\w.+-]+): No such file or directory$`), "install the program $1"},
+	{"No such file or directory", lazy.Regexp(`^(?:make(?:\[\d+\])?|\S*env): '?(\w[\w.+-]*)'?: No such file or directory$`), "install the program $1"},
+	{"Makefile.build", lazy.Regexp(`Makefile\.build:\d+: \S+/(?:Kbuild|Makefile): No such file`), "there is no Kbuild or Makefile where M= leads: correct MAKE in dkms.conf"},
 	{"Permission denied", lazy.Regexp(`([^\s:]+): Permission denied`),
 		"everybody has to be able to read $1, and to run it if it is a program; if that is so, see whether its file system is mounted noexec: findmnt"},
 	{"tmp/", lazy.Regexp(`(/(?:var/)?tmp/[^\s:]+): No such file or directory$`),
@@ -70,6 +89,7 @@ var causes = []cause{
 	{"rror", lazy.Regexp(`(?i)^error\b|\berror:`), ""},
 	{"No rule to make target", lazy.Regexp(`^make(?:\[\d+\])?: \*\*\* `), ""},
 	{"no makefile found", nil, ""},
+	{"specified external module directory", nil, "there is no such directory as M= leads to: correct MAKE in dkms.conf"},
 	{"Error 126", lazy.Regexp(`\*\*\* .* Error 126$`), "a program that it runs is not executable, or is for another machine"},
 	{"***", nil, ""},
 }
@@ -143,8 +163,8 @@ func lasting(err error, log []byte) bool {
 	return true
 }
 
-// makes matches what make says, and not a compiler.
-var makes = lazy.Regexp(`^make(\[\d+\])?: `)
+// makes matches what make and env say, and not a compiler.
+var makes = lazy.Regexp(`^(?:make(?:\[\d+\])?|\S*env): `)
 
 // fails matches what make says of a command that failed, and not why.
 var fails = lazy.Regexp(`^make(?:\[\d+\])?: \*\*\* \[`)

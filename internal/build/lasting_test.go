@@ -31,6 +31,7 @@ func TestLasting(t *testing.T) {
 		{"no program", exit("exit 2"), "sh: 1: flex: not found\nmake: *** Error 127\n", false},
 		{"no program for bash", exit("exit 1"), "PRE_BUILD: line 3: bison: command not found \n", false},
 		{"no program for make", exit("exit 2"), "make[1]: clang-99: No such file or directory\n", false},
+		{"no program for env", exit("exit 2"), "/usr/bin/env: 'python': No such file or directory\n", false},
 		{"no network", exit("exit 1"), "curl: (6) Could not resolve host: example.org\n", false},
 		{"the compiler is wrong", exit("exit 2"), "toy.c:1: internal compiler error: in foo\n", false},
 		{"a shell finds nothing", exit("exit 127"), "", false},
