@@ -381,6 +381,9 @@ func (j *job) collect(m conf.Module, left *int64) error {
 	in, size, err := j.openModule(j.staging.build, filepath.Join(m.BuiltLocation, m.BuiltName+".ko"), m)
 	if errors.Is(err, os.ErrNotExist) {
 		err = errors.New("make succeeded, but did not build it")
+		if built := j.built(); len(built) > 0 {
+			err = fmt.Errorf("%w; it built %s", err, failure.Line(strings.Join(built, ", ")))
+		}
 	}
 	if err != nil {
 		return j.badModule(m, err)
@@ -398,6 +401,26 @@ func (j *job) collect(m conf.Module, left *int64) error {
 	_, err = io.CopyN(out, in, size)
 	return errors.Join(err, out.Close(), j.own(file))
 }
+
+// built returns some of the modules in the build directory, by their paths in it.
+func (j *job) built() (modules []string) {
+	errEnough := errors.New("enough")
+	_ = filepath.WalkDir(j.staging.build, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || filepath.Ext(path) != ".ko" {
+			return nil
+		}
+		if len(modules) == maxBuilt {
+			modules = append(modules, "…")
+			return errEnough
+		}
+		modules = append(modules, strings.TrimPrefix(path, j.staging.build+"/"))
+		return nil
+	})
+	return modules
+}
+
+// maxBuilt is how many modules a message names.
+const maxBuilt = 5
 
 // openModule opens the file called name below dir, if it is m for the kernel, and
 // returns its size in bytes, too.
