@@ -19,6 +19,7 @@ import (
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/jobserver"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/sandbox"
@@ -123,6 +124,9 @@ type runner struct {
 	// among says that commands outside of any world run among the machine's processes:
 	// a script may restart a daemon.
 	among bool
+	// passedOver is what to do about a script that is there and did not run: a command
+	// after it may fail for that.
+	passedOver string
 }
 
 // start runs cmd in a world, or outside of any if that is nil.
@@ -194,6 +198,9 @@ func (r *runner) shell(ctx context.Context, c command) error {
 		f.Why = strings.ReplaceAll(f.Why, r.dir+"/", "")
 	}
 	if f.Hint == "" {
+		f.Hint = r.passedOver
+	}
+	if f.Hint == "" {
 		f.Hint = fmt.Sprintf("look into the log; a newer version of %s may support kernel %s", r.Name, r.Kernel.Release)
 	}
 	return f
@@ -232,6 +239,9 @@ func (r *runner) script(ctx context.Context, s script) error {
 	} else if !executable(filepath.Join(s.dir, name)) {
 		// Packages name scripts that only some systems need.
 		fmt.Fprintf(r.log, "# %s: %s is not an executable file, passed over\n", s.directive, file)
+		if files.Exists(filepath.Join(s.dir, name)) {
+			r.passedOver = fmt.Sprintf("make %s in the source executable, with chmod +x: it is %s, and was passed over", name, s.directive)
+		}
 		return nil
 	}
 	if s.env == nil {
