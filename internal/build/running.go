@@ -19,11 +19,13 @@ import (
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/lazy"
+	"dkms-kernel-install/internal/tree"
 )
 
 // blameSource says in err, with which the build failed, what to do if the source went by
 // the kernel that runs, or by another of its own choice. Most who do so ask uname(1),
-// which tells them the kernel that is built for, unless the build is not confined.
+// which tells them the kernel that is built for, unless the build is not confined. It
+// says so too if the headers are of another kernel, or the source went by another name.
 func (j *job) blameSource(ctx context.Context, err error) {
 	var f *failure.Failure
 	var other *kmod.ReleaseError
@@ -33,9 +35,20 @@ func (j *job) blameSource(ctx context.Context, err error) {
 	if !errors.As(err, &other) {
 		end, _ := j.run.log.Seek(0, io.SeekEnd)
 		said, _, err := excerpt(j.run.log, 0, end)
-		if k, _ := kernel.Uname(); err != nil || k == j.Kernel.Release || !bytes.Contains(said, []byte("/lib/modules/"+k+"/")) {
+		if err != nil {
 			return
 		}
+		if id := (tree.ID{Name: j.Conf.Name, Version: j.Conf.Version}); id != j.ID && bytes.Contains(said, []byte(j.Tree.BuildDir(id))) {
+			f.Hint = fmt.Sprintf("its dkms.conf calls it %s, and has it build in %s: dkms remove %s --all, and add it by that name", id, j.Tree.BuildDir(id), j.ID)
+			return
+		}
+		if k, _ := kernel.Uname(); k == j.Kernel.Release || !bytes.Contains(said, []byte("/lib/modules/"+k+"/")) {
+			return
+		}
+	} else if other.Release == j.Kernel.HeadersRelease() {
+		f.Hint = fmt.Sprintf("%s has the headers of kernel %s: install those of %s; in a kernel's source, give make the LOCALVERSION that makes it that",
+			j.Kernel.SourceDir, other.Release, j.Kernel.Release)
+		return
 	}
 	f.Hint = fmt.Sprintf("the source goes by a kernel of its own choice; its Makefile has to take the one that it is built for, %s: "+
 		"in dkms.conf, hand it to make as $kernelver or $kernel_source_dir", j.Kernel.Release)

@@ -78,12 +78,23 @@ func (d Dirs) findSource(k *Kernel) string {
 		return build
 	}
 	for _, dir := range d.Trees {
-		if text, err := os.ReadFile(filepath.Join(dir, "include/config/kernel.release")); err == nil && strings.TrimSpace(string(text)) == k.Release {
+		if release(dir) == k.Release {
 			return dir
 		}
 	}
 	return build
 }
+
+// release returns the release of the kernel whose headers are in dir; "" if they do not
+// say.
+func release(dir string) string {
+	text, _ := os.ReadFile(filepath.Join(dir, "include/config/kernel.release"))
+	return strings.TrimSpace(string(text))
+}
+
+// HeadersRelease returns the release that the kernel's headers are of, by what they say;
+// "" if they do not.
+func (k *Kernel) HeadersRelease() string { return release(k.SourceDir) }
 
 // List returns the releases of the kernels that have a directory of modules, oldest
 // first. If there is no directory for those, the list is empty.
@@ -157,9 +168,17 @@ func (k *Kernel) HasFiles(ours func(path string) bool) bool {
 // are built.
 func (k *Kernel) HasHeaders() bool { return k.LacksHeaders() == "" }
 
-// LacksHeaders returns a path that headers have and those of the kernel do not; "" if
-// they have all that is looked for.
+// LacksHeaders returns a path that headers have and those of the kernel do not, or the
+// one that a link to them leads to; "" if they have all that is looked for.
 func (k *Kernel) LacksHeaders() string {
+	if to, err := os.Readlink(k.SourceDir); err == nil {
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(filepath.Dir(k.SourceDir), to)
+		}
+		if _, err := os.Stat(to); errors.Is(err, fs.ErrNotExist) {
+			return to + ", where " + k.SourceDir + " leads,"
+		}
+	}
 	for _, name := range []string{"include", "Makefile"} {
 		path := filepath.Join(k.SourceDir, name)
 		if _, err := os.Stat(path); err != nil {
