@@ -57,7 +57,13 @@ func Registered(m *machine.Machine, id tree.ID) bool {
 // which confFile replaces if it is not empty, is checked as it reads for kernel k.
 // The caller holds the lock of the tree.
 func Register(ctx context.Context, m *machine.Machine, id tree.ID, k tree.Target, confFile string) error {
-	if err := tree.CheckID(id); err != nil {
+	err := tree.CheckID(id)
+	for _, s := range []string{id.Name, id.Version} {
+		if err == nil && strings.TrimSpace(s) != s {
+			err = fmt.Errorf("%q begins or ends with white space", s) // a line end of Windows, mostly
+		}
+	}
+	if err != nil {
 		return &failure.Failure{What: "cannot add " + id.String(), Why: err.Error(), Status: failure.StatusBadConf, Hint: "choose another name or version"}
 	}
 	packages, err := m.Tree.Read()
