@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/follow"
@@ -247,7 +245,7 @@ func (e *Engine) RemoveKernel(ctx context.Context, release string, p follow.Poli
 	removed, err := e.remove(ctx, lock, packages.Removal{Take: all, Match: match, Depth: packages.Unbuild, Follow: p})
 	results = append(results, removed...)
 	if err == nil {
-		_ = unix.Rmdir(e.m.Kernel(e.m.Target(release)).Dir) // if it is empty, it counts as a kernel's to some
+		follow.RemoveIndex(e.m.Kernel(e.m.Target(release)).Dir) // it counts as a kernel's to some
 		err = packages.ForgetKernel(e.m, e.m.Target(release))
 	}
 	lock.Release()

@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/lazy"
 )
 
 // Depmod runs depmod for the kernel in dir. A directory without modules.dep belongs
@@ -43,3 +45,27 @@ func Depmod(ctx context.Context, dir string) error {
 	}
 	return nil
 }
+
+// RemoveIndex removes the kernel's directory dir if nothing is left in it but empty
+// directories and what depmod makes, which no package owns.
+func RemoveIndex(dir string) {
+	errOther := errors.New("another file")
+	var paths []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && !index().MatchString(d.Name()) {
+			err = errOther
+		}
+		paths = append(paths, path)
+		return err
+	})
+	if err != nil {
+		return
+	}
+	// A directory goes only if it is empty: a package may be bringing the kernel again.
+	for _, path := range slices.Backward(paths) {
+		_ = os.Remove(path)
+	}
+}
+
+// index matches what depmod makes. Lists of the kernel's own modules come with it.
+var index = lazy.Regexp(`^modules\.(?:(?:alias|dep|symbols|builtin\.alias)(?:\.bin)?|builtin\.bin|devname|softdep|weakdep)$`)
