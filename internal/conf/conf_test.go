@@ -308,6 +308,7 @@ func TestReadErrors(t *testing.T) {
 		{"AUTOINSTALL", "AUTOINSTALL=maybe", `AUTOINSTALL must be yes or no, not "maybe"`},
 		{"no name", "PACKAGE_NAME=", "PACKAGE_NAME is missing"},
 		{"no version", "unset PACKAGE_VERSION", "PACKAGE_VERSION is missing"},
+		{"no version, for a reason", "PACKAGE_VERSION=$(echo 'fatal: not a git repository' >&2)", "PACKAGE_VERSION is missing; it printed: fatal: not a git repository"},
 		{"name with a slash", "PACKAGE_NAME=../x", "PACKAGE_NAME"},
 		{"name with a dash", "PACKAGE_NAME=-rf", "begins with a dash"},
 		{"long name", "PACKAGE_NAME=" + long, "longer than 255 bytes"},

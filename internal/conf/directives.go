@@ -95,6 +95,9 @@ func fromValues(v values, src Source, set Settings) (Conf, error) {
 	e.warnRetired()
 	c.Warnings = e.warnings
 	if e.problems != nil {
+		if said := v.get(printed); said != "" {
+			e.problem("%s: %s", printed, said)
+		}
 		return c, &Error{File: src.File, Problems: e.problems}
 	}
 	return c, nil

@@ -480,6 +480,7 @@ func (s *Shell) ReadExports(file, release string) ([]string, error) {
 	}
 	r := request{before: []string{"kernelver=" + release}, names: []string{exported}, unexport: unconfined(s.Environ)}
 	was, err := s.eval(r)
+	delete(was, printed)
 	if err == nil && len(was) == 0 {
 		err = errors.New("this bash cannot list what is exported: it has no compgen")
 	}
@@ -491,6 +492,7 @@ func (s *Shell) ReadExports(file, release string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
+	delete(now, printed)
 	var list []string
 	for _, name := range slices.Sorted(maps.Keys(now)) {
 		value, set := now[name][0]

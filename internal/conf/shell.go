@@ -68,8 +68,12 @@ type request struct {
 const exported = "*"
 
 // values are the values of variables by name, then by array index. A scalar has
-// index 0. What driver.bash says of a pattern is under "matches NAME".
+// index 0. What driver.bash says of a pattern is under "matches NAME", and the first line
+// that the files printed under [printed].
 type values map[string]map[int]string
+
+// printed is no name of a variable.
+const printed = "it printed"
 
 // get returns the value of name at index 0.
 func (v values) get(name string) string { return v[name][0] }
@@ -231,6 +235,8 @@ func (s *Shell) answer(timeout time.Duration) (values, error) {
 			if wrong != nil {
 				return nil, wrong
 			}
+			first, _, _ := strings.Cut(strings.TrimSpace(string(noise)), "\n")
+			result[printed] = map[int]string{0: first[:min(len(first), 300)]}
 			return result, nil
 		}
 	}
