@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 
 	"dkms-kernel-install/internal/engine"
@@ -37,10 +38,14 @@ func (c *classicRun) install(goal plan.Goal) error {
 		return c.worst(in.Results)
 	case goal == plan.Built && in.Loaded:
 		return nil // it came with the archive
-	case goal == plan.Built:
-		c.text.Note(in.ID.String() + " is already built; to build it again, use --force")
-		return nil
 	}
-	c.text.Note(in.ID.String() + " is already installed; to install it again, use --force")
+	state, again := "built", "to build it again, use --force"
+	if goal == plan.Installed {
+		state, again = "installed", "to install it again, use --force"
+	}
+	if why := c.e.Stale(c.ctx, in.ID, ks); why != "" {
+		state, again = state+", but "+why, "to build it again: dkms build --force"
+	}
+	c.text.Note(fmt.Sprintf("%s is already %s; %s", in.ID, state, again))
 	return nil
 }

@@ -102,6 +102,23 @@ func (e *Engine) work(ctx context.Context, lock *tree.Lock, r Request, replaced 
 	return results, rest, nil
 }
 
+// Stale says why the build of a package for one of the kernels is not what would be built
+// now; empty if all are.
+func (e *Engine) Stale(ctx context.Context, id tree.ID, kernels []tree.Target) string {
+	seen, err := observe.Look(e.m, kernels)
+	if err != nil {
+		return "" // it is only told
+	}
+	for _, k := range kernels {
+		for _, p := range seen.Fresh(ctx, k, observe.Scope{Only: []tree.ID{id}, Renew: true}).Packages {
+			if p.ID == id && p.Stale != "" {
+				return p.Stale
+			}
+		}
+	}
+	return ""
+}
+
 // dropExcluded removes what earlier upgrades kept of packages whose new version is not
 // meant for the kernel.
 func (e *Engine) dropExcluded(ctx context.Context, all []tree.Package, plans []plan.Plan, r Request) (results []execute.Result) {
