@@ -48,6 +48,8 @@ type Settings struct {
 	// ContinueOnError has no effect: work always goes on with the next kernel after
 	// a failure.
 	ContinueOnError string
+	// SignTool is the program that older dkms signed by; it has no effect.
+	SignTool string
 	// AutoinstallAllKernels reports whether a package that is installed is built
 	// for all kernels, and not only for the running and the newest one.
 	AutoinstallAllKernels bool
@@ -122,6 +124,7 @@ func (set *Settings) rows() []row {
 		text("sign_file", &set.SignFile),
 		text("mok_signing_key", &set.MOKSigningKey),
 		text("mok_certificate", &set.MOKCertificate),
+		text("sign_tool", &set.SignTool),
 		text("try_sign_modules", &set.TrySignModules),
 		text("tmp_location", &set.TmpLocation),
 		text("post_transaction", &set.PostTransaction),

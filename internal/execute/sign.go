@@ -60,10 +60,18 @@ func (s *signers) of(k *kernel.Kernel) signer {
 	if s.by[id] == nil {
 		if s.by == nil {
 			s.by = map[string]signer{}
+			s.tellTool()
 		}
 		s.by[id] = s.open(k, set.SignFile, key, hash)
 	}
 	return s.by[id]
+}
+
+// tellTool tells who has the setting that older versions of dkms signed by.
+func (s *signers) tellTool() {
+	if tool := s.m.Settings.SignTool; tool != "" {
+		s.m.Note(fmt.Sprintf("sign_tool=%s has no effect: modules are signed with mok_signing_key and mok_certificate, by sign_file if that is set", tool))
+	}
 }
 
 // open returns what signs with key: this program itself, or the one in the file called
