@@ -31,11 +31,13 @@ const (
 	otherCompiler = "the kernel was built with another compiler: install that one, which CONFIG_CC_VERSION_TEXT in the kernel's configuration names"
 	fewerJobs     = "the build ran out of memory: run it again with fewer jobs (parallel_jobs in framework.conf)"
 	noNetwork     = "builds have a network only where build_sandbox in framework.conf says so, as NAME=network"
+	noInterpreter = "$1 is missing, or the program that its first line names; a carriage return at the end of that line counts"
+	dosLines      = "a carriage return ends the lines of a script: get the source with the line ends of Unix, such as by dos2unix"
 	noModule      = "it builds the kernel, and not a module: M= has to name the module's directory; SUBDIRS= does that no more since Linux 5.4"
 )
 
 // notFound is what a shell says of a program that is not there.
-var notFound = cause{"not found", lazy.Regexp(`(?:^|[\s/])(\w[\w.+-]*): (?:command )?not found$`), "install the program $1"}
+var notFound = cause{"not found", lazy.Regexp(`(?:^|\s|bin/)(\w[\w.+-]*): (?:command )?not found$`), "install the program $1"}
 
 // causes are in the order of how telling they are. Faults of the machine come first:
 // much else fails by them.
@@ -49,7 +51,7 @@ var causes = []cause{
 	{"Bad system call", nil, "it may run a program of another ABI, such as one of 32 bits, which only a build without a sandbox can (build_sandbox in framework.conf)"},
 	{"GPL-only symbol", lazy.Regexp(`modpost: GPL-incompatible module (\S+) uses GPL-only symbol '?([^' ]+)`),
 		"$1 is not under the GPL, and this kernel has $2 for modules that are: use a newer version of the package, or another kernel"},
-	{"/", lazy.Regexp(`(?:tools/objtool/objtool|resolve_btfids|scripts/(?:basic|mod|genksyms)/\w+)'?: .*(?:not found|denied|No such file|cannot|format error|error while loading)`), badHeaders},
+	{"/", lazy.Regexp(`(?:tools/objtool/objtool|resolve_btfids|scripts/(?:recordmcount|(?:basic|mod|genksyms)/\w+))'?: .*(?:not found|denied|No such file|cannot|format error|error while loading|Syntax error)`), badHeaders},
 	{"required by", lazy.Regexp(`\(required by \S*(?:tools|scripts)/`), badHeaders},
 	{"No rule to make target", lazy.Regexp(`No rule to make target '[^']*(?:objtool|fixdep|modpost|resolve_btfids|scripts/module\.lds)'`), badHeaders},
 	{"onfiguration is invalid", lazy.Regexp(`[Kk]ernel configuration is invalid`), badHeaders},
@@ -64,13 +66,17 @@ var causes = []cause{
 	{"please install libelf", nil, "install the headers of libelf"},
 	{"Failed CC version check", nil, otherCompiler},
 	{"Failed PREEMPT_RT sanity check", nil, "the package refuses kernels with PREEMPT_RT: use another kernel"},
+	{"cannot load plugin", lazy.Regexp(`cannot load plugin \S*scripts/gcc-plugins/`), badHeaders},
 	{"incompatible gcc/plugin versions", nil, otherCompiler},
 	{"unrecognized command", lazy.Regexp(`error: unrecognized command[- ]line option '-[fm]`), otherCompiler},
 	{"unknown argument", lazy.Regexp(`error: unknown argument:? '-[fm]`), otherCompiler},
 	{"can't find crate", nil, "the headers lack the crates of the kernel's Rust code, or rustc is not the version that they were made with: install both"},
 	{"incompatible version of rustc", nil, "the crates of the kernel's Rust code were made with another version of rustc: install that one, which CONFIG_RUSTC_VERSION_TEXT in the kernel's configuration names"},
 	{"elf.h", lazy.Regexp(`fatal error: (?:libelf|gelf)\.h`), "install the headers of libelf"},
+	{"C compiler", lazy.Regexp(`configure: error: .*(?:no acceptable C compiler|cannot create executables)`), "install a C compiler, and the headers of the C library"},
+	{"cannot run C compiled", nil, "what the compiler makes cannot be run here: see whether the file system of the builds is mounted noexec (findmnt)"},
 	{": ", lazy.Regexp(`: (?:fatal )?error: `), ""},
+	{"parse error in symbol dump file", nil, "a Module.symvers is of another version of Linux: install the headers again; if the package brings or makes one, use a newer version of it"},
 	{"ERROR: modpost: ", lazy.Regexp(`^ERROR: modpost: `), ""},
 	{"ndefined ", lazy.Regexp(`(?i)\bundefined (?:reference|symbol)`), ""},
 	{"configure: error:", nil, ""},
@@ -78,6 +84,11 @@ var causes = []cause{
 	{"Read-only file system", nil, "it writes outside of the build directory: if it installs, name a target that only builds in MAKE of dkms.conf; what it has to write, build_sandbox in framework.conf allows"},
 	{"command not found", lazy.Regexp(`line \d+: (\w\S*) .*: command not found$`), "MAKE in dkms.conf quotes $1 and its arguments as one word: end the inner quotes after $1"},
 	{"command not found", lazy.Regexp(`line \d+: (-\S+): command not found$`), "MAKE in dkms.conf has no program before $1"},
+	{"\\r': ", lazy.Regexp(`\\r': (?:command not found|No such file or directory)$`), dosLines},
+	{"\r: not found", nil, dosLines},
+	{"not found", lazy.Regexp(`(?:^|\s)(\S*/\S+): (?:cannot execute: required file )?not found$`), noInterpreter},
+	{"bad interpreter", lazy.Regexp(`(\S+): \S+: bad interpreter`), noInterpreter},
+	{"No such file or directory", lazy.Regexp(`^make(?:\[\d+\])?: (\.\S*/\S+): No such file or directory$`), noInterpreter},
 	notFound,
 	{"No such file or directory", lazy.Regexp(`^(?:make(?:\[\d+\])?|\S*env): '?(\w[\w.+-]*)'?: No such file or directory$`), "install the program $1"},
 	{"Makefile.build", lazy.Regexp(`Makefile\.build:\d+: \S+/(?:Kbuild|Makefile): No such file`), "there is no Kbuild or Makefile where M= leads: correct MAKE in dkms.conf"},
@@ -114,7 +125,7 @@ var passing = []string{
 	"Resource temporarily unavailable", "Too many open files", "Disk quota", "disk quota", "Input/output error", "Read-only file system",
 	"Permission denied", "Operation not permitted", "Text file busy", "Stale file handle", "Timed out", "timed out", "Temporary failure",
 	"Could not resolve", "Connection refused", "Network is unreachable", "internal compiler error", "Segmentation fault", "Bus error",
-	"Terminated", "Interrupt",
+	"Terminated", "Interrupt", "bad interpreter", "no acceptable C compiler", "C compiler cannot create", "cannot run C compiled",
 }
 
 // endSize is how many bytes are read of each end of what a command printed: that may be
@@ -155,13 +166,16 @@ func lasting(err error, log []byte) bool {
 	}
 	for line := range bytes.Lines(log) {
 		line = bytes.TrimSpace(line)
-		missing := bytes.HasSuffix(line, []byte(": not found")) || bytes.HasSuffix(line, []byte(": command not found"))
+		missing := slices.ContainsFunc(absent, func(a string) bool { return bytes.HasSuffix(line, []byte(a)) })
 		if missing || bytes.HasSuffix(line, []byte(": No such file or directory")) && makes().Match(line) {
 			return false
 		}
 	}
 	return true
 }
+
+// absent are ends of lines that tell of a program which is not there.
+var absent = []string{": not found", ": command not found", ": required file not found"}
 
 // makes matches what make and env say, and not a compiler.
 var makes = lazy.Regexp(`^(?:make(?:\[\d+\])?|\S*env): `)
@@ -187,7 +201,7 @@ func decisive(log io.Reader) (why, hint string) {
 		}
 		line := strings.ToValidUTF8(string(bytes.TrimSpace(part)), "?")
 		// Make shows a command before it runs, which may be one that prints an error.
-		if line == "" || strings.HasPrefix(line, "# ") || strings.HasPrefix(line, "echo ") {
+		if line == "" || strings.HasPrefix(line, "# ") || strings.HasPrefix(line, "echo ") || strings.Contains(line, inDir) {
 			continue
 		}
 		last = line
@@ -227,6 +241,9 @@ func decisive(log io.Reader) (why, hint string) {
 	}
 	return why, hint
 }
+
+// inDir is what configure says before an error, of where it runs.
+const inDir = "configure: error: in "
 
 // maxWhy is how many bytes decisive returns of a line.
 const maxWhy = 300
