@@ -410,20 +410,20 @@ func (p *planner) depend(item *Item, dep string) {
 // decide says what to do with one package, its dependencies left aside.
 func (p *planner) decide(pkg observe.Seen) Item {
 	item := Item{Seen: pkg, Explicit: slices.Contains(p.request.Only, pkg.ID), Waited: p.waited[pkg.ID]}
+	reinstall := fmt.Sprintf("reinstall the package that brings %s, or remove it", pkg.ID)
 	taken := pkg.TakenBy != (tree.ID{}) && !item.Explicit && !p.request.Force
 	pkg.Current = pkg.Current || taken
 	switch {
 	case pkg.Source == "":
-		item.fail(broken, "its source is gone: the link in the tree leads nowhere",
-			fmt.Sprintf("reinstall the package that brings %s, or remove it", pkg.ID))
+		item.fail(broken, "its source is gone: the link in the tree leads nowhere", reinstall)
 	case pkg.ConfErr != nil && item.Explicit && pkg.Installed && pkg.Current && p.request.Goal == Installed && !p.request.Force:
 		item.Verdict, item.Why = Current, "it is installed, but cannot be built again: "+pkg.ConfErr.Error()
 	case pkg.ConfErr != nil:
-		kind := badConf
+		kind, hint := badConf, "correct it, or set the directive in /etc/dkms/"+pkg.Name+".conf"
 		if errors.Is(pkg.ConfErr, fs.ErrNotExist) {
-			kind.status = failure.StatusNoConf
+			kind.status, hint = failure.StatusNoConf, reinstall
 		}
-		item.fail(kind, pkg.ConfErr.Error(), "correct it, or set the directive in /etc/dkms/"+pkg.Name+".conf")
+		item.fail(kind, pkg.ConfErr.Error(), hint)
 	case pkg.Conf.Excluded != "":
 		item.skip(pkg.Conf.Excluded)
 	case p.shared[pkg.ID]:
