@@ -171,6 +171,7 @@ func (j *job) build(ctx context.Context) (err error) {
 		j.blameRelease(ctx, err)
 		j.blameLink(err)
 		j.blameRust(ctx, err)
+		j.blameSymbols(err)
 		files.RemoveAll(tmp)
 		if first {
 			// Without a build, what POST_BUILD wrote beside it has no use.

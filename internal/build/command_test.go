@@ -47,6 +47,8 @@ func TestDecisive(t *testing.T) {
 			"./tools/objtool/objtool: error while loading shared libraries: libelf.so.1: cannot open shared object file: No such file or directory", "made for another system"},
 		{"recordmcount of another machine", "./scripts/recordmcount: 1: ./scripts/recordmcount: Syntax error: \"(\" unexpected\nmake[1]: *** [/tree/build/toy.o] Error 2\n", "./scripts/recordmcount: 1: ./scripts/recordmcount: Syntax error: \"(\" unexpected", "made for another system"},
 		{"a plugin of another machine", "cc1: error: cannot load plugin ./scripts/gcc-plugins/x.so: ./scripts/gcc-plugins/x.so: wrong ELF class: ELFCLASS64\n", "cc1: error: cannot load plugin ./scripts/gcc-plugins/x.so: ./scripts/gcc-plugins/x.so: wrong ELF class: ELFCLASS64", "made for another system"},
+		{"no symbols, for nvidia's", "The Module.symvers file is missing, or does not contain any\nsymbols exported from the kernel.\nenvironment variable IGNORE_MISSING_MODULE_SYMVERS to 1.\nmake[2]: *** [/tree/build/Kbuild:181: module_symvers_sanity_check] Error 1\n",
+			"The Module.symvers file is missing, or does not contain any", "install them again"},
 		{"symbols of another version", "  MODPOST 1 modules\nFATAL: parse error in symbol dump file\nmake[2]: *** [__modpost] Error 1\n", "FATAL: parse error in symbol dump file", "Module.symvers"},
 		{"no fixdep", "  CC [M]  toy.o\n/bin/sh: 1: scripts/basic/fixdep: not found\nmake[2]: *** [scripts/Makefile.build:287: toy.o] Error 127\n", "/bin/sh: 1: scripts/basic/fixdep: not found", "make modules_prepare"},
 		{"headers not prepared", "  ERROR: Kernel configuration is invalid.\n         include/generated/autoconf.h or include/config/auto.conf are missing.\n", "ERROR: Kernel configuration is invalid.", "make modules_prepare"},

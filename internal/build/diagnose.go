@@ -56,6 +56,7 @@ var causes = []cause{
 	{"No rule to make target", lazy.Regexp(`No rule to make target '[^']*(?:objtool|fixdep|modpost|resolve_btfids|scripts/module\.lds)'`), badHeaders},
 	{"onfiguration is invalid", lazy.Regexp(`[Kk]ernel configuration is invalid`), badHeaders},
 	{"fatal error: generated/", nil, badHeaders},
+	{"The Module.symvers file is missing", nil, badHeaders},
 	{"can't open arch/", nil, badHeaders},
 	{"arch/", lazy.Regexp(`(?:^|[\s'])(?:/\S*/)?arch/[^/\s]*/Makefile(?:: No such file|')`),
 		"the build gives the kernel an ARCH that it does not know: to kernels, aarch64 is arm64, and armv7l is arm; without ARCH, kbuild finds out"},

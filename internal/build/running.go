@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"unicode/utf8"
@@ -94,6 +96,22 @@ func (j *job) blameRelease(ctx context.Context, err error) {
 		f.Hint += "leave it out of MAKE in dkms.conf"
 	default:
 		f.Hint += `quote make in dkms.conf so that it is not added: MAKE[0]="'make' ..."`
+	}
+}
+
+// blameSymbols says in err, with which the build failed, what to do if the kernel's headers
+// do not list its symbols, or if it has only those that its own modules use.
+func (j *job) blameSymbols(err error) {
+	var f *failure.Failure
+	if !errors.As(err, &f) || f.Status != failure.StatusMake || !strings.HasSuffix(f.Why, " undefined!") {
+		return
+	}
+	listed, err := os.Stat(filepath.Join(j.Kernel.SourceDir, "Module.symvers"))
+	switch {
+	case err != nil || listed.Size() == 0:
+		f.Hint = fmt.Sprintf("%s has no Module.symvers, or an empty one: install the kernel's headers again; in a kernel's source, run: make modules", j.Kernel.SourceDir)
+	case j.Kernel.Option("CONFIG_TRIM_UNUSED_KSYMS") == "y":
+		f.Hint = "the kernel has only the symbols that its own modules use (CONFIG_TRIM_UNUSED_KSYMS): use another kernel"
 	}
 }
 
