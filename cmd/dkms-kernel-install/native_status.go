@@ -3,9 +3,12 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/explain"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/report"
 	"dkms-kernel-install/internal/tree"
@@ -13,7 +16,8 @@ import (
 
 type nativeStatus struct {
 	Kernel string `arg:"" optional:"" help:"Only this kernel."`
-	JSON   bool   `name:"json" help:"Write a JSON array, for programs."`
+	JSON   bool   `name:"json" help:"Write JSON, for programs."`
+	Check  bool   `help:"End with 1 if anything is not as it should be: why says what."`
 }
 
 // Run prints the state of packages and builds, and which builds failed.
@@ -25,7 +29,8 @@ func (c *nativeStatus) Run(r *nativeRun) error {
 			return err
 		}
 		if c.JSON {
-			return report.StatusJSON(r.p.stdout, list)
+			err = report.StatusJSON(r.p.stdout, list, e.FailedBuilds(matchKernel))
+			return cmp.Or(err, c.check(r, e))
 		}
 		if len(list) == 0 {
 			r.text.Note("no packages are registered; to register one: dkms add NAME/VERSION")
@@ -36,6 +41,26 @@ func (c *nativeStatus) Run(r *nativeRun) error {
 		for _, f := range e.FailedBuilds(matchKernel) {
 			r.text.Note(fmt.Sprintf("%s for %s: %s: %s (to try again: %s)", f.ID, f.Kernel.Release, f.What, f.Why, f.TryAgain))
 		}
-		return nil
+		return c.check(r, e)
 	})
+}
+
+// check returns an error if it is wanted and something is not as it should be.
+func (c *nativeStatus) check(r *nativeRun, e *engine.Engine) error {
+	if !c.Check {
+		return nil
+	}
+	why := nativeWhy{}
+	if c.Kernel != "" {
+		why.Kernels = []string{c.Kernel}
+	}
+	kernels, err := why.kernels(e.Machine())
+	if err != nil {
+		return err
+	}
+	chains, err := e.Explain(r.ctx, kernels, "", "")
+	if err == nil && slices.ContainsFunc(chains, func(c explain.Chain) bool { return c.Cause() != nil }) {
+		err = errNotWell
+	}
+	return err
 }

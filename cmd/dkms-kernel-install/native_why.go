@@ -22,6 +22,9 @@ type nativeWhy struct {
 	JSON    bool     `name:"json" help:"Write JSON, for programs."`
 }
 
+// errNotWell is the error if something is not as it should be. It was reported.
+var errNotWell = told{&failure.Failure{What: "not all is as it should be", Status: 1}}
+
 // Run says why modules are there or not.
 func (c *nativeWhy) Run(r *nativeRun) error {
 	return r.with(machine.Options{}, func(e *engine.Engine) error {
@@ -45,7 +48,7 @@ func (c *nativeWhy) Run(r *nativeRun) error {
 			report.Chains(r.p.stdout, chains, name != "")
 		}
 		if err == nil && slices.ContainsFunc(chains, func(c explain.Chain) bool { return c.Cause() != nil }) {
-			err = told{&failure.Failure{What: "not all is well", Status: 1}}
+			err = errNotWell
 		}
 		return err
 	})

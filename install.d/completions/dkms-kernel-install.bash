@@ -64,7 +64,7 @@ _dkms_kernel_install() {
 		add) words+=' --force' ;;
 		add-all) words+=' --force' ;;
 		sync) words+=' --kernel --package --only-missing --no-initramfs --hook-next --tell-once --dry-run' ;;
-		status) words+=' --json' ;;
+		status) words+=' --json --check' ;;
 		why) words+=' --json' ;;
 		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;
 		esac

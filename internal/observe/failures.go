@@ -171,9 +171,11 @@ func around(m *machine.Machine) string {
 // FailedBuild is a build that automatic runs do not try again while nothing changes.
 type FailedBuild struct {
 	tree.ID
-	Kernel    tree.Target
-	What, Why string
-	TryAgain  string // a command that builds it all the same
+	Kernel          tree.Target
+	What, Why, Hint string
+	Log             string // its file; empty if it is another one's by now
+	Status          int    // of dkms, if it fails so
+	TryAgain        string // a command that builds it all the same
 }
 
 // FailedBuilds returns the failed builds for the kernels that match accepts, sorted
@@ -189,7 +191,11 @@ func FailedBuilds(m *machine.Machine, match func(tree.Target) bool) []FailedBuil
 		if fi, err := os.Stat(m.Tree.ModuleDir(id, k)); err == nil && fi.ModTime().After(f.When) || err != nil && !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		list = append(list, FailedBuild{id, k, f.What, f.Why, tryAgain(m, id, k)})
+		failed := FailedBuild{ID: id, Kernel: k, What: f.What, Why: f.Why, Hint: f.Hint, Status: f.Status, TryAgain: tryAgain(m, id, k)}
+		if f.LogStamp != "" && f.LogStamp == stampOfLog(f.Log) {
+			failed.Log = f.Log
+		}
+		list = append(list, failed)
 	}
 	slices.SortFunc(list, func(a, b FailedBuild) int {
 		return cmp.Or(strings.Compare(a.ID.String(), b.ID.String()), strings.Compare(a.Kernel.String(), b.Kernel.String()))

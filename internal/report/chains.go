@@ -3,7 +3,6 @@
 package report
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -42,28 +41,4 @@ func Chains(w io.Writer, chains []explain.Chain, whole bool) {
 			}
 		}
 	}
-}
-
-// chainJSON is the JSON form of a chain.
-type chainJSON struct {
-	Package string         `json:"package"`
-	Version string         `json:"version"`
-	Kernel  string         `json:"kernel"`
-	Arch    string         `json:"arch"`
-	OK      bool           `json:"ok"`
-	Links   []explain.Link `json:"links"`
-}
-
-// ChainsJSON writes chains as one JSON object, whose schema is 1.
-func ChainsJSON(w io.Writer, chains []explain.Chain) error {
-	list := []chainJSON{}
-	for _, c := range chains {
-		list = append(list, chainJSON{c.Name, c.Version, c.Kernel.Release, c.Kernel.Arch, c.Cause() == nil, c.Links})
-	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(struct {
-		Schema int         `json:"schema"`
-		Chains []chainJSON `json:"chains"`
-	}{1, list})
 }

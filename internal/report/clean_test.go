@@ -59,15 +59,15 @@ func (w writeTo) Write([]byte) (int, error) { return 0, w.err }
 func TestStatusJSON(t *testing.T) {
 	name := "a\x1b\u202e\u009b\U000e0041ü\"b"
 	var out bytes.Buffer
-	if err := StatusJSON(Clean(&out), []observe.Status{{ID: tree.ID{Name: name, Version: "1"}}}); err != nil {
+	if err := StatusJSON(Clean(&out), []observe.Status{{ID: tree.ID{Name: name, Version: "1"}}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if strings.ContainsAny(out.String(), "\x1b\u202e\u009b\U000e0041") || !strings.Contains(out.String(), "ü") {
 		t.Errorf("it writes %q", out.String())
 	}
-	var list []struct{ Package string }
-	if err := json.Unmarshal(out.Bytes(), &list); err != nil || len(list) != 1 || list[0].Package != name {
-		t.Errorf("it reads %q, %v; want %q", list, err, name)
+	var all struct{ Packages []struct{ Package string } }
+	if err := json.Unmarshal(out.Bytes(), &all); err != nil || len(all.Packages) != 1 || all.Packages[0].Package != name {
+		t.Errorf("it reads %q, %v; want %q", all, err, name)
 	}
 }
 

@@ -5,7 +5,6 @@
 package report
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -252,32 +251,4 @@ func StatusLine(s observe.Status) string {
 		line += " (Differences between built and installed modules)"
 	}
 	return line
-}
-
-// statusJSON is the JSON form of a status.
-type statusJSON struct {
-	Package         string `json:"package"`
-	Version         string `json:"version"`
-	Kernel          string `json:"kernel,omitempty"`
-	Arch            string `json:"arch,omitempty"`
-	State           string `json:"state"`
-	OriginalsExist  bool   `json:"originals_exist"`
-	Missing         bool   `json:"missing"`
-	DiffersFromTree bool   `json:"differs"`
-	KernelGone      bool   `json:"kernel_gone"`
-	WeakFrom        string `json:"weak_from,omitempty"`
-}
-
-// StatusJSON writes list to w as a JSON array of objects, with the members package,
-// version, kernel, arch, state, originals_exist, missing, differs, kernel_gone and weak_from.
-func StatusJSON(w io.Writer, list []observe.Status) error {
-	out := make([]statusJSON, len(list))
-	for i, s := range list {
-		out[i] = statusJSON{s.Name, s.Version, s.Kernel.Release, s.Kernel.Arch, string(s.State), s.Originals, s.Missing, s.Differs, s.KernelGone, s.WeakFrom}
-	}
-	text, err := json.MarshalIndent(out, "", "  ")
-	if err == nil {
-		_, err = w.Write(append(escapeJSON(text), '\n'))
-	}
-	return err
 }
