@@ -21,6 +21,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/engine"
@@ -43,7 +45,18 @@ type program struct {
 func (p *program) open(o machine.Options, text *report.Text) (*engine.Engine, error) {
 	o.Root, o.ConfTimeout, o.WeakTimeout = p.machine.Root, p.machine.ConfTimeout, p.machine.WeakTimeout
 	o.SignTimeout, o.SignPIN, o.Passed = p.machine.SignTimeout, p.machine.SignPIN, p.machine.Passed
+	o.Attended = terminal(p.stdout) || terminal(p.stderr)
 	return engine.Open(o, text)
+}
+
+// terminal reports whether w is one.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 func main() {

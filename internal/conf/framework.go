@@ -94,6 +94,9 @@ type Settings struct {
 // PerKernel are the settings that may differ from kernel to kernel. Values that are
 // read before a kernel is known contain $kernelver.
 type PerKernel struct {
+	// OnFailure is a shell command that gets the failures of a run which nobody sees, as
+	// JSON, on its standard input. Empty means none.
+	OnFailure string
 	// PostTransaction is a shell command to run after the modules of a kernel
 	// changed. It may contain $kernelver, for the shell that runs it.
 	PostTransaction string
@@ -128,6 +131,7 @@ func (set *Settings) rows() []row {
 		text("try_sign_modules", &set.TrySignModules),
 		text("tmp_location", &set.TmpLocation),
 		text("post_transaction", &set.PostTransaction),
+		text("on_failure", &set.OnFailure),
 		text("build_user", &set.BuildUser),
 		text("continue_on_error", &set.ContinueOnError),
 		notEmpty("verbose", &set.Verbose),

@@ -148,8 +148,9 @@ func (e *Engine) failed(failures []follow.Failed) (results []execute.Result) {
 	return results
 }
 
-// transact runs post_transaction for the kernels that results changed.
-func (e *Engine) transact(ctx context.Context, results []execute.Result) {
+// conclude does what comes after a run, whose results are all, without the lock of the tree:
+// it runs post_transaction for the kernels that were changed, and tells of failures.
+func (e *Engine) conclude(ctx context.Context, results []execute.Result) {
 	var changed []tree.Target
 	for _, c := range execute.Changes(results) {
 		if !slices.Contains(changed, c.Kernel) {
@@ -157,4 +158,5 @@ func (e *Engine) transact(ctx context.Context, results []execute.Result) {
 		}
 	}
 	follow.Transaction(ctx, e.m, changed)
+	e.tell(ctx, results)
 }

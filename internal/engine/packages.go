@@ -102,7 +102,7 @@ func (e *Engine) Install(ctx context.Context, s Source, r Request) (in Installed
 		return in, err
 	}
 	lock.Release()
-	e.transact(ctx, in.Results)
+	e.conclude(ctx, in.Results)
 	return in, nil
 }
 
@@ -207,7 +207,7 @@ func (e *Engine) RemovePackage(ctx context.Context, id tree.ID, match func(tree.
 	}
 	results, err := e.remove(ctx, lock, packages.Removal{Take: take, Match: match, Depth: d, Keep: upgrade, Follow: p})
 	lock.Release()
-	e.transact(ctx, results)
+	e.conclude(ctx, results)
 	return results, err
 }
 
@@ -222,7 +222,7 @@ func (e *Engine) RemoveBuilds(ctx context.Context, take func(tree.Package) bool,
 	match := func(t tree.Target) bool { return t == k }
 	results, err := e.remove(ctx, lock, packages.Removal{Take: take, Match: match, Depth: packages.Unbuild, Follow: p})
 	lock.Release()
-	e.transact(ctx, results)
+	e.conclude(ctx, results)
 	return results, err
 }
 
@@ -249,7 +249,7 @@ func (e *Engine) RemoveKernel(ctx context.Context, release string, p follow.Poli
 		err = packages.ForgetKernel(e.m, e.m.Target(release))
 	}
 	lock.Release()
-	e.transact(ctx, results)
+	e.conclude(ctx, results)
 	return results, err
 }
 

@@ -54,7 +54,9 @@ func (e *Engine) Sync(ctx context.Context, r Request) ([]execute.Result, error) 
 	if ctx.Err() == nil {
 		results = append(results, e.renew(ctx, rest, r.Execute.Follow)...)
 	}
-	e.transact(ctx, results)
+	if lock != nil {
+		e.conclude(ctx, results)
+	}
 	return results, nil
 }
 

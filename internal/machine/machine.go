@@ -47,6 +47,9 @@ type Options struct {
 	// that signs gets it in the variable [conf.SignPIN].
 	SignPIN string
 
+	// Attended reports whether somebody sees what a run prints.
+	Attended bool
+
 	// Passed is what confs and commands of builds find in their environment besides
 	// what they find anyway, NAME=VALUE. It is for tests.
 	Passed []string

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 
+	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/explain"
 	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/tree"
@@ -64,6 +65,20 @@ func StatusJSON(w io.Writer, list []observe.Status, failed []observe.FailedBuild
 		Packages []statusJSON  `json:"packages"`
 		Failures []failureJSON `json:"failures"`
 	}{schema, packages, failures})
+}
+
+// FailuresJSON writes the failures among results as a JSON object.
+func FailuresJSON(w io.Writer, results []execute.Result) error {
+	failures := []failureJSON{}
+	for _, r := range results {
+		if f := r.Failure; r.Outcome == execute.Failed {
+			failures = append(failures, failureJSON{about(r.ID, r.Kernel), f.What, f.Why, f.Hint, f.Log, f.Status})
+		}
+	}
+	return writeJSON(w, struct {
+		Schema   int           `json:"schema"`
+		Failures []failureJSON `json:"failures"`
+	}{schema, failures})
 }
 
 // ChainsJSON writes chains as a JSON object.
