@@ -69,13 +69,14 @@ type Description struct {
 	Store store.Store
 	Key   string
 	Again bool
+	// Resign signs the modules that are in the tree anew, if it can, instead of building.
+	Resign bool
 	// Changed reports, once the build is made, whether what it is made from may have
 	// changed since Key was made; nil if it cannot.
 	Changed func() bool
-	// Record records what the build is made from, whose modules are in the files called
-	// modules in the directory at, and are put in place next; nil if it is not recorded.
-	// Stored reports whether the store had the build.
-	Record func(at string, modules []string, stored bool) error
+	// Record records what the build made is made from, whose modules are in the directory
+	// at, and are put in place next; nil if it is not recorded.
+	Record func(at string, made Result) error
 	// Names reports whether Key names the content of the file at path, which is absolute
 	// and without symbolic links, and not one of the build's own.
 	Names func(path string) bool
@@ -85,7 +86,9 @@ type Description struct {
 type Result struct {
 	Modules []string // file names of the modules in the tree, such as foo.ko.xz, sorted
 	Used    Usage    // what its commands used
-	Stored  bool     // the modules are from the store: no command ran
+	Stored  bool     // the modules are from the store, or Resigned: no command ran
+	// Resigned reports whether the modules are those that were in the tree.
+	Resigned bool
 	// Unsigned is why modules have no signature by Sign; nil if they have.
 	Unsigned error
 	// Unrecorded is why Record failed; nil if it did not.
@@ -148,7 +151,7 @@ func (j *job) build(ctx context.Context) (err error) {
 	if err := j.checkSource(); err != nil {
 		return err
 	}
-	if !j.restore() {
+	if !j.resign() && !j.restore() {
 		if err := j.stage(ctx); err != nil {
 			return err
 		}
@@ -209,7 +212,7 @@ func (j *job) finish(ctx context.Context, targetDir, tmp string) error {
 		return err
 	}
 	if j.Record != nil {
-		j.Unrecorded = j.Record(tmp, j.Modules, j.Stored)
+		j.Unrecorded = j.Record(tmp, j.Result)
 	}
 	if err := j.keep(ctx, tmp, targetDir); err != nil {
 		return fmt.Errorf("cannot keep the modules: %w", err)

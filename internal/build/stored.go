@@ -16,6 +16,7 @@ import (
 
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/lazy"
 )
 
@@ -53,30 +54,69 @@ func (j *job) restore() bool {
 		j.StoreErr = err
 		return false
 	}
+	j.Stored, j.StoreErr = j.take(top, fmt.Sprintf("The same was built before: this is from the cache of builds, in %s", j.Store))
+	return j.Stored
+}
+
+// take makes the files in the directory top, which are parts of a staging, the staging of
+// the build, and origin what its log says of where they are from. It reports false if they
+// do not have what the build is to have.
+func (j *job) take(top, origin string) (bool, error) {
 	j.staging = staging{top: top, build: filepath.Join(top, "build"), out: filepath.Join(top, entryOut), raw: filepath.Join(top, entryRaw)}
 	for _, m := range j.Conf.Modules {
 		f, _, err := j.openModule(j.staging.raw, m.DestName+".ko", m)
 		if err != nil {
-			return false // the build that is made takes its place
+			return false, nil // the build that is made takes its place
 		}
 		f.Close()
 	}
-	j.run.log, err = j.storedLog(top)
+	log, err := j.storedLog(top, origin)
 	for _, dir := range []string{j.staging.out, j.staging.build} {
 		err = errors.Join(err, os.MkdirAll(dir, 0o755))
 	}
 	if err != nil {
-		j.StoreErr = err
-		j.run.log.Close()
-		return false
+		log.Close()
+		return false, err
 	}
-	j.Stored = true
-	return true
+	j.run.log = log
+	return true, nil
 }
 
-// storedLog returns the log of a build that came from the store, whose files are in
-// the directory top: where it is from, and then the log of the build as it was made.
-func (j *job) storedLog(top string) (*os.File, error) {
+// resign takes the modules that are in the tree for those of the build, so that they are
+// signed anew. It reports false if that is not wanted, or if they are not whole: then the
+// build has to be made.
+func (j *job) resign() bool {
+	if !j.Resign || j.Again {
+		return false
+	}
+	top := j.Tree.StagingDir(j.ID, j.target())
+	err := errors.Join(files.RemoveAll(top), os.MkdirAll(filepath.Join(top, entryRaw), 0o755), os.MkdirAll(filepath.Join(top, "build"), 0o755))
+	modules, errTree := j.Tree.Modules(j.ID, j.target())
+	err = errors.Join(err, errTree)
+	for _, file := range modules {
+		name, _, _ := kmod.SplitName(file)
+		module, errRead := kmod.ReadFile(filepath.Join(j.Tree.ModuleDir(j.ID, j.target()), file))
+		err = errors.Join(err, errRead, os.WriteFile(filepath.Join(top, entryRaw, name+".ko"), kmod.StripSignature(module), 0o644))
+	}
+	symvers, errSymvers := os.ReadFile(filepath.Join(j.Tree.ModuleDir(j.ID, j.target()), "Module.symvers"))
+	if errSymvers == nil {
+		err = errors.Join(err, os.WriteFile(filepath.Join(top, entrySymvers), symvers, 0o644))
+	}
+	log, errLog := os.ReadFile(filepath.Join(j.Tree.TargetDir(j.ID, j.target()), "log/make.log"))
+	err = errors.Join(err, errLog, os.WriteFile(filepath.Join(top, entryLog), log, 0o600))
+	if err != nil {
+		return false
+	}
+	if j.Resigned, err = j.take(top, "This is what was in the tree, signed with another key"); err != nil {
+		return false
+	}
+	j.Stored = j.Resigned
+	return j.Resigned
+}
+
+// storedLog returns the log of a build whose files are in the directory top and were not
+// made now: where they are from, and then the log of the build as it was made.
+func (j *job) storedLog(top, origin string) (*os.File, error) {
 	old, err := os.Open(filepath.Join(top, entryLog))
 	if err != nil {
 		return nil, err
@@ -87,7 +127,7 @@ func (j *job) storedLog(top string) (*os.File, error) {
 		return nil, err
 	}
 	j.logHead(log)
-	fmt.Fprintf(log, "# The same was built before: this is from the cache of builds, in %s,\n# and what follows is the log of when it was built.\n\n", j.Store)
+	fmt.Fprintf(log, "# %s,\n# and what follows is the log of when it was built.\n\n", origin)
 	_, err = io.Copy(log, old)
 	return log, err
 }

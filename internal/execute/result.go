@@ -36,8 +36,9 @@ type Result struct {
 	Outcome Outcome
 
 	// Built reports whether a build was made, or got from the store if Stored is set.
-	Built, Stored, Signed bool
-	Compression           codec.Compression
+	// It is Resigned if it is what was in the tree, and only its signatures are new.
+	Built, Stored, Resigned, Signed bool
+	Compression                     codec.Compression
 	// Installed reports whether the package now counts as installed. One that names no
 	// module does, though nothing is placed.
 	Installed bool

@@ -42,10 +42,10 @@ const signTimeout = 2 * time.Minute
 
 // of returns what signs modules for a kernel; nil if they go unsigned.
 func (s *signers) of(k *kernel.Kernel) signer {
-	hash, try := k.SignHash(), s.m.Settings.TrySignModules
-	if hash == "" || try == "false" || try != "true" && machine.Chroot() {
+	if !s.m.Signs(k) {
 		return nil
 	}
+	hash := k.SignHash()
 	set, err := s.m.SettingsFor(k.Release)
 	if err != nil {
 		return unable(err)

@@ -134,18 +134,22 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	d.MustSign = w.m.Settings.Required(d.Name) && w.m.EnforcesSignatures()
 	d.World, d.Timeout, d.Several = w.world, w.m.Settings.BuildTimeout, w.several
 	in, errIn := observe.Inputs(ctx, w.m, d)
-	d.Store, d.Key, d.Again = w.m.Store, in.Key, w.options.Force
+	d.Store, d.Key, d.Resign = w.m.Store, in.Key, w.item.Resign
+	d.Again = w.options.Force && !w.item.Resign
 	again := sync.OnceValues(func() (fingerprint.Fingerprint, bool) { return in.Again(ctx) })
 	d.Names, d.Changed = in.Names(), func() bool { _, changed := again(); return changed }
-	d.Record = func(at string, modules []string, stored bool) error {
+	d.Record = func(at string, made build.Result) error {
 		if errIn != nil {
 			return errIn
 		}
 		from := in.Fingerprint
-		if !stored {
+		if !made.Stored {
 			from, _ = again()
 		}
-		return fingerprint.Write(w.m.Tree.TargetDir(d.ID, w.k), at, from, modules)
+		if d.Sign != nil && made.Unsigned == nil {
+			from.Signer = w.m.Signer(w.kern)
+		}
+		return fingerprint.Write(w.m.Tree.TargetDir(d.ID, w.k), at, from, made.Modules)
 	}
 	made, err := w.run.build(ctx, d)
 	w.remember(d, err)
@@ -167,7 +171,7 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 	if made.Unkept != nil {
 		r.Unkept = made.Unkept.Error()
 	}
-	r.Built, r.Stored = true, made.Stored
+	r.Built, r.Stored, r.Resigned = true, made.Stored, made.Resigned
 	if len(made.Modules) > 0 {
 		r.Signed, r.Compression = d.Sign != nil && made.Unsigned == nil, d.Compression
 	}

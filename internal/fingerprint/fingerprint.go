@@ -46,6 +46,14 @@ type Fingerprint struct {
 	// is installed. After a space follows the short form of that build's
 	// fingerprint, if there is one.
 	Depends map[string]string
+	// Signer names the certificate whose key has signed the modules; empty if none has,
+	// or if nobody knows.
+	Signer string `json:",omitempty"`
+}
+
+// OtherSigner reports whether the modules are signed, and now is signed with another key.
+func (was Fingerprint) OtherSigner(now Fingerprint) bool {
+	return was.Signer != "" && now.Signer != "" && was.Signer != now.Signer
 }
 
 // Differs returns, for people, which parts of was differ from now; "" if none do.
@@ -79,6 +87,7 @@ func (was Fingerprint) Differs(now Fingerprint) string {
 
 // String returns a short hash of b, of 16 hex digits.
 func (b Fingerprint) String() string {
+	b.Signer = "" // what is built is the same
 	text, err := json.Marshal(b)
 	if err != nil {
 		panic(err) // strings and numbers

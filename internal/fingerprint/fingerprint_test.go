@@ -304,7 +304,7 @@ func TestRecord(t *testing.T) {
 		t.Error("a record where there is none")
 	}
 	write(t, dir+"/module/toy.ko", "toy")
-	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}}
+	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}, "key"}
 	if err := Write(dir, dir+"/module", b, names); err != nil {
 		t.Fatal(err)
 	}
@@ -344,8 +344,8 @@ func TestRecord(t *testing.T) {
 }
 
 func TestDiffers(t *testing.T) {
-	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}}
-	recorded := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0 0123"}}
+	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}, ""}
+	recorded := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0 0123"}, ""}
 	if got := recorded.Differs(b); got != "" {
 		t.Errorf("a dependency that nobody recorded: %q", got)
 	}
@@ -354,11 +354,11 @@ func TestDiffers(t *testing.T) {
 		want string
 	}{
 		{b, ""},
-		{Fingerprint{1, "t", "c", "h", "gcc 14", b.Depends}, "its source changed since it was built"},
-		{Fingerprint{1, "s", "c", "i", "gcc 15", b.Depends}, "the kernel's headers and the compiler changed since it was built"},
-		{Fingerprint{2, "s", "d", "h", "gcc 14", b.Depends}, "its settings and this program changed since it was built"},
-		{Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.1"}}, "dep changed since it was built"},
-		{Fingerprint{1, "s", "c", "h", "gcc 14", nil}, ""},
+		{Fingerprint{1, "t", "c", "h", "gcc 14", b.Depends, ""}, "its source changed since it was built"},
+		{Fingerprint{1, "s", "c", "i", "gcc 15", b.Depends, ""}, "the kernel's headers and the compiler changed since it was built"},
+		{Fingerprint{2, "s", "d", "h", "gcc 14", b.Depends, ""}, "its settings and this program changed since it was built"},
+		{Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.1"}, ""}, "dep changed since it was built"},
+		{Fingerprint{1, "s", "c", "h", "gcc 14", nil, ""}, ""},
 		{recorded, "dep changed since it was built"},
 	} {
 		if got := b.Differs(tt.now); got != tt.want {
@@ -484,7 +484,7 @@ func TestAnew(t *testing.T) {
 }
 
 func TestKey(t *testing.T) {
-	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"a": "1", "b": "2"}}
+	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"a": "1", "b": "2"}, ""}
 	get := func(b Fingerprint, effective ...any) string {
 		t.Helper()
 		key, err := Key(b, effective...)

@@ -4,6 +4,9 @@ package machine
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,6 +46,29 @@ func (m *Machine) SigningKey(k *kernel.Kernel) (Key, error) {
 		}
 	}
 	return Key{filepath.Join(m.Tree.Dir, "mok.key"), filepath.Join(m.Tree.Dir, "mok.pub"), true}, nil
+}
+
+// Signer names the certificate whose key signs the modules of a kernel; it is empty if they
+// go unsigned, or if there is no certificate yet.
+func (m *Machine) Signer(k *kernel.Kernel) string {
+	if !m.Signs(k) {
+		return ""
+	}
+	key, err := m.SigningKey(k)
+	if err != nil {
+		return ""
+	}
+	text, err := os.ReadFile(cmp.Or(key.Cert, key.File))
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(text))[:32]
+}
+
+// Signs reports whether the modules of a kernel are to be signed.
+func (m *Machine) Signs(k *kernel.Kernel) bool {
+	try := m.Settings.TrySignModules
+	return k.SignHash() != "" && try != "false" && (try == "true" || !Chroot())
 }
 
 // setting returns where the file of a setting is found from here. What is not an

@@ -257,29 +257,40 @@ func (in *inputs) programs() (list, named []string) {
 	return slices.Compact(list), named
 }
 
-// stale says why the build of o for k is not what would be built now; empty if it
-// is, or if nobody knows. A build that nobody recorded is current: unrecorded is
-// then what it is to be compared with from now on. Of a replaced package only the
-// source counts, and a build that nobody recorded is stale.
-func stale(ctx context.Context, m *machine.Machine, o Seen, k tree.Target, replaced bool) (why string, unrecorded *fingerprint.Fingerprint) {
-	in := newInputs(m, m.Hashes, Description(m, o, k))
+// stale finds out why the build of o for k is not what would be built now, if it is not. A
+// build that nobody recorded is current: Unrecorded is then what it is to be compared with
+// from now on. Of a replaced package only the source counts, and a build that nobody
+// recorded is stale.
+func stale(ctx context.Context, s *Snapshot, o *Seen, k tree.Target, replaced bool) {
+	m := s.Machine
+	in := newInputs(m, m.Hashes, Description(m, *o, k))
 	now, err := in.fingerprint(ctx, func(dirs ...string) (fingerprint.Headers, error) {
 		sum, err := in.hashes.Headers(dirs...)
 		return fingerprint.Headers{Sum: sum}, err
 	})
 	if err != nil || now.Headers == "" || now.Compiler == "" {
-		return "", nil // it could not be built
+		return // it could not be built
 	}
 	was, ok := fingerprint.Read(m.Tree.TargetDir(o.ID, k), o.Modules)
 	switch {
 	case replaced && !ok:
-		return "its package is being replaced", nil
+		o.Stale = "its package is being replaced"
 	case replaced:
-		return was.Differs(fingerprint.Fingerprint{
+		o.Stale = was.Differs(fingerprint.Fingerprint{
 			Source: now.Source, Settings: was.Settings, Headers: was.Headers, Compiler: was.Compiler, Rules: was.Rules,
-		}), nil
+		})
 	case ok:
-		return was.Differs(now), nil
+		o.Stale = was.Differs(now)
+		if now.Signer = s.signer(k); o.Stale == "" && was.OtherSigner(now) {
+			o.Stale, o.OtherKey = "it is signed with another key", true
+		}
+	default:
+		o.Unrecorded = &now
 	}
-	return "", &now
+}
+
+// signer returns what [machine.Machine.Signer] does for k. It finds out once.
+func (s *Snapshot) signer(k tree.Target) string {
+	find, _ := s.signers.LoadOrStore(k, sync.OnceValue(func() string { return s.Signer(s.Kernel(k)) }))
+	return find.(func() string)()
 }

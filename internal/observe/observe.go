@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"dkms-kernel-install/internal/build"
 	"dkms-kernel-install/internal/conf"
@@ -32,6 +33,7 @@ type Snapshot struct {
 	Packages   []tree.Package
 	registered []tree.Package // those that are not kept
 	failures   *failures
+	signers    sync.Map // from kernels to functions that return their signers
 }
 
 // View is every registered package as seen from one kernel.
@@ -70,6 +72,9 @@ type Seen struct {
 	// Stale says why the build is not what would be built now; empty if it is, or
 	// if nobody knows.
 	Stale string
+	// OtherKey reports whether the modules would be signed with another key now, and are
+	// else what would be built.
+	OtherKey bool
 	// Unrecorded is what the build will be compared with from now on, if it has no
 	// record of what it was made from, because somebody else made it; else nil.
 	Unrecorded *fingerprint.Fingerprint
@@ -117,7 +122,7 @@ func Look(m *machine.Machine, kernels []tree.Target) (*Snapshot, error) {
 		return nil, failure.From(err, "cannot read "+m.Tree.Dir, failure.StatusNoPerm)
 	}
 	registered := slices.DeleteFunc(slices.Clone(packages), func(p tree.Package) bool { return p.Kept })
-	return &Snapshot{m, packages, registered, openFailures(m)}, nil
+	return &Snapshot{Machine: m, Packages: packages, registered: registered, failures: openFailures(m)}, nil
 }
 
 // Remembered looks at all packages from kernel k, with what the cache remembers of
@@ -189,8 +194,8 @@ func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read fu
 			seen.BuiltAgainst = s.Tree.BuiltAgainst(p.ID, k)
 		}
 		if p.Source != "" && seen.ConfErr == nil {
-			if scope.Renew && seen.Built {
-				seen.Stale, seen.Unrecorded = stale(ctx, s.Machine, seen, k, p.ID == scope.Replaced)
+			if (scope.Renew || scope.Force) && seen.Built {
+				stale(ctx, s, &seen, k, p.ID == scope.Replaced)
 			}
 			seen.Failed = s.failures.of(ctx, s.Machine, seen, k)
 		}

@@ -67,8 +67,8 @@ const (
 type Item struct {
 	observe.Seen
 	Verdict Verdict
-	// Build and Place say what Do does.
-	Build, Place bool
+	// Build and Place say what Do does; Resign, that the build need only be signed again.
+	Build, Place, Resign bool
 	// Explicit reports whether the request names the package; Deferred, whether it is
 	// skipped until a package that it depends on is registered; Waited, whether it is
 	// taken because it may have been.
@@ -108,7 +108,10 @@ func (p Plan) String() string {
 		words := []string{item.ID.String()}
 		switch item.Verdict {
 		case Do:
-			if item.Build {
+			switch {
+			case item.Resign:
+				words = append(words, "sign")
+			case item.Build:
 				words = append(words, "build")
 			}
 			if item.Place {
@@ -375,7 +378,7 @@ func (p *planner) depend(item *Item, dep string) {
 			item.Needs = append(item.Needs, n-1)
 		}
 		item.Needs = append(item.Needs, p.spares[dep]...)
-		if p.request.Renew && item.Built && !item.Build && on.Verdict == Do && on.Build {
+		if p.request.Renew && item.Built && (!item.Build || item.Resign) && on.Verdict == Do && on.Build && !on.Resign {
 			item.do(true, p.request.Goal == Installed, dep+" is built again")
 		}
 		if item.Conf.BuildDependsRebuild && item.Built {
@@ -435,7 +438,7 @@ func (p *planner) decide(pkg observe.Seen) Item {
 			why = "not built"
 		case pkg.Damaged != "":
 			why = "what was built is damaged: " + pkg.Damaged
-		case p.request.Renew && pkg.Stale != "":
+		case p.request.Renew && pkg.Stale != "", p.forced(pkg) && p.request.Goal == Installed && pkg.OtherKey:
 			why = pkg.Stale
 		case p.forced(pkg) && p.request.Goal == Built:
 			why = "it is to be built anyway"
@@ -448,6 +451,7 @@ func (p *planner) decide(pkg observe.Seen) Item {
 			why = "the kernel's directory does not hold what was built"
 		}
 		item.do(build, place, why)
+		item.Resign = build && pkg.OtherKey && why == pkg.Stale
 		if taken && item.Verdict == Current {
 			item.Why = fmt.Sprintf("%s was installed over it", pkg.TakenBy)
 		}
@@ -461,7 +465,7 @@ func (p *planner) forced(pkg observe.Seen) bool {
 }
 
 func (i *Item) do(build, place bool, why string) {
-	i.Build, i.Place = build, place
+	i.Build, i.Place, i.Resign = build, place, false
 	i.Verdict, i.Why = Do, why
 	if !build && !place {
 		i.Verdict, i.Why = Current, ""

@@ -36,7 +36,11 @@ func damaged(p *observe.Seen)    { installed(p); p.Current = false }
 func manual(p *observe.Seen)     { p.Conf.Autoinstall = false }
 func sourceless(p *observe.Seen) { p.Source = "" }
 func confused(p *observe.Seen)   { p.ConfErr = errors.New("AUTOINSTALL must be yes or no") }
-func excluded(p *observe.Seen)   { p.Conf.Excluded = "it is only for kernels up to 5" }
+func rekeyed(p *observe.Seen) {
+	installed(p)
+	p.Stale, p.OtherKey = "it is signed with another key", true
+}
+func excluded(p *observe.Seen) { p.Conf.Excluded = "it is only for kernels up to 5" }
 func failed(p *observe.Seen) {
 	p.Failed = &failure.Failure{What: "build failed before", Why: "it did before", Hint: "try again", Status: failure.StatusMake}
 }
@@ -70,6 +74,7 @@ func TestMake(t *testing.T) {
 	force := func(r Request) Request { r.Force = true; return r }
 	waiting := func(r Request) Request { r.Waiting = true; return r }
 	retry := func(r Request) Request { r.Retry = true; return r }
+	renew := func(r Request) Request { r.Renew = true; return r }
 	build := func(r Request) Request { r.Goal = Built; return r }
 	leaving := func(release string) Request { return Request{Goal: Installed, Leaving: release} }
 
@@ -209,6 +214,12 @@ func TestMake(t *testing.T) {
 		{"failed before, built against what is built", []observe.Seen{pkg("a", "1", failed, needs("b")), pkg("b", "1", built)}, auto,
 			"b/1 place\na/1 fail: it did before\n"},
 
+		{"signed with another key", []observe.Seen{pkg("a", "1", rekeyed), pkg("b", "1", installed, needs("a"))}, renew(auto), "a/1 sign place\nb/1 current\n"},
+		{"signed with another key, and dependent on what is out of date", []observe.Seen{pkg("a", "1", rekeyed, needs("b")), pkg("b", "1", installed, func(p *observe.Seen) { p.Stale = "it changed" })}, renew(auto),
+			"b/1 build place\na/1 build place after b\n"},
+		{"signed with another key, not asked to renew", []observe.Seen{pkg("a", "1", rekeyed)}, auto, "a/1 current\n"},
+		{"signed with another key, forced", []observe.Seen{pkg("a", "1", rekeyed)}, force(only("a/1")), "a/1 sign place\n"},
+		{"signed with another key, build forced", []observe.Seen{pkg("a", "1", rekeyed)}, force(build(only("a/1"))), "a/1 build\n"},
 		{"one asked", []observe.Seen{pkg("a", "1"), pkg("b", "1")}, only("b/1"), "b/1 build place\n"},
 		{"old version asked", []observe.Seen{pkg("a", "1"), pkg("a", "2", installed)}, only("a/1"), "a/1 build place\n"},
 		{"asked though not automatic", []observe.Seen{pkg("a", "1", manual)}, only("a/1"), "a/1 build place\n"},

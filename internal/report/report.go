@@ -149,12 +149,15 @@ func (t *Text) Done(r execute.Result) {
 func done(r execute.Result) string {
 	var steps []string
 	if r.Built {
-		if r.Stored {
+		switch {
+		case r.Resigned:
+			steps = append(steps, "signed again")
+		case r.Stored:
 			steps = append(steps, "from the cache")
-		} else {
+		default:
 			steps = append(steps, "built")
 		}
-		if r.Signed {
+		if r.Signed && !r.Resigned {
 			steps = append(steps, "signed")
 		}
 		if r.Compression.Suffix() != "" {
