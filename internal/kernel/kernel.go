@@ -171,11 +171,11 @@ func (k *Kernel) HasHeaders() bool { return k.LacksHeaders() == "" }
 // LacksHeaders returns a path that headers have and those of the kernel do not, or the
 // one that a link to them leads to; "" if they have all that is looked for.
 func (k *Kernel) LacksHeaders() string {
-	if to, err := os.Readlink(k.SourceDir); err == nil {
-		if !filepath.IsAbs(to) {
-			to = filepath.Join(filepath.Dir(k.SourceDir), to)
-		}
-		if _, err := os.Stat(to); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(k.SourceDir); errors.Is(err, fs.ErrNotExist) {
+		if to, err := os.Readlink(k.SourceDir); err == nil {
+			if dir, err := filepath.EvalSymlinks(filepath.Dir(k.SourceDir)); err == nil && !filepath.IsAbs(to) {
+				to = filepath.Join(dir, to) // of /usr/lib, if /lib is a link to it
+			}
 			return to + ", where " + k.SourceDir + " leads,"
 		}
 	}

@@ -3,6 +3,7 @@
 package kernel
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -108,5 +109,26 @@ func TestCompiler(t *testing.T) {
 		if diff := cmp.Diff(tt.want, (Dirs{Modules: dir}).Kernel("6.9", "x86_64").Compiler()); diff != "" {
 			t.Errorf("%s: %s", tt.name, diff)
 		}
+	}
+}
+
+// On most systems /lib is a link: then a relative link to the headers leads elsewhere than
+// its path says.
+func TestLacksHeaders(t *testing.T) {
+	dir := t.TempDir()
+	headers := dir + "/usr/src/headers"
+	if err := errors.Join(os.MkdirAll(dir+"/usr/lib/modules/6.1", 0o755), os.MkdirAll(headers+"/include", 0o755), os.WriteFile(headers+"/Makefile", nil, 0o644),
+		os.Symlink("usr/lib", dir+"/lib"), os.Symlink("../../../src/headers", dir+"/usr/lib/modules/6.1/build")); err != nil {
+		t.Fatal(err)
+	}
+	k := Dirs{Modules: dir + "/lib/modules"}.Kernel("6.1", "x86_64")
+	if lacks := k.LacksHeaders(); lacks != "" {
+		t.Errorf("it lacks %s", lacks)
+	}
+	if err := os.RemoveAll(headers); err != nil {
+		t.Fatal(err)
+	}
+	if lacks, want := k.LacksHeaders(), headers+", where "+dir+"/lib/modules/6.1/build leads,"; lacks != want {
+		t.Errorf("it lacks %s; want %s", lacks, want)
 	}
 }
