@@ -59,7 +59,7 @@ func (c *nativeStatus) check(r *nativeRun, e *engine.Engine) error {
 		return err
 	}
 	chains, err := e.Explain(r.ctx, kernels, "", "")
-	if err == nil && slices.ContainsFunc(chains, func(c explain.Chain) bool { return c.Cause() != nil }) {
+	if err == nil && slices.ContainsFunc(chains, explain.Chain.Wrong) {
 		err = errNotWell
 	}
 	return err

@@ -38,7 +38,7 @@ func (c *nativeWhy) Run(r *nativeRun) error {
 			return err
 		}
 		if name == "" {
-			chains = slices.DeleteFunc(chains, func(c explain.Chain) bool { return c.Cause() == nil })
+			chains = slices.DeleteFunc(chains, func(c explain.Chain) bool { return !c.Wrong() })
 		} else if len(chains) == 0 {
 			return notRegistered(e.Machine(), tree.ID{Name: name, Version: version})
 		}

@@ -58,6 +58,15 @@ func (c Chain) Cause() *Link {
 	return &c.Links[i]
 }
 
+// Wrong reports whether the package is not there as it should be. One that is not meant for
+// the kernel, or is only installed by hand, need not be there.
+func (c Chain) Wrong() bool {
+	cause := c.Cause()
+	return cause != nil && cause.Step != stepWanted
+}
+
+const stepWanted = "wanted"
+
 // Kernel returns the chains to kernel k of the packages called name, which seen has: of the
 // version alone if that is not empty, else of the one that is installed or would be. An
 // empty name stands for all.
@@ -68,7 +77,7 @@ func Kernel(ctx context.Context, seen *observe.Snapshot, k tree.Target, name, ve
 	if !p.Settled() {
 		p = plan.Make(seen.Fresh(ctx, k, scope), request)
 	}
-	e := &explainer{m: seen.Machine, plan: p, places: newPlaces(seen.Machine, k)}
+	e := &explainer{m: seen.Machine, packages: seen.Packages, plan: p, places: newPlaces(seen.Machine, k)}
 	var chains []Chain
 	for _, pkg := range e.choose(name, version) {
 		chains = append(chains, Chain{pkg.ID, k, e.links(pkg)})
@@ -78,9 +87,10 @@ func Kernel(ctx context.Context, seen *observe.Snapshot, k tree.Target, name, ve
 
 // explainer explains what a plan has.
 type explainer struct {
-	m      *machine.Machine
-	plan   plan.Plan
-	places *places
+	m        *machine.Machine
+	packages []tree.Package
+	plan     plan.Plan
+	places   *places
 }
 
 // choose returns the packages to explain: for each name the version that is asked for, that
@@ -172,7 +182,7 @@ func (e *explainer) conf(s observe.Seen) Link {
 
 // wanted says whether automatic work takes s.
 func (e *explainer) wanted(s observe.Seen) Link {
-	l := Link{Step: "wanted", State: Good, Is: "it is for this kernel"}
+	l := Link{Step: stepWanted, State: Good, Is: "it is for this kernel"}
 	install := fmt.Sprintf("run: dkms install %s -k %s", s.ID, e.plan.View.Release)
 	bad := Bad
 	if s.Installed {
@@ -266,6 +276,9 @@ func (e *explainer) placed(s observe.Seen) Link {
 		l.State, l.Is, l.Do = Note, "version "+tree.ID{Name: s.Name, Version: other}.Unkept().Version+" is installed", install
 	case !s.Installed:
 		l.State, l.Is, l.Do = Bad, "it is built, and not installed", install
+		if keeps := e.m.Modules(k).Keeps(observe.Placement(e.m, e.packages, observe.Installed(e.packages, k), k, s)); len(keeps) > 0 {
+			l.State, l.Is, l.Do = Note, "the kernel has it: "+strings.Join(keeps, ", "), "to install it all the same: dkms install --force "+s.ID.String()+" -k "+k.Release
+		}
 	}
 	return l
 }

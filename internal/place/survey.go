@@ -56,6 +56,19 @@ func (k *Kernel) surveyAll(p Placement) (list []found, keeps map[string]string, 
 	return list, keeps, nil
 }
 
+// Keeps returns why the modules of p would not be placed, each in a line; nil if one would
+// be, or if that cannot be told.
+func (k *Kernel) Keeps(p Placement) (why []string) {
+	list, keeps, err := k.surveyAll(p)
+	for _, f := range list {
+		if err != nil || keeps[f.module.File] == "" {
+			return nil
+		}
+		why = append(why, f.module.File+": "+keeps[f.module.File])
+	}
+	return why
+}
+
 // survey looks at the modules in the kernel's directory that have the name of m.
 func (k *Kernel) survey(p Placement, m Module) (found, error) {
 	f := found{module: m}
