@@ -41,12 +41,12 @@ type program struct {
 	help           io.Writer // stdout as it is: a terminal is asked for its width
 }
 
-// open opens the machine that a face works on. Text shows the events of its runs.
-func (p *program) open(o machine.Options, text *report.Text) (*engine.Engine, error) {
+// open opens the machine that a face works on. Events hears of its runs.
+func (p *program) open(o machine.Options, events engine.Events) (*engine.Engine, error) {
 	o.Root, o.ConfTimeout, o.WeakTimeout = p.machine.Root, p.machine.ConfTimeout, p.machine.WeakTimeout
 	o.SignTimeout, o.SignPIN, o.Passed = p.machine.SignTimeout, p.machine.SignPIN, p.machine.Passed
 	o.Attended = terminal(p.stdout) || terminal(p.stderr)
-	return engine.Open(o, text)
+	return engine.Open(o, events)
 }
 
 // terminal reports whether w is one.

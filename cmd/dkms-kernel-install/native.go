@@ -3,9 +3,12 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/alecthomas/kong"
@@ -34,6 +37,8 @@ type native struct {
 	Verbose bool             `short:"v" help:"Also print what is current, and which modules are placed and removed."`
 	Version kong.VersionFlag `help:"Print the version."`
 
+	Timeline string `placeholder:"FILE" help:"Write to FILE when each package was worked on, in the trace-event format, which browsers' viewers open."`
+
 	Add    nativeAdd    `cmd:"" help:"Install packages for kernels, building what is missing."`
 	AddAll nativeAddAll `cmd:"" help:"Install packages for every kernel whose headers are installed, building what is missing."`
 	Sync   nativeSync   `cmd:"" help:"Build and install what is missing or out of date, for every kernel whose headers are installed, and renew each initramfs that has such modules."`
@@ -48,9 +53,10 @@ type native struct {
 
 // nativeRun is one call of the native face.
 type nativeRun struct {
-	p    *program
-	ctx  context.Context
-	text *report.Text
+	p      *program
+	ctx    context.Context
+	text   *report.Text
+	events engine.Events // text, or a timeline of it
 }
 
 // errSome is the error of a run in which packages failed. Each was reported.
@@ -66,7 +72,16 @@ func (p *program) native(ctx context.Context, args []string) int {
 	if k == nil {
 		return status
 	}
-	err := k.Run(&nativeRun{p, ctx, report.NewText(p.stdout, "", cli.Verbose, false)})
+	text := report.NewText(p.stdout, "", cli.Verbose, false)
+	timeline := report.NewTimeline(text)
+	r := &nativeRun{p, ctx, text, text}
+	if cli.Timeline != "" {
+		r.events = timeline
+	}
+	err := k.Run(r)
+	if cli.Timeline != "" {
+		err = cmp.Or(writeTimeline(cli.Timeline, timeline), err)
+	}
 	status = p.exit(err)
 	if !errors.Is(err, errSome) {
 		status = min(status, 1) // the other statuses are the classic command's
@@ -74,9 +89,22 @@ func (p *program) native(ctx context.Context, args []string) int {
 	return status
 }
 
+// writeTimeline writes t to file.
+func writeTimeline(file string, t *report.Timeline) error {
+	var text bytes.Buffer
+	err := t.Write(&text)
+	if err == nil {
+		err = os.WriteFile(file, text.Bytes(), 0o644)
+	}
+	if err != nil {
+		return failure.From(err, "cannot write the timeline", 1)
+	}
+	return nil
+}
+
 // with runs do with an engine for the machine.
 func (r *nativeRun) with(o machine.Options, do func(*engine.Engine) error) error {
-	e, err := r.p.open(o, r.text)
+	e, err := r.p.open(o, r.events)
 	if err != nil {
 		return err
 	}

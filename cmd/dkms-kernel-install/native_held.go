@@ -20,7 +20,8 @@ type nativeHeld struct{}
 
 // Run prints the kernels for which the plugin would now fail, or build what is required.
 func (c *nativeHeld) Run(r *nativeRun) error {
-	quiet := nativeRun{r.p, r.ctx, report.NewText(io.Discard, "", false, false)}
+	silent := report.NewText(io.Discard, "", false, false)
+	quiet := nativeRun{r.p, r.ctx, silent, silent}
 	return quiet.with(machine.Options{}, func(e *engine.Engine) error {
 		m := e.Machine()
 		if len(m.Settings.RequiredPackages) == 0 || m.Disabled() != "" {

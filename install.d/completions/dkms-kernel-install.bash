@@ -44,13 +44,14 @@ _dkms_kernel_install() {
 	fi
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		--kernel | --package | --name | --package-version | --module | --make-arg) i=$((i + 1)) && [[ ${COMP_WORDS[i]} == = ]] && i=$((i + 1)) ;;
+		--timeline | --kernel | --package | --name | --package-version | --module | --make-arg) i=$((i + 1)) && [[ ${COMP_WORDS[i]} == = ]] && i=$((i + 1)) ;;
 		-*) ;;
 		*) verb=${COMP_WORDS[i]} && break ;;
 		esac
 	done
 
 	case $before in
+	--timeline) kind='file' ;;
 	--kernel) kind='kernel' ;;
 	--package) kind='name' ;;
 	--name) kind='name' ;;
@@ -59,7 +60,7 @@ _dkms_kernel_install() {
 	--make-arg) kind='none' ;;
 	esac
 	if [[ -z $kind && $cur == -* ]]; then
-		words='-h --help -v --verbose --version'
+		words='-h --help -v --verbose --version --timeline'
 		case $verb in
 		add) words+=' --force' ;;
 		add-all) words+=' --force' ;;
