@@ -147,7 +147,12 @@ func (e *explainer) links(s observe.Seen) []Link {
 	if s.Source != "" && s.ConfErr == nil {
 		list = append(list, e.wanted(s), e.headers(s), e.dependencies(s))
 	}
-	list = append(list, e.built(s))
+	blocked := slices.ContainsFunc(list, func(l Link) bool { return l.State == Bad })
+	if blocked && !s.Built && s.Failed == nil {
+		list = append(list, Link{Step: "built", State: Note, Is: "not yet"})
+	} else {
+		list = append(list, e.built(s))
+	}
 	if s.Built && s.ConfErr == nil {
 		list = append(list, e.placed(s))
 	}
