@@ -38,14 +38,15 @@ var version = "devel"
 type program struct {
 	machine        machine.Options // its root, timeouts, SignPIN and Passed are those of every face
 	stdout, stderr io.Writer
-	help           io.Writer // stdout as it is: a terminal is asked for its width
+	raw            io.Writer // stdout as it is: a terminal is asked for its width
+	attended       bool      // stdout or stderr is a terminal
 }
 
 // open opens the machine that a face works on. Events hears of its runs.
 func (p *program) open(o machine.Options, events engine.Events) (*engine.Engine, error) {
 	o.Root, o.ConfTimeout, o.WeakTimeout = p.machine.Root, p.machine.ConfTimeout, p.machine.WeakTimeout
 	o.SignTimeout, o.SignPIN, o.Passed = p.machine.SignTimeout, p.machine.SignPIN, p.machine.Passed
-	o.Attended = terminal(p.stdout) || terminal(p.stderr)
+	o.Attended = p.attended
 	return engine.Open(o, events)
 }
 
@@ -94,7 +95,8 @@ var errSignal = errors.New("interrupted by a signal")
 // main runs the face that args[0] asks for and returns the exit status.
 func (p *program) main(args []string) int {
 	// All that is printed goes through these. No text of a package gets around them.
-	p.help, p.stdout, p.stderr = p.stdout, report.Clean(p.stdout), report.Clean(p.stderr)
+	p.raw, p.attended = p.stdout, terminal(p.stdout) || terminal(p.stderr)
+	p.stdout, p.stderr = report.Clean(p.stdout), report.Clean(p.stderr)
 	// The modes of the files that are made do not depend on the caller's umask.
 	syscall.Umask(0o022)
 	// What the caller has open is not for what a package brings.

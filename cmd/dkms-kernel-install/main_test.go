@@ -40,9 +40,10 @@ func TestMain(m *testing.M) {
 		"depmod": depmod,
 		"kbuild": kbuild,
 		// Programs that run a command with something denied to it, or given.
-		"without": without,
-		"full":    full,
-		"withkey": withKey,
+		"without":  without,
+		"full":     full,
+		"withkey":  withKey,
+		"terminal": onTerminal,
 		// What packages try.
 		"attack": attack,
 		"hold":   hold,

@@ -17,7 +17,7 @@ import (
 // the version was printed, and wrong, after a message, if the line is wrong.
 func (p *program) parse(into any, name, description string, args []string, wrong int) (k *kong.Context, status int) {
 	exited := false
-	parser, err := kong.New(into, kong.Name(name), kong.Description(description), kong.Writers(p.help, p.stderr),
+	parser, err := kong.New(into, kong.Name(name), kong.Description(description), kong.Writers(p.raw, p.stderr),
 		kong.Exit(func(int) { exited = true }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Vars{"version": name + " " + version})
 	if err != nil {
