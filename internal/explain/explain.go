@@ -75,7 +75,11 @@ func Kernel(ctx context.Context, seen *observe.Snapshot, k tree.Target, name, ve
 	scope := observe.Scope{Renew: true}
 	p := plan.Make(seen.Remembered(ctx, k, scope), request)
 	if !p.Settled() {
-		p = plan.Make(seen.Fresh(ctx, k, scope), request)
+		fresh := seen.Fresh(ctx, k, scope)
+		if seen.Kernel(k).Exists() {
+			_ = seen.Remember(fresh) // it takes longer the next time, too, if that fails
+		}
+		p = plan.Make(fresh, request)
 	}
 	e := &explainer{m: seen.Machine, packages: seen.Packages, plan: p, places: newPlaces(seen.Machine, k)}
 	var chains []Chain
