@@ -60,6 +60,20 @@ func terminal(w io.Writer) bool {
 	return err == nil
 }
 
+// screen returns the width of the terminal w, and whether text on it is to be colored:
+// see no-color.org.
+func screen(w io.Writer) (width int, color bool) {
+	if f, ok := w.(*os.File); ok {
+		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
+			width = int(size.Col)
+		}
+	}
+	if width == 0 {
+		width = 80 // it does not say
+	}
+	return width, os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
 func main() {
 	sandbox.Main()
 	tune()

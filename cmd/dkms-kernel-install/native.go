@@ -155,6 +155,16 @@ func knownKernels(m *machine.Machine, releases []string) (ks []tree.Target, err 
 	return ks, nil
 }
 
+// installedKernels returns the releases of the kernels, the oldest first, without those of
+// which only the headers are installed.
+func installedKernels(m *machine.Machine) ([]string, error) {
+	all, err := m.Kernels.List()
+	if err != nil {
+		return nil, failure.From(err, "cannot list the kernels", 1)
+	}
+	return slices.DeleteFunc(all, func(release string) bool { return m.HeadersAlone(m.Target(release)) }), nil
+}
+
 // withHeaders returns the kernels that are installed with their headers, and an error if
 // none is.
 func (r *nativeRun) withHeaders(m *machine.Machine) ([]tree.Target, error) {

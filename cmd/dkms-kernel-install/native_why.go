@@ -60,11 +60,10 @@ func (c *nativeWhy) kernels(m *machine.Machine) ([]tree.Target, error) {
 	if len(c.Kernels) > 0 {
 		return knownKernels(m, c.Kernels)
 	}
-	all, err := m.Kernels.List() // the oldest first
+	all, err := installedKernels(m)
 	if err != nil {
-		return nil, failure.From(err, "cannot list the kernels", 1)
+		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(release string) bool { return m.HeadersAlone(m.Target(release)) })
 	slices.Reverse(all)
 	var ks []tree.Target
 	if slices.Contains(all, m.Running) {
