@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"machine"},
 	{"follow", "observe"},
 	{"plan"},
-	{"execute", "explain"},
+	{"execute", "explain", "reload"},
 	{"packages", "report"},
 	{"engine"},
 }

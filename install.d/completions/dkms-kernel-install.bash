@@ -70,11 +70,11 @@ _dkms_kernel_install() {
 		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;
 		esac
 	elif [[ -z $kind && -z $verb ]]; then
-		words='add add-all sync remove status why postinst held init'
+		words='add add-all sync remove status why reload postinst held init'
 	elif [[ -z $kind ]]; then
 		case $verb in
 		add | remove | status) kind=kernel ;;
-		why | postinst) kind=name ;;
+		why | reload | postinst) kind=name ;;
 		init) kind=directory ;;
 		esac
 	fi

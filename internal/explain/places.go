@@ -55,7 +55,7 @@ func (p *places) links(m *machine.Machine, s observe.Seen) (list []Link) {
 	}
 	list = append(list, p.signed(m, modules), p.indexed(modules), p.inInitramfs(modules), p.blacklisted(modules))
 	if p.k.Release == m.Running {
-		list = append(list, loaded(m, modules))
+		list = append(list, loaded(m, s.Name, modules))
 	}
 	return list
 }
@@ -157,10 +157,13 @@ func (p *places) blacklisted(modules []placed) Link {
 	})
 }
 
+// StepLoaded is the step that says whether what is loaded is what is placed.
+const StepLoaded = "loaded"
+
 // loaded says whether the running kernel has the modules, and whether those are the ones
 // that are placed.
-func loaded(m *machine.Machine, modules []placed) Link {
-	return worst("loaded", modules, func(mod placed) Link {
+func loaded(m *machine.Machine, pkg string, modules []placed) Link {
+	return worst(StepLoaded, modules, func(mod placed) Link {
 		sys := m.Path("/sys/module/" + mod.name)
 		if !files.Exists(sys) {
 			return Link{State: Note, Is: mod.name + " is not loaded", Do: "run: modprobe " + mod.name}
@@ -172,7 +175,7 @@ func loaded(m *machine.Machine, modules []placed) Link {
 			return Link{State: Unknown, Is: mod.name + " is loaded; nothing tells whether it is the one that is placed"}
 		case was != info.SrcVersion:
 			return Link{State: Bad, Is: fmt.Sprintf("%s is loaded, but another build of it (source %s, placed is %s)", mod.name, was, info.SrcVersion),
-				Do: fmt.Sprintf("run: modprobe -r %s && modprobe %[1]s, or restart", mod.name)}
+				Do: fmt.Sprintf("run: dkms-kernel-install reload %s, or restart", pkg)}
 		}
 		return Link{State: Good, Is: mod.name + " is loaded, and is the one that is placed"}
 	})
