@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/fingerprint"
@@ -55,7 +56,7 @@ func StatusOf(m *machine.Machine, matchPackage func(tree.ID) bool, matchKernel f
 	for _, p := range packages {
 		for _, b := range p.Builds {
 			if _, known := kernels[b.Target]; !known && matchKernel(b.Target) {
-				kernels[b.Target] = statusKernel{!m.Kernel(b.Target).Exists(), Installed(packages, b.Target), changed(m.Kernel(b.Target).ConfigFile())}
+				kernels[b.Target] = statusKernel{!m.Kernel(b.Target).Exists(), Installed(packages, b.Target), changed(m.Kernel(b.Target).ConfigFile()), m.ConfCache(b.Target)}
 			}
 		}
 	}
@@ -73,6 +74,7 @@ type statusKernel struct {
 	gone      bool // its directory
 	installed []tree.ID
 	config    int64 // when its configuration has changed, as by changed
+	confs     *conf.Cache
 }
 
 // packageStatus returns the state of p, one of packages, and of its builds for
@@ -89,33 +91,48 @@ func packageStatus(m *machine.Machine, p tree.Package, packages []tree.Package, 
 	if p.Broken() {
 		return []Status{{ID: p.ID, State: StateBroken}}
 	}
-	conf := confChanged(m, p.ID)
+	changed := confChanged(m, p.ID)
 	for _, b := range p.Builds {
-		kernel, ok := kernels[b.Target]
-		if !ok {
-			continue
+		if kernel, ok := kernels[b.Target]; ok {
+			list = append(list, buildStatus(m, p, b, max(changed, kernel.config), packages, kernel))
 		}
-		s := Status{ID: p.ID, Kernel: b.Target, State: StateBuilt, Originals: b.Originals, KernelGone: kernel.gone}
-		seen := Seen{ID: p.ID, Source: p.Source, Built: true, Modules: b.Modules, Installed: b.Installed}
-		// A build that was recorded had every module that its conf names. If neither
-		// has changed since, there is no need to read the conf, which may take a shell.
-		recorded := changed(fingerprint.File(m.Tree.TargetDir(p.ID, b.Target)))
-		if b.Installed && m.Settings.AddonModulesDir == "" || recorded < max(conf, kernel.config, modified(m.Tree.ModuleDir(p.ID, b.Target))) {
-			seen.Conf, seen.ConfErr = Conf(m, p.ID, b.Target)
-			s.Missing = seen.ConfErr == nil && seen.Conf.Excluded == "" && !seen.Complete()
-		}
+	}
+	if len(list) == 0 {
+		list = append(list, Status{ID: p.ID, State: StateAdded})
+	}
+	return list
+}
+
+// buildStatus returns the state of b, a build of p for kernel, whose conf has last changed
+// at the time confChanged.
+func buildStatus(m *machine.Machine, p tree.Package, b tree.Build, confChanged int64, packages []tree.Package, kernel statusKernel) Status {
+	s := Status{ID: p.ID, Kernel: b.Target, State: StateBuilt, Originals: b.Originals, KernelGone: kernel.gone}
+	seen := Seen{ID: p.ID, Source: p.Source, Built: true, Modules: b.Modules, Installed: b.Installed}
+	// A build that was recorded had every module that its conf names. If neither
+	// has changed since, there is no need to read the conf, which may take a shell.
+	recorded := changed(fingerprint.File(m.Tree.TargetDir(p.ID, b.Target)))
+	needed := b.Installed && m.Settings.AddonModulesDir == "" || recorded < max(confChanged, modified(m.Tree.ModuleDir(p.ID, b.Target)))
+	judge := func() {
+		s.Missing = needed && seen.ConfErr == nil && seen.Conf.Excluded == "" && !seen.Complete()
 		if b.Installed {
 			s.State = StateInstalled
 			place := Placement(m, packages, kernel.installed, b.Target, seen)
 			place.Force, place.Exact = true, true // also a module that makes way for a newer one is not there
 			s.Differs = kernel.gone || !m.Modules(b.Target).Current(place)
 		}
-		list = append(list, s)
 	}
-	if len(list) == 0 {
-		list = append(list, Status{ID: p.ID, State: StateAdded})
+	known := !needed
+	if needed {
+		seen.Conf, known = kernel.confs.Get(confSource(m, p.ID, b.Target), m.Settings)
 	}
-	return list
+	if known {
+		judge()
+	}
+	if needed && (!known || s.Missing || s.Differs) { // the cache is believed if all is well by it
+		seen.Conf, seen.ConfErr = Conf(m, p.ID, b.Target)
+		judge()
+	}
+	return s
 }
 
 // confChanged returns when what the conf of a package is read from has changed last, the
