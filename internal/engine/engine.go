@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
@@ -21,6 +22,7 @@ import (
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/packages"
+	"dkms-kernel-install/internal/reload"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -149,7 +151,8 @@ func (e *Engine) failed(failures []follow.Failed) (results []execute.Result) {
 }
 
 // conclude does what comes after a run, whose results are all, without the lock of the tree:
-// it runs post_transaction for the kernels that were changed, and tells of failures.
+// it runs post_transaction for the kernels that were changed, and tells of failures, and of
+// modules of which another build is loaded than was placed.
 func (e *Engine) conclude(ctx context.Context, results []execute.Result) {
 	var changed []tree.Target
 	for _, c := range execute.Changes(results) {
@@ -158,5 +161,13 @@ func (e *Engine) conclude(ctx context.Context, results []execute.Result) {
 		}
 	}
 	follow.Transaction(ctx, e.m, changed)
+	for _, r := range results {
+		if r.Kernel != e.m.Target(e.m.Running) || len(r.Placed) == 0 {
+			continue
+		}
+		if names := reload.Outdated(e.m, r.Placed); len(names) > 0 {
+			e.m.Note(fmt.Sprintf("%s for %s: another build is loaded of %s; run: dkms-kernel-install reload %s, or restart", r.ID, r.Kernel.Release, strings.Join(names, ", "), r.Name))
+		}
+	}
 	e.tell(ctx, results)
 }

@@ -62,6 +62,21 @@ func Plan(m *machine.Machine, s observe.Seen) (*Exchange, error) {
 	return x, nil
 }
 
+// Outdated returns the names of those modules in the files called paths, which are placed
+// for the running kernel, of which another build is loaded.
+func Outdated(m *machine.Machine, paths []string) (names []string) {
+	x := &Exchange{m: m}
+	for _, path := range paths {
+		file, _, _ := kmod.SplitName(filepath.Base(path))
+		name := kmod.Normal(file)
+		was := x.attribute(name, "srcversion")
+		if info, err := kmod.ReadInfo(path); was != "" && err == nil && info.SrcVersion != "" && info.SrcVersion != was {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // due returns the names of the modules to exchange, in no order.
 func (x *Exchange) due(s observe.Seen) ([]string, error) {
 	k := x.m.Target(x.m.Running)
