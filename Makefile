@@ -194,7 +194,7 @@ tools:
 FUZZTIME = 30s
 
 fuzz:
-	@set -e; for pkg in version conf draft codec initramfs kmod build archive store; do \
+	@set -e; for pkg in version conf draft codec initramfs kmod build archive store secureboot; do \
 	  for target in $$($(GO) test -list '^Fuzz' ./internal/$$pkg | grep ^Fuzz); do \
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./internal/$$pkg; \
 	  done; \

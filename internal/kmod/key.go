@@ -3,6 +3,7 @@
 package kmod
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -28,7 +29,14 @@ const (
 	// kernel looks at that, and a renewed certificate would have to be enrolled at
 	// the console again.
 	certDays = 36500
+
+	keyName = "DKMS module signing key"
 )
+
+// Made reports whether [GenerateKey] seems to have made c.
+func Made(c *x509.Certificate) bool {
+	return c.Subject.CommonName == keyName && bytes.Equal(c.RawSubject, c.RawIssuer)
+}
 
 // GenerateKey makes what is missing of a signing key at keyPath (RSA, PKCS #8 in PEM
 // form, mode 0600) and its self-signed certificate at certPath (X.509 in DER form,
@@ -119,7 +127,7 @@ func newCertificate(key crypto.Signer) ([]byte, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		// No SerialNumber: a random one is chosen.
-		Subject:               pkix.Name{CommonName: "DKMS module signing key"},
+		Subject:               pkix.Name{CommonName: keyName},
 		NotBefore:             now,
 		NotAfter:              now.AddDate(0, 0, certDays),
 		KeyUsage:              x509.KeyUsageDigitalSignature,

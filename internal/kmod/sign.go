@@ -101,7 +101,7 @@ func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
 	if certPath == "" {
 		certPath = keyPath
 	}
-	cert, err := readCertificate(certPath)
+	cert, _, err := ReadCertificate(certPath)
 	if err != nil {
 		return nil, err
 	}
@@ -185,25 +185,25 @@ func otherKind(der []byte) bool {
 	return err == nil && !key.Algorithm.Algorithm.Equal(rsaEncryption) && !key.Algorithm.Algorithm.Equal(ecPublicKey)
 }
 
-// readCertificate reads an X.509 certificate, PEM or DER.
-func readCertificate(path string) (*x509.Certificate, error) {
+// ReadCertificate reads an X.509 certificate, and reports whether it is in PEM rather than
+// in DER form.
+func ReadCertificate(path string) (cert *x509.Certificate, inPEM bool, err error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	der := data
-	if isPEM(data) {
+	if inPEM = isPEM(data); inPEM {
 		block := findPEM(data, func(b *pem.Block) bool { return b.Type == "CERTIFICATE" || b.Type == "X509 CERTIFICATE" })
 		if block == nil {
-			return nil, fmt.Errorf("%s has no certificate in it", path)
+			return nil, true, fmt.Errorf("%s has no certificate in it", path)
 		}
 		der = block.Bytes
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("%s is not a certificate in PEM or DER form: %w", path, err)
+	if cert, err = x509.ParseCertificate(der); err != nil {
+		return nil, inPEM, fmt.Errorf("%s is not a certificate in PEM or DER form: %w", path, err)
 	}
-	return cert, nil
+	return cert, inPEM, nil
 }
 
 func isPEM(data []byte) bool {
@@ -340,11 +340,18 @@ func SignedBy(module []byte) (signer string, ok bool) {
 	if _, err := asn1.Unmarshal(sid.FullBytes, &by); err != nil || by.SerialNumber == nil {
 		return fmt.Sprintf("key %x", sid.Bytes), true
 	}
+	return signerName(by.Issuer.FullBytes, by.SerialNumber), true
+}
+
+// SignerOf returns what [SignedBy] returns for modules that are signed with c.
+func SignerOf(c *x509.Certificate) string { return signerName(c.RawIssuer, c.SerialNumber) }
+
+func signerName(issuer []byte, serial *big.Int) string {
 	var name pkix.RDNSequence
-	if _, err := asn1.Unmarshal(by.Issuer.FullBytes, &name); err != nil {
-		return fmt.Sprintf("certificate %x", by.SerialNumber), true
+	if _, err := asn1.Unmarshal(issuer, &name); err != nil {
+		return fmt.Sprintf("certificate %x", serial)
 	}
-	return fmt.Sprintf("%s, certificate %x", name, by.SerialNumber), true
+	return fmt.Sprintf("%s, certificate %x", name, serial)
 }
 
 // HasSignature reports whether module, which is not compressed, ends in a signature in

@@ -20,6 +20,7 @@ import (
 	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/place"
+	"dkms-kernel-install/internal/secureboot"
 	"dkms-kernel-install/internal/store"
 	"dkms-kernel-install/internal/tree"
 )
@@ -70,7 +71,8 @@ type Machine struct {
 	Note func(line string)
 
 	forced   func() []string // see Overrides
-	mu       sync.Mutex      // guards the maps
+	firmware func() *secureboot.Firmware
+	mu       sync.Mutex // guards the maps
 	kernels  map[tree.Target]*kernel.Kernel
 	places   map[tree.Target]*place.Kernel
 	settings map[string]settings // by release
@@ -95,6 +97,7 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 		settings: map[string]settings{},
 	}
 	m.forced = sync.OnceValue(m.readForced)
+	m.firmware = sync.OnceValue(func() *secureboot.Firmware { return secureboot.ReadFirmware(m.Path("/sys")) })
 	release, arch := kernel.Uname()
 	m.Running, m.Arch = release, cmp.Or(o.Arch, arch)
 	m.Distro = distro.Read(m.Path("/etc/os-release"), m.Path("/usr/lib/os-release"))
