@@ -16,6 +16,7 @@ import (
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/secureboot"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -76,28 +77,56 @@ func worst(step string, modules []placed, say func(placed) Link) (w Link) {
 	return w
 }
 
+// signed says whether the kernel loads the modules, by who has signed them.
 func (p *places) signed(m *machine.Machine, modules []placed) Link {
-	kern := m.Kernel(p.k)
-	enforced := p.k.Release == m.Running && m.EnforcesSignatures()
+	w := m.Loading(p.k)
 	return worst("signed", modules, func(mod placed) Link {
 		data, err := kmod.ReadFile(mod.path)
 		if err != nil {
 			return Link{State: Unknown, Is: err.Error()}
 		}
 		signer, ok := kmod.SignedBy(data)
+		w := w
+		w.Key = keyOf(w, signer, ok)
+		w.FileRevoked = w.Revoked.HasFile(data)
+		v := w.Decide()
+		l := Link{State: state(v), Is: "by " + signer + ": " + v.Is, Do: v.Do}
 		switch {
-		case ok && enforced:
-			return Link{State: Unknown, Is: "by " + signer + "; this kernel loads modules only of keys that it knows", Do: "see: dmesg | grep -i 'module.*key'; keyctl list %:.machine; mokutil --list-enrolled"}
-		case ok:
-			return Link{State: Good, Is: "by " + signer}
-		case enforced:
-			return Link{State: Bad, Is: mod.name + " is not signed, and this kernel refuses such modules",
-				Do: "run: dkms generate_mok, enrol the key (mokutil --import), then run: dkms-kernel-install sync"}
-		case kern.SignHash() != "":
-			return Link{State: Note, Is: mod.name + " is not signed; with Secure Boot this kernel refuses it"}
+		case !ok && v.Rule == "no-signatures":
+			l.Is = "not; this kernel does not ask for it"
+		case !ok && v.Loads == secureboot.Yes:
+			l.State, l.Is = Note, mod.name+" is not signed; with Secure Boot this kernel may refuse it"
+		case !ok && v.Loads == secureboot.No:
+			l.Is = mod.name + " is not signed, and this kernel refuses such modules"
+		case !ok:
+			l.Is = mod.name + " is not signed: " + v.Is
 		}
-		return Link{State: Good, Is: "not; this kernel does not ask for it"}
+		return l
 	})
+}
+
+// state returns the state of a link that a verdict makes.
+func state(v secureboot.Verdict) State {
+	return map[secureboot.Answer]State{secureboot.Yes: Good, secureboot.No: Bad, secureboot.Unknown: Unknown}[v.Loads]
+}
+
+// keyOf returns the key of a module with that signer, if ok is set. It is known if it is
+// the one of w, which signs what is made now, or is enrolled.
+func keyOf(w secureboot.World, signer string, ok bool) secureboot.Key {
+	own := w.Key
+	own.Signs = secureboot.If(ok)
+	if !ok || own.Certificate != nil && kmod.SignerOf(own.Certificate) == signer {
+		return own
+	}
+	key := secureboot.Key{Signs: secureboot.Yes, File: "CERTIFICATE"}
+	for _, list := range []secureboot.List{w.MOK, w.DB, w.Waiting} {
+		for _, c := range list.Certificates() {
+			if kmod.SignerOf(c) == signer {
+				key.Certificate = c
+			}
+		}
+	}
+	return key
 }
 
 // indexed says whether modprobe finds the modules, and not others of the same name.
