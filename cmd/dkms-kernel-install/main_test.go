@@ -95,6 +95,8 @@ func TestScript(t *testing.T) {
 			"filling": cmdFilling,
 			"listen":  cmdListen,
 
+			"efi":       cmdEFI,
+			"expired":   cmdExpired,
 			"initramfs": cmdInitramfs,
 			"tarball":   cmdTarball,
 		},

@@ -46,6 +46,7 @@ type native struct {
 	Status nativeStatus `cmd:"" help:"Show what is registered, built and installed."`
 	Why    nativeWhy    `cmd:"" help:"Say why a module is there or not, step by step, and what to do."`
 	Reload nativeReload `cmd:"" help:"Exchange modules that are loaded for those that are placed, if nothing uses them."`
+	Doctor nativeDoctor `cmd:"" help:"Say whether each kernel will load what is built here, and what this machine lacks."`
 
 	Postinst nativePostinst `cmd:"" help:"For maintainer scripts: register a package and sync it."`
 	Held     nativeHeld     `cmd:"" help:"For boot loaders: print each kernel that lacks a required package, in a line of its own. It must not become the default."`

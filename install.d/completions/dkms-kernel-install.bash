@@ -67,10 +67,11 @@ _dkms_kernel_install() {
 		sync) words+=' --kernel --package --only-missing --no-initramfs --hook-next --tell-once --dry-run' ;;
 		status) words+=' --json --check' ;;
 		why) words+=' --json' ;;
+		doctor) words+=' --json' ;;
 		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;
 		esac
 	elif [[ -z $kind && -z $verb ]]; then
-		words='add add-all sync remove status why reload postinst held init'
+		words='add add-all sync remove status why reload doctor postinst held init'
 	elif [[ -z $kind ]]; then
 		case $verb in
 		add | remove | status) kind=kernel ;;

@@ -22,3 +22,6 @@ func (e *Engine) Explain(ctx context.Context, kernels []tree.Target, name, versi
 	}
 	return chains, nil
 }
+
+// Examine says what is true of the machine, as [explain.Examine] does.
+func (e *Engine) Examine() (explain.Examination, error) { return explain.Examine(e.m) }

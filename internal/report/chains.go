@@ -8,6 +8,7 @@ import (
 
 	"dkms-kernel-install/internal/explain"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/secureboot"
 )
 
 // Chains writes for each chain a line with its verdict: the link that is bad and what to do
@@ -40,5 +41,26 @@ func Chains(w io.Writer, chains []explain.Chain, whole bool) {
 				fmt.Fprintf(w, "  %23s | %s\n", "", failure.Line(line))
 			}
 		}
+	}
+}
+
+// verdicts are the verdicts on kernels, for people.
+var verdicts = map[secureboot.Answer]string{
+	secureboot.Yes: "will load what we place", secureboot.No: "will not load what we place", secureboot.Unknown: "unknown whether it loads what we place",
+}
+
+// Examination writes a line for each finding and for each kernel, and what to do.
+func Examination(w io.Writer, e explain.Examination) {
+	row := func(state explain.State, step, is, do string) {
+		fmt.Fprintf(w, "%-7s  %-12s  %s\n", state, step, failure.Line(is))
+		if do != "" {
+			fmt.Fprintf(w, "%23s do: %s\n", "", failure.Line(do))
+		}
+	}
+	for _, l := range e.Findings {
+		row(l.State, l.Step, l.Is, l.Do)
+	}
+	for _, k := range e.Kernels {
+		row(k.State(), "kernel", fmt.Sprintf("%s: %s: %s (rule %s)", k.Kernel.Release, verdicts[k.Loads], k.Is, k.Rule), k.Do)
 	}
 }

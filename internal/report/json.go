@@ -51,6 +51,15 @@ type chainJSON struct {
 	Links []explain.Link `json:"links"`
 }
 
+type loadJSON struct {
+	Kernel string `json:"kernel"`
+	Arch   string `json:"arch"`
+	Loads  string `json:"loads"`
+	Rule   string `json:"rule"`
+	Is     string `json:"is"`
+	Do     string `json:"do,omitempty"`
+}
+
 // StatusJSON writes the states in list, and the builds that failed, as a JSON object.
 func StatusJSON(w io.Writer, list []observe.Status, failed []observe.FailedBuild) error {
 	packages, failures := []statusJSON{}, []failureJSON{}
@@ -91,6 +100,20 @@ func ChainsJSON(w io.Writer, chains []explain.Chain) error {
 		Schema int         `json:"schema"`
 		Chains []chainJSON `json:"chains"`
 	}{schema, list})
+}
+
+// ExaminationJSON writes e as a JSON object.
+func ExaminationJSON(w io.Writer, e explain.Examination) error {
+	kernels := []loadJSON{}
+	for _, k := range e.Kernels {
+		kernels = append(kernels, loadJSON{k.Kernel.Release, k.Kernel.Arch, k.Loads.String(), k.Rule, k.Is, k.Do})
+	}
+	return writeJSON(w, struct {
+		Schema   int            `json:"schema"`
+		OK       bool           `json:"ok"`
+		Findings []explain.Link `json:"findings"`
+		Kernels  []loadJSON     `json:"kernels"`
+	}{schema, e.OK(), e.Findings, kernels})
 }
 
 func writeJSON(w io.Writer, v any) error {
