@@ -21,9 +21,12 @@ import (
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/secureboot"
+	"dkms-kernel-install/internal/tree"
 )
 
 // signer signs a module that has no signature and returns the result.
@@ -34,6 +37,8 @@ type signers struct {
 	m  *machine.Machine
 	mu sync.Mutex
 	by map[string]signer
+	// told reports whether the run has said that a key is to be enrolled.
+	told bool
 }
 
 // signTimeout is how long the program that signs one module may take, if
@@ -62,9 +67,33 @@ func (s *signers) of(k *kernel.Kernel) signer {
 			s.by = map[string]signer{}
 			s.tellTool()
 		}
+		made := key.Generate && !haveBoth(key)
 		s.by[id] = s.open(k, set.SignFile, key, hash)
+		s.tellEnrolment(k, made && haveBoth(key))
 	}
 	return s.by[id]
+}
+
+func haveBoth(key machine.Key) bool { return files.Exists(key.File) && files.Exists(key.Cert) }
+
+// tellEnrolment tells, once in a run, that a key was made, or that k will not load what the
+// key signs until it is enrolled.
+func (s *signers) tellEnrolment(k *kernel.Kernel, made bool) {
+	w := s.m.Loading(tree.Target{Release: k.Release, Arch: k.Arch})
+	v := w.Decide()
+	switch {
+	case s.told || w.Signs != secureboot.Yes:
+		return
+	case v.Loads == secureboot.No || v.Enrols():
+		s.m.Note(fmt.Sprintf("warning: %s may not load what is signed with %s: %s: %s", k.Release, w.File, v.Is, v.Do))
+	case made && w.EFI == secureboot.No:
+		s.m.Note("a signing key was made; its certificate is " + w.File)
+	case made:
+		s.m.Note(fmt.Sprintf("a signing key was made; for Secure Boot enrol it: %s, and confirm it in MokManager at the next boot", w.Import()))
+	default:
+		return
+	}
+	s.told = true
 }
 
 // tellTool tells who has the setting that older versions of dkms signed by.

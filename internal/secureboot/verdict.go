@@ -133,7 +133,7 @@ func (w World) Decide() Verdict {
 		if r.names {
 			v.Is += f.unknowns()
 		}
-		v.Do = strings.ReplaceAll(v.Do, "IMPORT", w.importing())
+		v.Do = strings.ReplaceAll(v.Do, "IMPORT", w.Import())
 		return v
 	}
 	panic("the last rule always applies")
@@ -142,8 +142,8 @@ func (w World) Decide() Verdict {
 // Enrols reports whether what to do is to enrol the key.
 func (v Verdict) Enrols() bool { return v.Rule == "not-enrolled" || v.Rule == "not-enrolled-unknown" }
 
-// importing returns the command that asks shim to enrol the key.
-func (k Key) importing() string {
+// Import returns the command that asks shim to enrol the key.
+func (k Key) Import() string {
 	if k.PEM {
 		return fmt.Sprintf("openssl x509 -in %s -outform DER -out %[1]s.der && mokutil --import %[1]s.der", k.File)
 	}
