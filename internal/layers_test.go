@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"build", "place"},
 	{"machine"},
 	{"follow", "observe"},
-	{"plan"},
+	{"plan", "scripts"},
 	{"execute", "explain", "reload"},
 	{"packages", "report"},
 	{"engine"},

@@ -23,6 +23,7 @@ import (
 	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/packages"
 	"dkms-kernel-install/internal/reload"
+	"dkms-kernel-install/internal/scripts"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -87,7 +88,8 @@ func (e *Engine) GenerateKey(ctx context.Context, k tree.Target) (key machine.Ke
 	return key, true, nil
 }
 
-// lock takes the lock of the tree, and tells whom it waits for.
+// lock takes the lock of the tree, tells whom it waits for, and runs the scripts that a
+// killed run owes.
 func (e *Engine) lock(ctx context.Context) (*tree.Lock, error) {
 	if !files.Exists("/proc/self") {
 		return nil, &failure.Failure{What: "cannot work here", Why: "there is no /proc, which builds and their confinement need", Status: failure.StatusNoPerm,
@@ -97,6 +99,9 @@ func (e *Engine) lock(ctx context.Context) (*tree.Lock, error) {
 		e.m.Note(fmt.Sprintf("waiting for %s, which is working on %s", holder, e.m.Tree.Dir))
 	})
 	if err == nil {
+		if !lock.Clean {
+			scripts.RunOwed(ctx, e.m)
+		}
 		return lock, nil
 	}
 	if errors.Is(err, tree.ErrHeldAbove) {
@@ -134,7 +139,7 @@ func (e *Engine) heal(lock *tree.Lock, all []tree.Package, kernels []tree.Target
 			}
 		}
 	}
-	lock.Clean = err == nil && (lock.Clean || packages.ForgetUpgrades(m))
+	lock.Clean = err == nil && (lock.Clean || packages.ForgetUpgrades(m) && !scripts.Owed(m))
 	if err != nil {
 		m.Note("warning: cannot clean up after a run that was killed: " + err.Error())
 	}

@@ -23,6 +23,7 @@ import (
 	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/sandbox"
+	"dkms-kernel-install/internal/scripts"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -223,7 +224,12 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 		return failure.From(err, "PRE_INSTALL failed", failure.StatusPreInstall)
 	}
 	r.New = m.Tree.InstalledVersion(item.Name, w.k) == ""
-	if err := follow.Foresee(m, w.k, w.options.Follow, w.due(modules, r.New)); err != nil {
+	script := scripts.Script{ID: item.ID, Kernel: w.k, Directive: "POST_INSTALL", Value: item.Conf.PostInstall}
+	err := follow.Foresee(m, w.k, w.options.Follow, w.due(modules, r.New))
+	if err == nil {
+		err = script.Owe(m)
+	}
+	if err != nil {
 		return failure.From(err, "cannot note what has to follow", failure.StatusInstall)
 	}
 	item.Modules = modules
@@ -236,6 +242,7 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 		return failure.From(err, "install failed", failure.StatusInstall)
 	}
 	if len(res.Placed) == 0 && len(res.Kept) > 0 {
+		script.Forget(m)
 		r.Outcome, r.Why = Skipped, "the kernel has it: "+strings.Join(res.Kept, ", ")
 		return nil
 	}
@@ -246,7 +253,7 @@ func (w *work) place(ctx context.Context, modules []string, r *Result) *failure.
 		}
 	}
 	r.Installed = true
-	if err := env.Script(ctx, source, "POST_INSTALL", item.Conf.PostInstall); err != nil {
+	if err := script.Run(ctx, m); err != nil {
 		r.warn(err.Error())
 	}
 	if item.Conf.PostInstall != "" {

@@ -20,6 +20,7 @@ import (
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/scripts"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -81,7 +82,12 @@ func Register(ctx context.Context, m *machine.Machine, id tree.ID, k tree.Target
 	if err != nil {
 		return err
 	}
-	if err := m.Tree.Register(id, source); err != nil {
+	script := scripts.Script{ID: id, Kernel: k, Directive: "POST_ADD", Value: c.PostAdd}
+	err = script.Owe(m)
+	if err == nil {
+		err = m.Tree.Register(id, source)
+	}
+	if err != nil {
 		return failure.From(err, "cannot add "+id.String(), failure.StatusNoPerm)
 	}
 	if c.Name != id.Name || c.Version != id.Version {
@@ -90,7 +96,7 @@ func Register(ctx context.Context, m *machine.Machine, id tree.ID, k tree.Target
 	for _, w := range c.Warnings {
 		m.Note(id.String() + ": " + w)
 	}
-	if err := observe.Environment(m, id, k).Script(ctx, m.Tree.SourceDir(id), "POST_ADD", c.PostAdd); err != nil {
+	if err := script.Run(ctx, m); err != nil {
 		m.Note(err.Error())
 	}
 	return nil

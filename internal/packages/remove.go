@@ -14,6 +14,7 @@ import (
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/place"
+	"dkms-kernel-install/internal/scripts"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -153,17 +154,16 @@ func uninstall(ctx context.Context, m *machine.Machine, p tree.Package, b tree.B
 	}
 	result.NoWeakModules = seen.Conf.NoWeakModules
 	placed := observe.Placement(m, packages, observe.Installed(packages, k), k, seen)
+	script := scripts.Script{ID: p.ID, Kernel: k, Directive: "POST_REMOVE", Value: seen.Conf.PostRemove}
 	// A full disk does not keep anything from being removed.
 	_ = follow.Foresee(m, k, r.Follow, follow.Due{})
+	_ = script.Owe(m)
 	var err error
 	if result.Removed, err = m.Modules(k).Uninstall(placed); err != nil {
 		return err
 	}
-	if p.Source != "" && seen.ConfErr == nil {
-		env := observe.Environment(m, p.ID, k)
-		if err := env.Script(ctx, m.Tree.SourceDir(p.ID), "POST_REMOVE", seen.Conf.PostRemove); err != nil {
-			result.Warnings = append(result.Warnings, err.Error())
-		}
+	if err := script.Run(ctx, m); err != nil {
+		result.Warnings = append(result.Warnings, err.Error())
 	}
 	return nil
 }
