@@ -161,10 +161,10 @@ func record(m *machine.Machine, plans []plan.Plan) {
 // Changes returns what results changed in the directories of kernels.
 func Changes(results []Result) (changes []follow.Change) {
 	for _, r := range results {
-		if len(r.Placed) == 0 && len(r.Removed) == 0 {
+		if len(r.Placed)+len(r.Removed)+len(r.Restored) == 0 {
 			continue
 		}
-		c := follow.Change{Package: r.ID, Kernel: r.Kernel, Placed: r.Placed, Removed: r.Removed, NoWeakModules: r.NoWeakModules}
+		c := follow.Change{Package: r.ID, Kernel: r.Kernel, Placed: r.Placed, Removed: r.Removed, Restored: r.Restored, NoWeakModules: r.NoWeakModules}
 		if r.New {
 			c.Fresh = r.ID.String()
 		}

@@ -45,6 +45,7 @@ type Result struct {
 	Placed    []string // paths of modules put into the kernel's directory
 	Kept      []string // why modules of the kernel's own were kept
 	Removed   []string // paths of modules taken out
+	Restored  []string // paths of modules put back, also in the place of one taken out
 	// NoWeakModules reports whether the conf keeps other kernels from sharing the
 	// modules.
 	NoWeakModules bool

@@ -52,6 +52,7 @@ type Change struct {
 	Package         tree.ID
 	Kernel          tree.Target
 	Placed, Removed []string // paths
+	Restored        []string // paths of modules of the kernel's own that are back
 	Fresh           string   // the package, if it was not installed for the kernel before
 	NoWeakModules   bool     // its conf keeps other kernels from sharing them
 }
@@ -128,7 +129,7 @@ func (s *indexing) decide(m *machine.Machine, p Policy) {
 	}
 	if p.Initramfs != Leave {
 		for _, c := range s.changes {
-			s.due = s.due.And(Due{Modules: ModuleNames(slices.Concat(c.Placed, c.Removed)...), Fresh: c.Fresh})
+			s.due = s.due.And(Due{Modules: ModuleNames(slices.Concat(c.Placed, c.Removed, c.Restored)...), Fresh: c.Fresh})
 		}
 	}
 	s.runs = (len(s.changes) > 0 || s.due.Depmod) && !p.NoDepmod

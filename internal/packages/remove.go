@@ -159,7 +159,7 @@ func uninstall(ctx context.Context, m *machine.Machine, p tree.Package, b tree.B
 	_ = follow.Foresee(m, k, r.Follow, follow.Due{})
 	_ = script.Owe(m)
 	var err error
-	if result.Removed, err = m.Modules(k).Uninstall(placed); err != nil {
+	if result.Restored, result.Removed, err = m.Modules(k).Uninstall(placed); err != nil {
 		return err
 	}
 	if err := script.Run(ctx, m); err != nil {
@@ -200,7 +200,7 @@ func ForgetKernel(m *machine.Machine, k tree.Target) error {
 			if _, err := m.Tree.Modules(p.ID, linked); err == nil || linked.Release != k.Release {
 				continue
 			}
-			if _, err := m.Modules(linked).Uninstall(place.Placement{ID: p.ID}); err != nil {
+			if _, _, err := m.Modules(linked).Uninstall(place.Placement{ID: p.ID}); err != nil {
 				return failure.From(err, fmt.Sprintf("cannot forget %s for %s", p.Name, linked), failure.StatusNoPerm)
 			}
 		}

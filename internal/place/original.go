@@ -118,8 +118,7 @@ func (k *Kernel) inside(path string) (string, error) {
 // paths. One in whose place another package has put its module since becomes a part of
 // that package's archive instead. If the kernel is gone, restore does nothing. The
 // archive stays until [Kernel.forgetOriginals].
-func (k *Kernel) restore(p Placement) (map[string]bool, error) {
-	paths := map[string]bool{}
+func (k *Kernel) restore(p Placement) (paths []string, err error) {
 	if fi, err := os.Stat(filepath.Join(k.Dir, "kernel")); err != nil || !fi.IsDir() {
 		return paths, nil
 	}
@@ -147,7 +146,7 @@ func (k *Kernel) restore(p Placement) (map[string]bool, error) {
 			return paths, err
 		}
 		k.note(a.origin)
-		paths[a.origin] = true
+		paths = append(paths, a.origin)
 	}
 	return paths, nil
 }

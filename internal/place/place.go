@@ -262,26 +262,25 @@ func (k *Kernel) Detach(p Placement) error {
 
 // Uninstall puts back what the modules of p displaced, removes the modules of p from
 // the kernel's directory and from the archives of packages that displaced them, and
-// records that no version of the package is installed. It returns the paths that it
-// removed. The caller holds the tree's lock.
-func (k *Kernel) Uninstall(p Placement) (removed []string, err error) {
+// records that no version of the package is installed. It returns the paths that it put
+// back and those that it removed. The caller holds the tree's lock.
+func (k *Kernel) Uninstall(p Placement) (restored, removed []string, err error) {
 	if err := k.Tidy(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	restored, err := k.restore(p)
-	if err != nil {
-		return nil, fmt.Errorf("cannot put back the module that was there before: %w", err)
+	if restored, err = k.restore(p); err != nil {
+		return restored, nil, fmt.Errorf("cannot put back the module that was there before: %w", err)
 	}
 	paths, err := k.Files(p)
 	if err != nil {
-		return nil, err
+		return restored, nil, err
 	}
 	for _, path := range paths {
-		if restored[path] {
+		if slices.Contains(restored, path) {
 			continue
 		}
 		if err := k.remove(path); err != nil {
-			return removed, err
+			return restored, removed, err
 		}
 		removed = append(removed, path)
 	}
@@ -292,12 +291,12 @@ func (k *Kernel) Uninstall(p Placement) (removed []string, err error) {
 		}
 	}
 	if err := k.disown(p.Name); err != nil {
-		return removed, err
+		return restored, removed, err
 	}
 	if err := k.Tree.ClearInstalled(p.Name, k.Target); err != nil {
-		return removed, err
+		return restored, removed, err
 	}
-	return removed, k.forgetOriginals(p.Name)
+	return restored, removed, k.forgetOriginals(p.Name)
 }
 
 // read lists the modules and the temporaries in the kernel's directory, unless it

@@ -132,7 +132,7 @@ func (t *Text) Done(r execute.Result) {
 	if r.Unkept != "" {
 		t.log.Debugf("%s  not kept in the cache: %s", t.prefix, r.Unkept)
 	}
-	for _, path := range r.Placed {
+	for _, path := range slices.Concat(r.Placed, r.Restored) {
 		t.log.Debugf("%s  + %s", t.prefix, path)
 	}
 	for _, path := range r.Removed {
