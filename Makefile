@@ -162,7 +162,7 @@ slow = sandbox_denies|sandbox_worlds|dkms_statuses|killed_verbs|hostile_values
 # see there, and takes minutes.
 single = $(slow)|archive|bad_conf|bad_modules|bad_names|build_environment|cache_builds|cache_damaged|cache_key|deferred|failed_before|gentoo_phases|rpm_scriptlets_other|status_missing|upgrade_keeps|weak_links|weak_scripts
 # These, and those that go by chance or have more to do without -short.
-long = $(single)|$$(cd cmd/dkms-kernel-install/testdata/script && grep -lE '^(endures|filling|hostile|\[short\]) ' *.txtar | sed 's/[.]txtar$$//' | paste -sd '|')
+long = $(single)|$$(cd cmd/dkms-kernel-install/testdata/script && grep -lE '^(endures|filling|hostile|walks|\[short\]) ' *.txtar | sed 's/[.]txtar$$//' | paste -sd '|')
 
 # To run after each change: it takes three minutes.
 check: lint tools

@@ -41,7 +41,12 @@ var changes = []uint32{
 // number of changes that were tried to $TESTROOT/full.count.
 func full() {
 	from, _ := strconv.Atoi(os.Args[1])
-	count, err := onFullDisk(from, os.Args[2:], os.Getenv("TESTROOT"))
+	count, err := watch(os.Args[2:], os.Getenv("TESTROOT"), changes, func(n int) (errno unix.Errno) {
+		if n >= from {
+			errno = unix.ENOSPC
+		}
+		return errno
+	})
 	if errWrite := os.WriteFile(filepath.Join(os.Getenv("TESTROOT"), "full.count"), []byte(strconv.Itoa(count)), 0o644); errWrite != nil {
 		err = errWrite
 	}
@@ -73,8 +78,11 @@ type (
 	}
 )
 
-// onFullDisk does the work of full. Work is the directory whose file system gets full.
-func onFullDisk(from int, command []string, work string) (int, error) {
+// watch runs a command, and calls each with the number of each change, from 1, before that
+// is made. Changes are those of calls that count for the file system of the directory
+// work. If each returns an error, the change fails with it. Watch returns the number of
+// changes.
+func watch(command []string, work string, calls []uint32, each func(n int) unix.Errno) (int, error) {
 	var count atomic.Int64
 	var disk unix.Stat_t
 	if err := unix.Stat(work, &disk); err != nil {
@@ -87,7 +95,7 @@ func onFullDisk(from int, command []string, work string) (int, error) {
 	go func() {
 		runtime.LockOSThread() // the thread ends with the goroutine
 		var f filter
-		for _, nr := range changes {
+		for _, nr := range calls {
 			f.on(nr, answer(unix.SECCOMP_RET_USER_NOTIF))
 		}
 		fd, err := f.start(unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
@@ -117,8 +125,8 @@ func onFullDisk(from int, command []string, work string) (int, error) {
 			}
 			r := response{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 			if n.changes(disk.Dev) {
-				if count.Add(1) >= int64(from) {
-					r.error, r.flags = -int32(unix.ENOSPC), 0
+				if errno := each(int(count.Add(1))); errno != 0 {
+					r.error, r.flags = -int32(errno), 0
 				}
 			}
 			unix.Syscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))

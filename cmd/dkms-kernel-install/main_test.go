@@ -39,9 +39,10 @@ func TestMain(m *testing.M) {
 		// Programs that it runs.
 		"depmod": depmod,
 		"kbuild": kbuild,
-		// Programs that run a command with something denied to it, or given.
+		// Programs that run a command with something denied to it, or given, or cut short.
 		"without":  without,
 		"full":     full,
+		"cut":      cut,
 		"withkey":  withKey,
 		"terminal": onTerminal,
 		// What packages try.
@@ -93,6 +94,7 @@ func TestScript(t *testing.T) {
 			"hostile": cmdHostile,
 			"evil":    cmdEvil,
 			"filling": cmdFilling,
+			"walks":   cmdWalks,
 			"listen":  cmdListen,
 
 			"efi":       cmdEFI,
