@@ -15,14 +15,14 @@ import (
 )
 
 // Heal removes what a killed run left of id: temporaries, empty directories of
-// builds, and a scratch directory that explains no failure. In a directory without
-// a source link it removes only temporaries.
+// builds, and a scratch directory that explains no failure. In a directory that has
+// neither a source link nor a source in [Tree.Sources] it removes only temporaries.
 func (t Tree) Heal(id ID) error {
 	dir := t.PackageDir(id)
-	// Without the link it may not be a package: somebody may have named another
+	// Without either it may not be a package: somebody may have named another
 	// directory as the tree by mistake.
 	fi, err := os.Lstat(t.SourceDir(id))
-	ours := err == nil && fi.Mode()&fs.ModeSymlink != 0
+	ours := err == nil && fi.Mode()&fs.ModeSymlink != 0 || t.hasSource(id)
 	if _, err := removeTemps(filepath.Dir(dir)); err != nil {
 		return err
 	}
@@ -90,8 +90,17 @@ func (t Tree) HealGone(id ID) error {
 	return nil
 }
 
-// HealTop removes the temporaries that a killed run left in the tree's directory.
+// HealTop removes the temporaries that a killed run left in the tree's directory, and the
+// directories of builds that upgrades kept and that are gone: what has nothing else is
+// not among the packages.
 func (t Tree) HealTop() error {
+	kept, _ := fs.Glob(os.DirFS(t.Dir), "*/"+keptPrefix+"*/*")
+	for _, release := range kept {
+		if _, err := removeTemps(filepath.Join(t.Dir, release)); err != nil {
+			return err
+		}
+		files.RemoveEmpty(filepath.Join(t.Dir, release), t.Dir)
+	}
 	_, err := removeTemps(t.Dir)
 	return err
 }

@@ -129,10 +129,15 @@ func (r *reader) ours(id ID) bool {
 	if _, err := os.Lstat(r.SourceDir(id)); err == nil {
 		return true
 	}
-	if r.Sources == "" {
+	return r.hasSource(id)
+}
+
+// hasSource reports whether there is a source of id in [Tree.Sources].
+func (t Tree) hasSource(id ID) bool {
+	if t.Sources == "" {
 		return false
 	}
-	_, err := os.Stat(filepath.Join(r.Sources, id.Name+"-"+id.Version))
+	_, err := os.Stat(filepath.Join(t.Sources, id.Name+"-"+id.Version))
 	return err == nil
 }
 
