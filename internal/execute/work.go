@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -128,7 +129,7 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 		return nil, &failure.Failure{What: "build failed", Why: failure.Line(err.Error()), Status: failure.StatusMake, Err: err,
 			Hint: "correct build_environment in framework.conf, or the file that it names"}
 	}
-	d.Jobs, d.Jobserver, d.DependsOn = w.jobs.number, w.jobs.server, w.item.DependsOn
+	d.Jobs, d.Jobserver, d.DependsOn = w.jobs.number, w.jobs.server, w.dependsOn()
 	d.Compression = w.kern.Compression()
 	d.Level = w.levels[d.Compression]
 	d.Sign = w.signers.of(w.kern)
@@ -177,6 +178,18 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 		r.Signed, r.Compression = d.Sign != nil && made.Unsigned == nil, d.Compression
 	}
 	return made.Modules, nil
+}
+
+// dependsOn returns the versions of the packages that the build is made against. Not all
+// that were to be installed before it need be.
+func (w *work) dependsOn() map[string]string {
+	versions := maps.Clone(w.item.DependsOn)
+	for name := range versions {
+		if installed := w.m.Tree.InstalledVersion(name, w.k); installed != "" {
+			versions[name] = tree.ID{Version: installed}.Unkept().Version
+		}
+	}
+	return versions
 }
 
 // build builds d, and once more if what was short then may have been taken by another

@@ -83,7 +83,7 @@ type Item struct {
 	// Needs are the items, by index in the plan, that must succeed first. Of several
 	// versions of a package one is enough.
 	Needs []int
-	// DependsOn holds the versions of the packages that a build is made against,
+	// DependsOn holds the versions of the packages that a build is to be made against,
 	// by name, if it is to record them.
 	DependsOn map[string]string
 	Why       string           // of Do and Skip; of Current, if there is something to know
