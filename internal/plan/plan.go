@@ -75,8 +75,8 @@ type Item struct {
 	Explicit, Deferred, Waited bool
 	// Instead is the version that this one, an older one, is taken in place of, because
 	// that cannot be; empty if there is none. If Spare is set, that is not sure: the
-	// item is done only if the one with the index Newer, which is of a newer version,
-	// fails.
+	// item is done only if the one with the index Newer, which is of a newer version, or a
+	// new build of the same, fails.
 	Instead string
 	Spare   bool
 	Newer   int
@@ -313,11 +313,14 @@ func (p *planner) visit(name string, path []string) {
 	p.items = append(p.items, newest)
 	state, last := len(p.items), len(p.items)-1
 	for _, pkg := range p.older(newest) {
-		item := p.item(pkg, path)
+		item := p.decide(pkg) // what is built of the newest needs no other
+		if pkg.ID != newest.ID {
+			item = p.item(pkg, path)
+			item.Instead = newest.Version
+		}
 		if item.Verdict != Do && item.Verdict != Current || item.Build && !p.view.Headers {
 			continue
 		}
-		item.Instead = newest.Version
 		p.items = append(p.items, item)
 		if n := len(p.items) - 1; p.items[last].Verdict == Do {
 			p.items[n].Spare, p.items[n].Newer, last = true, last, n
@@ -333,12 +336,17 @@ func (p *planner) visit(name string, path []string) {
 }
 
 // older returns the older versions that automatic work may take in place of the newest,
-// the newest of them first.
+// the newest of them first. If the newest is to be built again, what is built of it comes
+// before them if it was installed, and is not in the kernel's directory.
 func (p *planner) older(newest Item) (list []observe.Seen) {
 	sure := newest.Verdict == Current || newest.Verdict == Do && !newest.Build || newest.Deferred
 	there := newest.Installed && (newest.Current || newest.TakenBy != tree.ID{}) // and stays, if it cannot be built again
 	if sure || there || p.request.Only != nil || p.request.Leaving != "" {
 		return nil
+	}
+	built := newest.Seen
+	if built.Stale = ""; built.Installed && !p.decide(built).Build {
+		list = append(list, built)
 	}
 	for _, pkg := range p.all {
 		if pkg.Name == newest.Name && pkg.ID != newest.ID && (pkg.Conf.Autoinstall || pkg.Installed) {

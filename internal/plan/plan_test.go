@@ -41,6 +41,7 @@ func rekeyed(p *observe.Seen) {
 	p.Stale, p.OtherKey = "it is signed with another key", true
 }
 func excluded(p *observe.Seen) { p.Conf.Excluded = "it is only for kernels up to 5" }
+func stale(p *observe.Seen)    { p.Stale = "its source has changed" }
 func failed(p *observe.Seen) {
 	p.Failed = &failure.Failure{What: "build failed before", Why: "it did before", Hint: "try again", Status: failure.StatusMake}
 }
@@ -89,6 +90,10 @@ func TestMake(t *testing.T) {
 		{"built", []observe.Seen{pkg("a", "1", built)}, auto, "a/1 place\n"},
 		{"installed", []observe.Seen{pkg("a", "1", installed)}, auto, "a/1 current\n"},
 		{"files gone", []observe.Seen{pkg("a", "1", damaged)}, auto, "a/1 place\n"},
+		{"files gone, and stale", []observe.Seen{pkg("a", "1", damaged, stale)}, renew(auto), "a/1 build place\na/1 place if a/1 fails\n"},
+		{"files gone, and failed before", []observe.Seen{pkg("a", "1", damaged, stale, failed)}, renew(auto), "a/1 fail: it did before\na/1 place\n"},
+		{"files gone, and a dependency is stale", []observe.Seen{pkg("a", "1", damaged, needs("b")), pkg("b", "1", damaged, stale)}, renew(auto),
+			"b/1 build place\nb/1 place if b/1 fails\na/1 build place after b after b\na/1 place if a/1 fails\n"},
 		{"module gone from the tree", []observe.Seen{pkg("a", "1", installed, modules("a", "b"))}, auto, "a/1 build place\n"},
 		{"not automatic", []observe.Seen{pkg("a", "1", manual), pkg("b", "1")}, auto, "b/1 build place\n"},
 		{"not automatic, files gone", []observe.Seen{pkg("a", "1", manual, damaged)}, auto, "a/1 place\n"},
