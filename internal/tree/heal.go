@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,9 +27,8 @@ func (t Tree) Heal(id ID) error {
 	if _, err := removeTemps(filepath.Dir(dir)); err != nil {
 		return err
 	}
-	archives, _ := fs.Glob(os.DirFS(filepath.Dir(dir)), originals+"/*")
-	for _, archive := range append(archives, originals) {
-		files.RemoveEmpty(filepath.Join(filepath.Dir(dir), archive), filepath.Dir(dir))
+	if err := healArchives(filepath.Dir(dir)); err != nil {
+		return err
 	}
 	releases, err := removeTemps(dir)
 	if err != nil {
@@ -74,6 +74,29 @@ func (t Tree) Heal(id ID) error {
 		return files.RemoveAll(t.BuildDir(id))
 	}
 	return nil
+}
+
+// healArchives removes temporaries and empty directories from the archives of displaced
+// modules in the directory of a package's name.
+func healArchives(name string) error {
+	var dirs []string
+	err := filepath.WalkDir(filepath.Join(name, originals), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case d.IsDir():
+			dirs = append(dirs, path)
+		case files.IsTemp(d.Name()):
+			return files.Remove(path)
+		}
+		return nil
+	})
+	for _, dir := range slices.Backward(dirs) {
+		files.RemoveEmpty(dir, name)
+	}
+	return err
 }
 
 // HealGone removes what a killed run left of id, which is no longer a package of
