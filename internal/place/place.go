@@ -134,18 +134,23 @@ func (k *Kernel) Install(p Placement) (Result, error) {
 	if err := k.Tidy(); err != nil {
 		return r, err
 	}
-	found, keeps, err := k.surveyAll(p)
+	list, keeps, err := k.surveyAll(p)
 	if err != nil {
 		return r, err
 	}
-	for _, f := range found {
-		m := f.module
-		if why := keeps[m.File]; why != "" {
-			if f.kept != "" {
-				r.Kept = append(r.Kept, m.File+": "+f.kept)
-			}
-			continue
+	for _, f := range list {
+		if keeps[f.module.File] != "" && f.kept != "" {
+			r.Kept = append(r.Kept, f.module.File+": "+f.kept)
 		}
+	}
+	list = slices.DeleteFunc(list, func(f found) bool { return keeps[f.module.File] != "" })
+	if slices.ContainsFunc(list, func(f found) bool { return len(f.stale) > 0 }) {
+		if err := k.foretell(p, list); err != nil {
+			return r, err
+		}
+	}
+	for _, f := range list {
+		m := f.module
 		if err := k.archive(p, m, f.foreign); err != nil {
 			return r, fmt.Errorf("cannot archive the module that was there before: %w", err)
 		}

@@ -3,6 +3,7 @@
 package place
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -113,5 +114,44 @@ func TestSame(t *testing.T) {
 				t.Errorf("same: %v", got)
 			}
 		})
+	}
+}
+
+// TestCutShort checks that what was placed, and what was there before, stay the package's
+// if a placement ends in the middle, whatever is built after that.
+func TestCutShort(t *testing.T) {
+	dir := t.TempDir()
+	target := tree.Target{Release: "6.1", Arch: "x86_64"}
+	id := tree.ID{Name: "a", Version: "1"}
+	k := &Kernel{Tree: tree.Tree{Dir: filepath.Join(dir, "tree")}, Target: target, Dir: filepath.Join(dir, "6.1")}
+	p := Placement{ID: id, Versions: []string{"1"}, Force: true, Modules: []Module{{"a.ko", "/extra"}, {"b.ko", "/extra"}, {"c.ko", "/updates"}}}
+	build := func(content string) {
+		t.Helper()
+		for _, m := range p.Modules {
+			file := filepath.Join(k.Tree.ModuleDir(id, target), m.File)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(m.File+content), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	build("first")
+	if _, err := k.Install(p); err != nil {
+		t.Fatal(err)
+	}
+	p.Installed = true
+	build("second")
+	// There is no room for the second one.
+	block := filepath.Join(k.Dir, "extra", files.TempName("b.ko"))
+	if err := os.MkdirAll(filepath.Join(block, "full"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Install(p); err == nil {
+		t.Fatal("the module was placed")
+	}
+	build("third")
+	for _, m := range p.Modules {
+		if !k.own(p, k.Path(m)) {
+			t.Errorf("%s is not the package's", m.File)
+		}
 	}
 }

@@ -22,8 +22,32 @@ import (
 type record map[string]recorded
 
 // recorded are the SHA-256 sums of one module: as it was built, and, if the package's
-// POST_INSTALL changed it after it was placed, as it is now.
-type recorded struct{ Built, Changed string }
+// POST_INSTALL changed it after it was placed, as it is now; and as the package's module
+// was that it takes the place of, until that is done.
+type recorded struct {
+	Built, Changed string
+	Before         string `json:",omitempty"`
+}
+
+// foretell adds to the record of p, some of whose modules are there, what is to be placed
+// and what is there: if only some of it is placed, both stay the package's.
+func (k *Kernel) foretell(p Placement, list []found) error {
+	all, _ := k.record(p.Name)
+	if all == nil {
+		all = record{}
+	}
+	for _, f := range list {
+		for _, path := range f.stale {
+			was := all[filepath.Base(path)]
+			was.Before = sum(path)
+			all[filepath.Base(path)] = was
+		}
+		now := all[f.module.File]
+		now.Built, now.Changed = sum(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), f.module.File)), ""
+		all[f.module.File] = now
+	}
+	return files.WriteState(k.Tree.PlacedFile(p.Name, k.Target), all, files.Options{})
+}
 
 // Record notes how the modules of p that were placed, at these paths, look now. What
 // differs from what was built counts as installed from now on.
@@ -62,7 +86,7 @@ func (k *Kernel) recorded(name, path string) bool {
 	if was != (recorded{}) {
 		now = sum(path)
 	}
-	return now != "" && (now == was.Built || now == was.Changed)
+	return now != "" && (now == was.Built || now == was.Changed || now == was.Before)
 }
 
 // sum returns the SHA-256 sum of the regular file at path; "" if there is none that can be
