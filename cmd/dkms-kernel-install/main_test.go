@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 		// Programs that run a command with something denied to it, or given, or cut short.
 		"without":  without,
 		"full":     full,
-		"cut":      cut,
+		"cutshort": cutShort,
 		"withkey":  withKey,
 		"terminal": onTerminal,
 		// What packages try.

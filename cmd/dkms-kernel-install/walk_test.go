@@ -293,7 +293,7 @@ func (w *walker) run(line string) string {
 // cut runs a command that is killed before its nth change, with all that it started; never
 // if n is 0. It returns the number of changes if there are fewer.
 func (w *walker) cut(n int, line string) (count int) {
-	w.run(fmt.Sprintf("cut %d %s", n, line))
+	w.run(fmt.Sprintf("cutshort %d %s", n, line))
 	text, err := os.ReadFile(filepath.Join(w.work, "cut.count"))
 	w.ts.Check(err)
 	count, err = strconv.Atoi(string(text))
@@ -332,14 +332,14 @@ func (w *walker) settle() map[string]string {
 // nameCalls are the system calls that change what is in a directory.
 var nameCalls = []uint32{unix.SYS_OPENAT, unix.SYS_MKDIRAT, unix.SYS_RENAMEAT2, unix.SYS_SYMLINKAT, unix.SYS_LINKAT, unix.SYS_UNLINKAT}
 
-// cut is the program
+// cutShort is the program
 //
-//	cut N COMMAND...
+//	cutshort N COMMAND...
 //
 // It runs a command, and kills it and everything in its process group before it makes,
-// renames or removes a file for the Nth time. If it does so less often, cut writes the
+// renames or removes a file for the Nth time. If it does so less often, it writes the
 // number to $TESTROOT/cut.count.
-func cut() {
+func cutShort() {
 	n, _ := strconv.Atoi(os.Args[1])
 	root := os.Getenv("TESTROOT")
 	count, err := watch(os.Args[2:], root, nameCalls, func(i int) unix.Errno {
@@ -353,7 +353,7 @@ func cut() {
 		err = errWrite
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "cut:", err)
+		fmt.Fprintln(os.Stderr, "cutshort:", err)
 		os.Exit(1)
 	}
 }
