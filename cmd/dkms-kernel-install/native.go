@@ -30,7 +30,8 @@ for every kernel. kernel-install does this when a kernel is installed; the comma
 below do it by hand.
 
 Exit status: 0 if all is done; 1 if nothing was done, because the command line is
-wrong, or a permission is lacking; 2 if a package failed and the others are done.`
+wrong, or a permission is lacking; 2 if a package failed and the others are done.
+why, doctor and status --check end with 1 if something is not as it should be.`
 
 // native is the command line of the face for people and programs.
 type native struct {
