@@ -49,6 +49,8 @@ type native struct {
 	Reload nativeReload `cmd:"" help:"Exchange modules that are loaded for those that are placed, if nothing uses them."`
 	Doctor nativeDoctor `cmd:"" help:"Say whether each kernel will load what is built here, and what this machine lacks."`
 
+	Key nativeKey `cmd:"" help:"Show, make, enrol or exchange the key that modules are signed with."`
+
 	Postinst nativePostinst `cmd:"" help:"For maintainer scripts: register a package and sync it."`
 	Held     nativeHeld     `cmd:"" help:"For boot loaders: print each kernel that lacks a required package, in a line of its own. It must not become the default."`
 	Init     nativeInit     `cmd:"" help:"Write a dkms.conf for a source tree of kernel modules."`

@@ -71,7 +71,7 @@ _dkms_kernel_install() {
 		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;
 		esac
 	elif [[ -z $kind && -z $verb ]]; then
-		words='add add-all sync remove status why reload doctor postinst held init'
+		words='add add-all sync remove status why reload doctor key postinst held init'
 	elif [[ -z $kind ]]; then
 		case $verb in
 		add | remove | status) kind=kernel ;;

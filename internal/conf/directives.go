@@ -408,7 +408,7 @@ func CheckReserved(name, version string) error {
 
 // reserved are the names of files in the tree's directory, ours and those of the classic
 // dkms.
-var reserved = []string{"mok.key", "mok.pub", "mok.pub.old", "post_transaction.log", "dkms_dbversion"}
+var reserved = []string{"mok.key", "mok.key.old", "mok.pub", "mok.pub.old", "post_transaction.log", "dkms_dbversion"}
 
 // Originals is the directory of displaced modules, beside a package's versions.
 const Originals = "original_module"

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -86,6 +87,35 @@ func (e *Engine) GenerateKey(ctx context.Context, k tree.Target) (key machine.Ke
 		return key, false, failure.From(err, "cannot make a signing key", failure.StatusNoPerm)
 	}
 	return key, true, nil
+}
+
+// RotateKey makes a new key and certificate in place of those that modules for k are signed
+// with, whose files get [machine.OldKey] at the end of their names. It returns an error if
+// they are not ours to make.
+func (e *Engine) RotateKey(ctx context.Context, k tree.Target) (key machine.Key, err error) {
+	lock, err := e.lock(ctx)
+	if err != nil {
+		return key, err
+	}
+	defer lock.Release()
+	const what = "cannot exchange the signing key"
+	if key, err = e.m.SigningKey(e.m.Kernel(k)); err != nil {
+		return key, failure.From(err, what, failure.StatusBadConf)
+	}
+	if !key.Generate {
+		return key, &failure.Failure{What: what, Why: key.File + " is not made by this program", Status: failure.StatusBadConf,
+			Hint: "put a new key and certificate in its place, enrol the certificate, then run: dkms-kernel-install sync"}
+	}
+	lock.Clean = false
+	for _, file := range []string{key.Cert, key.File} { // a certificate alone signs nothing
+		if err := os.Rename(file, file+machine.OldKey); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return key, failure.From(err, what, failure.StatusNoPerm)
+		}
+	}
+	if err := kmod.GenerateKey(key.File, key.Cert); err != nil {
+		return key, failure.From(err, what, failure.StatusNoPerm)
+	}
+	return key, nil
 }
 
 // lock takes the lock of the tree, tells whom it waits for, and runs the scripts that a

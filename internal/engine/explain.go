@@ -23,5 +23,8 @@ func (e *Engine) Explain(ctx context.Context, kernels []tree.Target, name, versi
 	return chains, nil
 }
 
+// ExplainKey says what is true of the key that modules for k are signed with.
+func (e *Engine) ExplainKey(k tree.Target) []explain.Link { return explain.Key(e.m, k) }
+
 // Examine says what is true of the machine, as [explain.Examine] does.
 func (e *Engine) Examine() (explain.Examination, error) { return explain.Examine(e.m) }

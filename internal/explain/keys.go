@@ -17,6 +17,9 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
+// Key says what is true of the key that modules for k are signed with.
+func Key(m *machine.Machine, k tree.Target) []Link { return signingKey(m, k, m.Loading(k)) }
+
 // signingKey says what is true of the key that modules for k are signed with.
 func signingKey(m *machine.Machine, k tree.Target, w secureboot.World) []Link {
 	const settings = "see mok_signing_key and mok_certificate in framework.conf(5)"

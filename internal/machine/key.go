@@ -24,6 +24,9 @@ type Key struct {
 	Generate bool
 }
 
+// OldKey ends the names of the files of a key that another has taken the place of.
+const OldKey = ".old"
+
 // SigningKey returns the key for the modules of a kernel. It returns an error if the
 // settings cannot be read for that kernel.
 func (m *Machine) SigningKey(k *kernel.Kernel) (Key, error) {

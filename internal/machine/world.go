@@ -55,7 +55,7 @@ func (m *Machine) hide(w *sandbox.World, allowed conf.Allowed, k *kernel.Kernel)
 		w.Hide = append(w.Hide, sandbox.Homes...)
 	}
 	key, _ := m.SigningKey(k) // without its settings, nothing is built
-	for _, file := range []string{key.File, filepath.Join(m.Tree.Dir, "mok.key"), filepath.Join(k.SourceDir, "certs/signing_key.pem")} {
+	for _, file := range []string{key.File, key.File + OldKey, filepath.Join(m.Tree.Dir, "mok.key"), filepath.Join(m.Tree.Dir, "mok.key"+OldKey), filepath.Join(k.SourceDir, "certs/signing_key.pem")} {
 		if filepath.IsAbs(file) {
 			w.Hide = append(w.Hide, file)
 		}

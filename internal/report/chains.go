@@ -51,16 +51,18 @@ var verdicts = map[secureboot.Answer]string{
 
 // Examination writes a line for each finding and for each kernel, and what to do.
 func Examination(w io.Writer, e explain.Examination) {
-	row := func(state explain.State, step, is, do string) {
-		fmt.Fprintf(w, "%-7s  %-12s  %s\n", state, step, failure.Line(is))
-		if do != "" {
-			fmt.Fprintf(w, "%23s do: %s\n", "", failure.Line(do))
-		}
-	}
-	for _, l := range e.Findings {
-		row(l.State, l.Step, l.Is, l.Do)
-	}
+	Links(w, e.Findings)
 	for _, k := range e.Kernels {
-		row(k.State(), "kernel", fmt.Sprintf("%s: %s: %s (rule %s)", k.Kernel.Release, verdicts[k.Loads], k.Is, k.Rule), k.Do)
+		Links(w, []explain.Link{{Step: "kernel", State: k.State(), Is: fmt.Sprintf("%s: %s: %s (rule %s)", k.Kernel.Release, verdicts[k.Loads], k.Is, k.Rule), Do: k.Do}})
+	}
+}
+
+// Links writes a line for each of list, and what to do.
+func Links(w io.Writer, list []explain.Link) {
+	for _, l := range list {
+		fmt.Fprintf(w, "%-7s  %-12s  %s\n", l.State, l.Step, failure.Line(l.Is))
+		if l.Do != "" {
+			fmt.Fprintf(w, "%23s do: %s\n", "", failure.Line(l.Do))
+		}
 	}
 }

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+package main
+
+import (
+	"os"
+	"os/exec"
+
+	"dkms-kernel-install/internal/engine"
+	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/report"
+)
+
+type nativeKey struct {
+	Show   keyShow   `cmd:"" default:"1" help:"Show what the key is, and where its certificate is enrolled."`
+	New    keyNew    `cmd:"" help:"Make a key and its certificate, if there are none."`
+	Enrol  keyEnrol  `cmd:"" help:"Ask shim to take the certificate, by mokutil: it asks for a password, and MokManager for the same at the next boot."`
+	Rotate keyRotate `cmd:"" help:"Make a new key and keep the old one beside it. sync then signs again what is built."`
+}
+
+type (
+	keyShow   struct{}
+	keyNew    struct{}
+	keyEnrol  struct{}
+	keyRotate struct{}
+)
+
+// enrolHint is what to do with a certificate that is new.
+const enrolHint = "for Secure Boot enrol it: dkms-kernel-install key enrol"
+
+// Run shows the key of the running kernel.
+func (c *keyShow) Run(r *nativeRun) error {
+	return r.with(machine.Options{}, func(e *engine.Engine) error {
+		m := e.Machine()
+		report.Links(r.p.stdout, e.ExplainKey(m.Target(m.Running)))
+		return nil
+	})
+}
+
+// Run makes a key.
+func (c *keyNew) Run(r *nativeRun) error {
+	return r.with(machine.Options{}, func(e *engine.Engine) error {
+		m := e.Machine()
+		key, made, err := e.GenerateKey(r.ctx, m.Target(m.Running))
+		switch {
+		case err != nil:
+			return err
+		case made:
+			r.text.Note("made " + key.File + " and " + key.Cert + "; " + enrolHint)
+		default:
+			r.text.Note(key.File + " is there already; for another: dkms-kernel-install key rotate")
+		}
+		return nil
+	})
+}
+
+// Run has mokutil ask shim for the certificate.
+func (c *keyEnrol) Run(r *nativeRun) error {
+	return r.with(machine.Options{}, func(e *engine.Engine) error {
+		m := e.Machine()
+		key, err := m.SigningKey(m.Kernel(m.Target(m.Running)))
+		if err != nil {
+			return err
+		}
+		cmd := exec.CommandContext(r.ctx, "mokutil", "--import", key.Cert)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, r.p.raw, r.p.stderr // it asks for a password
+		if err := cmd.Run(); err != nil {
+			return &failure.Failure{What: "cannot enrol " + key.Cert, Why: "mokutil: " + err.Error(), Status: 1, Err: err,
+				Hint: "install mokutil, if it is missing; run this as root, on a machine with EFI; dkms-kernel-install key shows the certificate"}
+		}
+		r.text.Note("at the next boot MokManager asks for the password, for a few seconds only; then dkms-kernel-install doctor shows the certificate as enrolled")
+		return nil
+	})
+}
+
+// Run exchanges the key.
+func (c *keyRotate) Run(r *nativeRun) error {
+	return r.with(machine.Options{}, func(e *engine.Engine) error {
+		m := e.Machine()
+		key, err := e.RotateKey(r.ctx, m.Target(m.Running))
+		if err != nil {
+			return err
+		}
+		r.text.Note("made a new " + key.File + " and " + key.Cert + "; the old ones end in " + machine.OldKey)
+		r.text.Note(enrolHint + "; then sign again what is built: dkms-kernel-install sync; a kernel that enforces signatures does not load that before it was started with the new certificate")
+		return nil
+	})
+}
