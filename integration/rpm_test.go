@@ -52,7 +52,7 @@ func rpmLayer(t testing.TB) []string {
 	r.UseRepository()
 	r.Apt("install", "rpm", "dnf", "createrepo-c")
 	r.Sh("rm -r /usr/lib/modules/" + r.Kernels()[0])
-	r.Write("/etc/dnf/dnf.conf", "[main]\nassumeyes=1\ngpgcheck=0\nmetadata_expire=0\ninstall_weak_deps=0\n", 0o644)
+	r.Write("/etc/dnf/dnf.conf", "[main]\nassumeyes=1\ngpgcheck=0\ninstall_weak_deps=0\n", 0o644)
 	r.Write("/etc/dnf/vars/releasever", "1\n", 0o644)
 	r.Write("/etc/yum.repos.d/test.repo", "[test]\nname=test\nbaseurl=file:///opt/rpms\n", 0o644)
 	r.Write("/etc/dkms/framework.conf.d/test.conf", "try_sign_modules=false\n", 0o644)
@@ -92,7 +92,8 @@ func (r *Root) addOurs() {
 // dnf runs dnf, which must succeed, without a scriptlet that fails, and returns its output.
 func (r *Root) dnf(args ...string) string {
 	r.t.Helper()
-	res := r.Run(append([]string{"dnf"}, args...)...)
+	// The repository has changed since dnf looked.
+	res := r.Run(append([]string{"dnf", "--refresh"}, args...)...)
 	out := res.Stdout + res.Stderr
 	if res.Status != 0 || regexp.MustCompile(`scriptlet failed|Error in .* scriptlet`).MatchString(out) {
 		r.t.Fatalf("dnf %q: %v", args, res)

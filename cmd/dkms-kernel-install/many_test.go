@@ -50,16 +50,22 @@ func BenchmarkMany(b *testing.B) {
 	m.fail(failing)
 	fmt.Printf("| %d × %d, and %d that failed before | | | |%s\n", few, kernels, failing,
 		m.measure("add-failed", runs, 4*failing, "40-dkms.install", "add", m.kernels[0]))
+	m = newCrowd(b, b.TempDir(), kernels)
+	m.grow(few)
+	fmt.Printf("\n| packages × kernels | `why` | processor time | memory | `doctor` | processor time | memory |\n|---|--:|--:|--:|--:|--:|--:|\n")
+	fmt.Printf("| %d × %d |%s%s\n", few, kernels, m.measure("why", runs, 1, "dkms-kernel-install", "why"),
+		m.measure("doctor", runs, -1, "dkms-kernel-install", "doctor"))
 	b.ReportMetric(0, "ns/op")
 }
 
-// measure returns the cells of a table with what a command costs, which prints that many lines.
+// measure returns the cells of a table with what a command costs, which prints that many
+// lines; any number if it is negative.
 func (m *crowd) measure(name string, runs, lines int, args ...string) string {
 	m.b.Helper()
 	var costs []cost
 	for range runs {
 		out, cost := m.run(args...)
-		if n := strings.Count(out, "\n"); n != lines || strings.Contains(out, "Differences") {
+		if n := strings.Count(out, "\n"); lines >= 0 && n != lines || strings.Contains(out, "Differences") {
 			m.b.Fatalf("%q prints %d lines, not %d:\n%.2000s", args, n, lines, out)
 		}
 		if cost.children > 0 {
@@ -81,6 +87,7 @@ type crowd struct {
 	arch     string
 	kernels  []string
 	packages int // number of those installed, for each kernel
+	indexes  map[string]string
 }
 
 func newCrowd(b *testing.B, root string, kernels int) *crowd {
@@ -88,7 +95,7 @@ func newCrowd(b *testing.B, root string, kernels int) *crowd {
 	if err := unix.Uname(&u); err != nil {
 		b.Fatal(err)
 	}
-	m := &crowd{b: b, root: root, arch: unix.ByteSliceToString(u.Machine[:])}
+	m := &crowd{b: b, root: root, arch: unix.ByteSliceToString(u.Machine[:]), indexes: map[string]string{}}
 	m.write("etc/os-release", "ID=debian\n")
 	m.write("etc/dkms/framework.conf", "")
 	for i := range kernels {
@@ -181,11 +188,13 @@ func (m *crowd) grow(packages int) {
 		}
 		placed := "lib/modules/" + f.Release + "/updates/dkms/" + f.file
 		m.write(placed, string(content))
+		m.indexes[f.Release] += "updates/dkms/" + f.file + ":\n"
 		if err := errors.Join(os.Chtimes(filepath.Join(m.root, placed), fi.ModTime(), fi.ModTime()), t.SetInstalled(f.ID, f.Target)); err != nil {
 			m.b.Fatal(err)
 		}
 	}
 	for _, k := range m.kernels {
+		m.write("lib/modules/"+k+"/modules.dep", m.indexes[k])
 		if out, _ := m.run("40-dkms.install", "add", k); out != "" {
 			m.b.Fatalf("add says:\n%.2000s", out)
 		}
