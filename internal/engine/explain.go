@@ -4,8 +4,10 @@ package engine
 
 import (
 	"context"
+	"slices"
 
 	"dkms-kernel-install/internal/explain"
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/observe"
 	"dkms-kernel-install/internal/tree"
 )
@@ -17,10 +19,9 @@ func (e *Engine) Explain(ctx context.Context, kernels []tree.Target, name, versi
 	if err != nil {
 		return nil, err
 	}
-	for _, k := range kernels {
-		chains = append(chains, explain.Kernel(ctx, seen, k, name, version)...)
-	}
-	return chains, nil
+	all := make([][]explain.Chain, len(kernels))
+	files.Each(len(kernels), func(i int) { all[i] = explain.Kernel(ctx, seen, kernels[i], name, version) })
+	return slices.Concat(all...), nil
 }
 
 // ExplainKey says what is true of the key that modules for k are signed with.

@@ -27,7 +27,14 @@ type places struct {
 	index   func() map[string]string // paths in modules.dep, by module
 	builtin func() map[string]string // in modules.builtin
 	black   func() map[string]string // what keeps modules from being loaded, and where that is said
-	carries func() (initramfs.Initramfs, bool, error)
+	image   func() image
+}
+
+// image is the kernel's initramfs, if there is one, or why that cannot be told.
+type image struct {
+	initramfs.Initramfs
+	there bool
+	err   error
 }
 
 func newPlaces(m *machine.Machine, k tree.Target) *places {
@@ -37,9 +44,10 @@ func newPlaces(m *machine.Machine, k tree.Target) *places {
 		index:   sync.OnceValue(func() map[string]string { return kmod.ReadList(filepath.Join(dir, "modules.dep")) }),
 		builtin: sync.OnceValue(func() map[string]string { return kmod.ReadList(filepath.Join(dir, "modules.builtin")) }),
 		black:   sync.OnceValue(func() map[string]string { return blacklist(m, k.Release == m.Running) }),
-		carries: func() (initramfs.Initramfs, bool, error) {
-			return initramfs.System{Root: m.Root, Modules: strings.TrimPrefix(m.Kernels.Modules, m.Root)}.Find(k.Release)
-		},
+		image: sync.OnceValue(func() image {
+			i, ok, err := initramfs.System{Root: m.Root, Modules: strings.TrimPrefix(m.Kernels.Modules, m.Root)}.Find(k.Release)
+			return image{i, ok, err}
+		}),
 	}
 }
 
@@ -153,15 +161,15 @@ func (p *places) indexed(modules []placed) Link {
 
 func (p *places) inInitramfs(modules []placed) Link {
 	l := Link{Step: "initramfs", State: Good}
-	i, ok, err := p.carries()
+	i := p.image()
 	var names []string
 	for _, mod := range modules {
 		names = append(names, mod.name)
 	}
 	switch {
-	case err != nil:
-		l.State, l.Is = Unknown, err.Error()
-	case !ok || len(i.Images) == 0:
+	case i.err != nil:
+		l.State, l.Is = Unknown, i.err.Error()
+	case !i.there || len(i.Images) == 0:
 		l.Is = "none is known for this kernel"
 	default:
 		carries, err := i.Carries(names)
