@@ -174,6 +174,12 @@ func (k *Kernel) Install(p Placement) (Result, error) {
 	if len(r.Placed) == 0 && len(r.Kept) > 0 {
 		return r, nil
 	}
+	// A killed run may have moved a module away and left its directory.
+	if moved, err := k.archived(p.Name); err == nil {
+		for _, a := range moved {
+			files.RemoveEmpty(filepath.Dir(a.origin), k.Dir)
+		}
+	}
 	others, err := k.removeOthers(p)
 	r.Removed = append(r.Removed, others...)
 	if err != nil {

@@ -155,3 +155,31 @@ func TestCutShort(t *testing.T) {
 		}
 	}
 }
+
+// TestLeftDirectory checks that the directory of a displaced module goes, though a run was
+// killed when it had moved the module away.
+func TestLeftDirectory(t *testing.T) {
+	dir := t.TempDir()
+	target := tree.Target{Release: "6.1", Arch: "x86_64"}
+	id := tree.ID{Name: "a", Version: "1"}
+	k := &Kernel{Tree: tree.Tree{Dir: filepath.Join(dir, "tree")}, Target: target, Dir: filepath.Join(dir, "6.1")}
+	p := Placement{ID: id, Versions: []string{"1"}, Modules: []Module{{"a.ko", "/extra"}}}
+	built, theirs := filepath.Join(k.Tree.ModuleDir(id, target), "a.ko"), filepath.Join(k.Dir, "kernel/drivers/a.ko")
+	for _, file := range []string{built, theirs} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(file), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.Install(p); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(theirs), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Install(p); err != nil {
+		t.Fatal(err)
+	}
+	if files.Exists(filepath.Dir(theirs)) {
+		t.Error("its directory is left")
+	}
+}
