@@ -198,6 +198,13 @@ func (e *Engine) RemovePackage(ctx context.Context, id tree.ID, match func(tree.
 		if d == packages.Unregister {
 			// A removal that was cut short may have left an empty directory.
 			_ = e.m.Tree.HealGone(id)
+			// It may have been killed before depmod, too.
+			owed := map[tree.Target]follow.Due{}
+			for _, k := range follow.Owing(e.m, match) {
+				owed[k] = follow.Owed(e.m, k)
+			}
+			_, failed := follow.Index(ctx, e.m, p, owed, nil)
+			e.failed(failed)
 		}
 		return nil, err
 	}
