@@ -306,8 +306,8 @@ func (w *walker) state() map[string]string {
 	is := state(w.ts, w.work)
 	maps.DeleteFunc(is, func(file, _ string) bool {
 		// The archives have logs. What M/V/build has explains a failure, until the next run
-		// finds that there is a build all the same. After a kill, .placed-K-A may know more.
-		return strings.HasPrefix(filepath.Base(file), ".placed-") || strings.HasSuffix(file, ".log") || strings.HasSuffix(file, ".tar.gz") ||
+		// finds that there is a build all the same.
+		return strings.HasSuffix(file, ".log") || strings.HasSuffix(file, ".tar.gz") ||
 			strings.HasPrefix(file, "var/lib/dkms/") && (strings.HasSuffix(file, "/build") || strings.Contains(file, "/build/"))
 	})
 	return is
