@@ -56,8 +56,7 @@ func newPlaces(m *machine.Machine, k tree.Target) *places {
 func (p *places) links(m *machine.Machine, s observe.Seen) (list []Link) {
 	var modules []placed
 	for _, mod := range observe.Placement(m, nil, nil, p.k, s).Modules {
-		name, _, _ := kmod.SplitName(mod.File)
-		modules = append(modules, placed{kmod.Normal(name), m.Modules(p.k).Path(mod)})
+		modules = append(modules, placed{kmod.ModuleName(mod.File), m.Modules(p.k).Path(mod)})
 	}
 	if len(modules) == 0 {
 		return nil

@@ -10,6 +10,7 @@ package kmod
 
 import (
 	"io"
+	"path/filepath"
 	"strings"
 
 	"dkms-kernel-install/internal/codec"
@@ -40,6 +41,12 @@ func SplitName(file string) (name string, c codec.Compression, ok bool) {
 // Normal returns the name of a module as the kernel has it: with underscores for dashes,
 // which it does not tell apart.
 func Normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+// ModuleName returns the name that the kernel has for the module in the file at path.
+func ModuleName(path string) string {
+	name, _, _ := SplitName(filepath.Base(path))
+	return Normal(name)
+}
 
 // Compress writes module to dst, compressed with c as the kernel can read it if it has
 // CONFIG_MODULE_DECOMPRESS. Level is that of [codec.WriterOptions]. The same module and

@@ -26,7 +26,7 @@ func (k *Kernel) Unindexed(list []Placement) bool {
 	for _, p := range list {
 		for _, m := range p.Modules {
 			rel, err := filepath.Rel(k.Dir, k.Path(m))
-			if err == nil && m.Location != "" && index[moduleName(m.File)] != rel && files.Exists(k.Path(m)) {
+			if err == nil && m.Location != "" && index[kmod.ModuleName(m.File)] != rel && files.Exists(k.Path(m)) {
 				return true
 			}
 		}

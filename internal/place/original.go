@@ -157,10 +157,10 @@ func (k *Kernel) theirs(p Placement, a archived) (bool, error) {
 	if err := k.read(); err != nil {
 		return false, err
 	}
-	name := moduleName(a.file)
+	name := kmod.ModuleName(a.file)
 	var m Module
 	for _, own := range p.Modules {
-		if moduleName(own.File) == name {
+		if kmod.ModuleName(own.File) == name {
 			m = own
 		}
 	}

@@ -207,7 +207,7 @@ func (k *Kernel) put(from, dest string) error {
 func (k *Kernel) removeOthers(p Placement) (removed []string, err error) {
 	mine := map[string]bool{}
 	for _, m := range p.Modules {
-		mine[moduleName(m.File)] = true
+		mine[kmod.ModuleName(m.File)] = true
 	}
 	for _, v := range p.Versions {
 		if v == p.Version {
@@ -239,7 +239,7 @@ func (k *Kernel) Files(p Placement) ([]string, error) {
 	}
 	var paths []string
 	for _, m := range p.Modules {
-		for _, path := range k.index[moduleName(m.File)] {
+		for _, path := range k.index[kmod.ModuleName(m.File)] {
 			if k.mine(p, m, path) {
 				paths = append(paths, path)
 			}
@@ -333,7 +333,7 @@ func (k *Kernel) read() error {
 			return nil
 		}
 		if _, _, ok := kmod.SplitName(d.Name()); ok {
-			name := moduleName(d.Name())
+			name := kmod.ModuleName(d.Name())
 			index[name] = append(index[name], path)
 		}
 		return nil
@@ -372,7 +372,7 @@ func (k *Kernel) linked(path string, d fs.DirEntry) bool {
 
 // note adds the module at path to the index.
 func (k *Kernel) note(path string) {
-	name := moduleName(path)
+	name := kmod.ModuleName(path)
 	if k.index != nil && !slices.Contains(k.index[name], path) {
 		k.index[name] = append(k.index[name], path)
 	}
@@ -383,16 +383,10 @@ func (k *Kernel) remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	name := moduleName(path)
+	name := kmod.ModuleName(path)
 	k.index[name] = slices.DeleteFunc(slices.Clone(k.index[name]), func(p string) bool { return p == path })
 	files.RemoveEmpty(filepath.Dir(path), k.Dir)
 	return nil
-}
-
-// moduleName returns the name that the kernel has for the module in file.
-func moduleName(file string) string {
-	name, _, _ := kmod.SplitName(filepath.Base(file))
-	return kmod.Normal(name)
 }
 
 // same reports whether a is a link to b, or both are regular files with the same

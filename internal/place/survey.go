@@ -77,7 +77,7 @@ func (k *Kernel) survey(p Placement, m Module) (found, error) {
 	}
 	var ours kmod.Info
 	dest := k.Path(m)
-	for _, path := range k.index[moduleName(m.File)] {
+	for _, path := range k.index[kmod.ModuleName(m.File)] {
 		if k.mine(p, m, path) {
 			// It may be from a build that is gone. As a foreign module it
 			// would take the place of the one in the archive.

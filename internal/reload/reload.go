@@ -67,8 +67,7 @@ func Plan(m *machine.Machine, s observe.Seen) (*Exchange, error) {
 func Outdated(m *machine.Machine, paths []string) (names []string) {
 	x := &Exchange{m: m}
 	for _, path := range paths {
-		file, _, _ := kmod.SplitName(filepath.Base(path))
-		name := kmod.Normal(file)
+		name := kmod.ModuleName(path)
 		was := x.attribute(name, "srcversion")
 		if info, err := kmod.ReadInfo(path); was != "" && err == nil && info.SrcVersion != "" && info.SrcVersion != was {
 			names = append(names, name)
@@ -83,8 +82,7 @@ func (x *Exchange) due(s observe.Seen) ([]string, error) {
 	var own []string // what is loaded of the package
 	due := map[string]bool{}
 	for _, mod := range observe.Placement(x.m, nil, nil, k, s).Modules {
-		file, _, _ := kmod.SplitName(mod.File)
-		name := kmod.Normal(file)
+		name := kmod.ModuleName(mod.File)
 		if !x.loaded(name) {
 			continue
 		}
