@@ -199,11 +199,7 @@ func (e *Engine) RemovePackage(ctx context.Context, id tree.ID, match func(tree.
 			// A removal that was cut short may have left an empty directory.
 			_ = e.m.Tree.HealGone(id)
 			// It may have been killed before depmod, too.
-			owed := map[tree.Target]follow.Due{}
-			for _, k := range follow.Owing(e.m, match) {
-				owed[k] = follow.Owed(e.m, k)
-			}
-			_, failed := follow.Index(ctx, e.m, p, owed, nil)
+			_, failed := follow.Index(ctx, e.m, p, e.owed(follow.Owing(e.m, match)), nil)
 			e.failed(failed)
 		}
 		return nil, err
@@ -326,10 +322,7 @@ func (e *Engine) remove(ctx context.Context, lock *tree.Lock, r packages.Removal
 	}
 	e.heal(lock, all, kernels)
 	lock.Clean = false
-	owed := map[tree.Target]follow.Due{}
-	for _, k := range append(kernels, follow.Owing(e.m, r.Match)...) {
-		owed[k] = follow.Owed(e.m, k)
-	}
+	owed := e.owed(append(kernels, follow.Owing(e.m, r.Match)...))
 	results, empty := packages.Remove(ctx, e.m, all, r, e.events)
 	if ctx.Err() != nil {
 		return results, nil
@@ -342,4 +335,13 @@ func (e *Engine) remove(ctx context.Context, lock *tree.Lock, r packages.Removal
 		return results, nil
 	}
 	return results, packages.Forget(e.m, empty)
+}
+
+// owed returns what earlier runs owe kernels.
+func (e *Engine) owed(kernels []tree.Target) map[tree.Target]follow.Due {
+	owed := map[tree.Target]follow.Due{}
+	for _, k := range kernels {
+		owed[k] = follow.Owed(e.m, k)
+	}
+	return owed
 }
