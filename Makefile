@@ -67,6 +67,7 @@ install-debian: install
 	  install -D -m 755 install.d/debian/$$hook $(DESTDIR)$(SYSCONF)/kernel/$$hook.d/dkms || exit 1; done
 	sed -i 's|/usr/lib/|$(PREFIX)/lib/|' $(DESTDIR)$(SYSCONF)/kernel/header_postinst.d/dkms
 	install -D -m 644 install.d/debian/grub.cfg $(DESTDIR)$(SYSCONF)/default/grub.d/dkms.cfg
+	install -D -m 644 install.d/debian/apt.conf $(DESTDIR)$(SYSCONF)/apt/apt.conf.d/50dkms
 	file=$(DESTDIR)$(SYSCONF)/dkms/framework.conf.d/autoinstall_all_kernels.conf; \
 	test -e $$file || install -m 644 install.d/debian/autoinstall_all_kernels.conf $$file
 
@@ -110,7 +111,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/dkms.service $(DESTDIR)$(PREFIX)/lib/systemd/system/multi-user.target.wants/dkms.service
 	rm -f $(DESTDIR)$(SYSCONF)/init.d/dkms
 	for hook in preinst postinst prerm header_postinst; do rm -f $(DESTDIR)$(SYSCONF)/kernel/$$hook.d/dkms; done
-	rm -f $(DESTDIR)$(SYSCONF)/default/grub.d/dkms.cfg
+	rm -f $(DESTDIR)$(SYSCONF)/default/grub.d/dkms.cfg $(DESTDIR)$(SYSCONF)/apt/apt.conf.d/50dkms
 	for hook in 70-dkms-install 71-dkms-remove 72-dkms-settle; do rm -f $(DESTDIR)$(PREFIX)/share/libalpm/hooks/$$hook.hook; done
 	rm -f $(DESTDIR)$(PREFIX)/share/libalpm/scripts/dkms
 

@@ -42,6 +42,7 @@ var (
 	}
 	debianLayout = with(move(layout, "/usr/share/zsh/site-functions/", "/usr/share/zsh/vendor-completions/"), common, map[string]string{
 		"/etc/dkms/framework.conf.d/autoinstall_all_kernels.conf": "-rw-r--r--",
+		"/etc/apt/apt.conf.d/50dkms":                              "-rw-r--r--",
 		"/etc/default/grub.d/dkms.cfg":                            "-rw-r--r--",
 		"/etc/kernel/header_postinst.d/dkms":                      "-rwxr-xr-x",
 		"/etc/kernel/postinst.d/dkms":                             "-rwxr-xr-x",

@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"machine"},
 	{"follow", "observe"},
 	{"plan", "scripts"},
-	{"execute", "explain", "reload"},
+	{"execute", "explain", "fsck", "reload"},
 	{"packages", "report"},
 	{"engine"},
 }

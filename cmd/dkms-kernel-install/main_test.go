@@ -95,6 +95,8 @@ func TestScript(t *testing.T) {
 			"evil":    cmdEvil,
 			"filling": cmdFilling,
 			"walks":   cmdWalks,
+			"flip":    cmdFlip,
+			"damages": cmdDamages,
 			"listen":  cmdListen,
 
 			"efi":       cmdEFI,

@@ -31,7 +31,7 @@ below do it by hand.
 
 Exit status: 0 if all is done; 1 if nothing was done, because the command line is
 wrong, or a permission is lacking; 2 if a package failed and the others are done.
-why, doctor and status --check end with 1 if something is not as it should be.`
+why, doctor, fsck and status --check end with 1 if something is not as it should be.`
 
 // native is the command line of the face for people and programs.
 type native struct {
@@ -48,6 +48,7 @@ type native struct {
 	Why    nativeWhy    `cmd:"" help:"Say why a module is there or not, step by step, and what to do."`
 	Reload nativeReload `cmd:"" help:"Exchange modules that are loaded for those that are placed, if nothing uses them."`
 	Doctor nativeDoctor `cmd:"" help:"Say whether each kernel will load what is built here, and what this machine lacks."`
+	Fsck   nativeFsck   `cmd:"" help:"Look for damage in the tree, in the directories of kernels and in the caches, and repair it."`
 
 	Key nativeKey `cmd:"" help:"Show, make, enrol or exchange the key that modules are signed with."`
 

@@ -7,55 +7,26 @@ import (
 	"io"
 
 	"dkms-kernel-install/internal/engine"
-	"dkms-kernel-install/internal/execute"
-	"dkms-kernel-install/internal/failure"
-	"dkms-kernel-install/internal/follow"
 	"dkms-kernel-install/internal/machine"
-	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/report"
-	"dkms-kernel-install/internal/tree"
 )
 
-type nativeHeld struct{}
+type nativeHeld struct {
+	HoldRestart bool `help:"Also put /run/reboot-required aside as long as the newest kernel is one of them, and back then."`
+}
 
 // Run prints the kernels for which the plugin would now fail, or build what is required.
 func (c *nativeHeld) Run(r *nativeRun) error {
 	silent := report.NewText(io.Discard, "", false, false)
 	quiet := nativeRun{r.p, r.ctx, silent, silent}
 	return quiet.with(machine.Options{}, func(e *engine.Engine) error {
-		m := e.Machine()
-		if len(m.Settings.RequiredPackages) == 0 || m.Disabled() != "" {
-			return nil
+		held, _, err := e.Held(r.ctx)
+		for _, release := range held {
+			fmt.Fprintln(r.p.stdout, release)
 		}
-		all, err := m.Kernels.List()
-		if err != nil {
-			return failure.From(err, "cannot list the kernels", 1)
+		if err == nil && c.HoldRestart {
+			err = e.HoldRestart(r.ctx)
 		}
-		request := engine.Request{
-			Request: plan.Request{Goal: plan.Installed, Match: m.Settings.Required},
-			Kernels: []tree.Target{}, Execute: execute.Options{Follow: follow.Policy{DryRun: true}},
-		}
-		for _, release := range all {
-			if k := m.Target(release); !m.HeadersAlone(k) {
-				request.Kernels = append(request.Kernels, k)
-			}
-		}
-		results, err := e.Sync(r.ctx, request)
-		if err != nil {
-			return err
-		}
-		for i := range results {
-			if results[i].Outcome == execute.Planned {
-				results[i].Outcome = execute.Failed // it is not there yet
-			}
-		}
-		var last tree.Target
-		for _, result := range e.Lacking(results) { // in the order of the kernels
-			if result.Kernel != last {
-				last = result.Kernel
-				fmt.Fprintln(r.p.stdout, last.Release)
-			}
-		}
-		return nil
+		return err
 	})
 }

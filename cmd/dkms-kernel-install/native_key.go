@@ -3,11 +3,15 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"os"
 	"os/exec"
 
 	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
+	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/report"
 )
@@ -63,7 +67,11 @@ func (c *keyEnrol) Run(r *nativeRun) error {
 		if err != nil {
 			return err
 		}
-		cmd := exec.CommandContext(r.ctx, "mokutil", "--import", key.Cert)
+		file, err := der(key)
+		if err != nil {
+			return failure.From(err, "cannot enrol the certificate", 1)
+		}
+		cmd := exec.CommandContext(r.ctx, "mokutil", "--import", file)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, r.p.raw, r.p.stderr // it asks for a password
 		if err := cmd.Run(); err != nil {
 			return &failure.Failure{What: "cannot enrol " + key.Cert, Why: "mokutil: " + err.Error(), Status: 1, Err: err,
@@ -72,6 +80,17 @@ func (c *keyEnrol) Run(r *nativeRun) error {
 		r.text.Note("at the next boot MokManager asks for the password, for a few seconds only; then dkms-kernel-install doctor shows the certificate as enrolled")
 		return nil
 	})
+}
+
+// der returns a file with the certificate of key in DER form, the only one that mokutil reads.
+// It makes one beside a certificate that is in PEM form.
+func der(key machine.Key) (string, error) {
+	file := cmp.Or(key.Cert, key.File)
+	cert, inPEM, err := kmod.ReadCertificate(file)
+	if err != nil || !inPEM {
+		return file, err
+	}
+	return file + ".der", files.Write(file+".der", bytes.NewReader(cert.Raw), 0o644, files.Options{})
 }
 
 // Run exchanges the key.

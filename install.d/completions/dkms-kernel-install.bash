@@ -68,10 +68,12 @@ _dkms_kernel_install() {
 		status) words+=' --json --check' ;;
 		why) words+=' --json' ;;
 		doctor) words+=' --json' ;;
+		fsck) words+=' --repair' ;;
+		held) words+=' --hold-restart' ;;
 		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;
 		esac
 	elif [[ -z $kind && -z $verb ]]; then
-		words='add add-all sync remove status why reload doctor key postinst held init'
+		words='add add-all sync remove status why reload doctor fsck key postinst held init'
 	elif [[ -z $kind ]]; then
 		case $verb in
 		add | remove | status) kind=kernel ;;

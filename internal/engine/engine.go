@@ -187,7 +187,8 @@ func (e *Engine) failed(failures []follow.Failed) (results []execute.Result) {
 
 // conclude does what comes after a run, whose results are all, without the lock of the tree:
 // it runs post_transaction for the kernels that were changed, and tells of failures, and of
-// modules of which another build is loaded than was placed.
+// modules of which another build is loaded than was placed. The machine is not to restart into
+// a kernel that lacks what is required.
 func (e *Engine) conclude(ctx context.Context, results []execute.Result) {
 	var changed []tree.Target
 	for _, c := range execute.Changes(results) {
@@ -205,4 +206,7 @@ func (e *Engine) conclude(ctx context.Context, results []execute.Result) {
 		}
 	}
 	e.tell(ctx, results)
+	if err := e.HoldRestart(ctx); err != nil {
+		e.m.Note("warning: " + err.Error())
+	}
 }

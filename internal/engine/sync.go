@@ -22,6 +22,8 @@ type Request struct {
 	plan.Request
 	// Kernels are those to work on; nil means every kernel that is installed with its headers.
 	Kernels []tree.Target
+	// Damaged are packages whose builds for them are not what was built.
+	Damaged []tree.ID
 	Execute execute.Options // the DryRun in it is that of the whole run
 }
 
@@ -151,7 +153,7 @@ func (e *Engine) Lacking(results []execute.Result) []execute.Result {
 // plan plans the work for a kernel. For automatic work it first goes by what the
 // cache remembers of confs, and believes that when it says that nothing is to do.
 func (e *Engine) plan(ctx context.Context, seen *observe.Snapshot, k tree.Target, r Request, replaced tree.ID) plan.Plan {
-	scope := observe.Scope{Only: r.Only, Renew: r.Renew, Replaced: replaced, Force: r.Execute.Force || r.Execute.ForceVersion}
+	scope := observe.Scope{Only: r.Only, Renew: r.Renew, Replaced: replaced, Damaged: r.Damaged, Force: r.Execute.Force || r.Execute.ForceVersion}
 	if r.Execute.KeepNewer {
 		scope.Named = r.Only // if a newer module keeps one out, that is a failure
 	}

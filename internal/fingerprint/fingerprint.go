@@ -192,12 +192,15 @@ var versionControl = []string{".git", ".hg", ".svn"}
 const file = ".fingerprint.json"
 
 // record is the JSON form in which a Fingerprint is kept. Modules has the stamps of the
-// modules that it is for: another program may have replaced them, and left the record.
+// modules that it is for: another program may have replaced them, and left the record. Sums
+// has the SHA-256 sums of all files beside them, too, for those who have the time to look for
+// damage.
 // While those of a new build are not in place, Was is the record of the ones that are.
 type record struct {
 	Build   Fingerprint
 	Modules map[string]string
-	Was     *record `json:",omitempty"`
+	Sums    map[string]string `json:",omitempty"`
+	Was     *record           `json:",omitempty"`
 }
 
 // File returns the path of the record of the build in dir.
@@ -242,7 +245,33 @@ func Write(dir, at string, f Fingerprint, modules []string) error {
 	if err != nil {
 		return err
 	}
-	return files.WriteState(File(dir), record{f, now, read(dir)}, files.Options{})
+	entries, err := os.ReadDir(at)
+	if err != nil {
+		return err
+	}
+	sums := map[string]string{}
+	for _, e := range entries {
+		if sum := files.Sum(filepath.Join(at, e.Name())); sum != "" {
+			sums[e.Name()] = sum
+		}
+	}
+	return files.WriteState(File(dir), record{f, now, sums, read(dir)}, files.Options{})
+}
+
+// Whole reports whether the record of the build in dir can be read.
+func Whole(dir string) bool {
+	_, ok := files.ReadState[record](File(dir))
+	return ok
+}
+
+// Sums returns the SHA-256 sums, in hex, that the files in the directory module of the build in
+// dir had when it was recorded, by name; nil if that is not known.
+func Sums(dir string) map[string]string {
+	if r := read(dir); r != nil {
+		return r.Sums
+	}
+	last, _ := files.ReadState[record](File(dir)) // its modules have changed since
+	return last.Sums
 }
 
 // stamps returns the size and the modification time of each of the modules called names in

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"dkms-kernel-install/internal/files"
 )
 
 func write(t *testing.T, file, content string) {
@@ -311,6 +313,9 @@ func TestRecord(t *testing.T) {
 	if got, ok := Read(dir, names); !ok || got.String() != b.String() {
 		t.Errorf("%v, %v; want %v", got, ok, b)
 	}
+	if got, want := Sums(dir)["toy.ko"], files.Sum(dir+"/module/toy.ko"); got != want || len(got) != 64 {
+		t.Errorf("the sum is %q, want %q", got, want)
+	}
 	if _, ok := Read(dir, []string{"other.ko", "toy.ko"}); ok {
 		t.Error("the record of other modules counts")
 	}
@@ -337,7 +342,13 @@ func TestRecord(t *testing.T) {
 	if _, ok := Read(dir, names); ok {
 		t.Error("the record of other modules counts")
 	}
+	if !Whole(dir) || len(Sums(dir)["toy.ko"]) != 64 || Sums(dir)["toy.ko"] == files.Sum(dir+"/module/toy.ko") {
+		t.Errorf("whole: %v, sums %v", Whole(dir), Sums(dir))
+	}
 	write(t, dir+"/"+file, "no json")
+	if Whole(dir) || len(Sums(dir)) > 0 {
+		t.Errorf("of a damaged record: whole: %v, sums %v", Whole(dir), Sums(dir))
+	}
 	if _, ok := Read(dir, names); ok {
 		t.Error("a damaged record counts")
 	}

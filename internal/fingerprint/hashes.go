@@ -129,6 +129,14 @@ func (c *store) Save() error {
 	return files.WriteState(c.file, c.entries, files.Options{})
 }
 
+// Drop removes the file, and forgets what it had.
+func (c *Hashes) Drop() error {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	c.entries, c.changed = map[string]entry{}, false
+	return files.Remove(c.file)
+}
+
 // value returns the value that make returns for key, whose first element is a path. It
 // calls make only if what stamps writes differs from what it wrote when the kept value
 // was made.

@@ -6,6 +6,7 @@
 package observe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -109,6 +110,8 @@ type Scope struct {
 	// Force ignores modules that are not the package's own; of the packages Named, too.
 	Force bool
 	Named []tree.ID
+	// Damaged are packages whose builds are not what was built, though they may look so.
+	Damaged []tree.ID
 }
 
 // Look reads the tree of m, for the given kernels alone. Errors are of type
@@ -189,6 +192,9 @@ func (s *Snapshot) view(ctx context.Context, k tree.Target, scope Scope, read fu
 		}
 		if seen.Built && !seen.Current {
 			seen.Damaged = damaged(s.Tree.ModuleDir(p.ID, k), seen.Modules)
+		}
+		if seen.Built && slices.Contains(scope.Damaged, p.ID) {
+			seen.Damaged = cmp.Or(seen.Damaged, "it is not what was built")
 		}
 		if seen.Built && seen.Conf.BuildDependsRebuild {
 			seen.BuiltAgainst = s.Tree.BuiltAgainst(p.ID, k)

@@ -187,6 +187,9 @@ func (k *Kernel) disown(name string) error {
 			if !k.builtBy(name, a.file) {
 				continue
 			}
+			if err := k.forgetDisplaced(e.Name(), a.file); err != nil {
+				return err
+			}
 			for _, file := range []string{a.file + originSuffix, a.file} {
 				if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err

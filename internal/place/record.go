@@ -4,10 +4,6 @@ package place
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"io"
-	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +23,9 @@ type record map[string]recorded
 type recorded struct {
 	Built, Changed string
 	Before         string `json:",omitempty"`
+	// Displaced has the sums of the modules in the archive that made way for it, by their
+	// paths in the archive.
+	Displaced map[string]string `json:",omitempty"`
 }
 
 // foretell adds to the record of p, some of whose modules are there, what is to be placed
@@ -39,11 +38,11 @@ func (k *Kernel) foretell(p Placement, list []found) error {
 	for _, f := range list {
 		for _, path := range f.stale {
 			was := all[filepath.Base(path)]
-			was.Before = sum(path)
+			was.Before = files.Sum(path)
 			all[filepath.Base(path)] = was
 		}
 		now := all[f.module.File]
-		now.Built, now.Changed = sum(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), f.module.File)), ""
+		now.Built, now.Changed = files.Sum(filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), f.module.File)), ""
 		all[f.module.File] = now
 	}
 	return files.WriteState(k.Tree.PlacedFile(p.Name, k.Target), all, files.Options{})
@@ -53,15 +52,40 @@ func (k *Kernel) foretell(p Placement, list []found) error {
 // differs from what was built counts as installed from now on.
 func (k *Kernel) Record(p Placement, placed []string) error {
 	all := record{}
+	displaced, err := k.archived(p.Name)
+	if err != nil {
+		return err
+	}
 	for _, path := range placed {
 		built := filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), filepath.Base(path))
-		now := recorded{Built: sum(built)}
+		now := recorded{Built: files.Sum(built)}
 		if !same(path, built) {
-			now.Changed = sum(path)
+			now.Changed = files.Sum(path)
+		}
+		for _, a := range displaced {
+			if rel, err := filepath.Rel(k.Tree.OriginalDir(p.Name, k.Target), a.file); err == nil && kmod.ModuleName(a.file) == kmod.ModuleName(path) {
+				if now.Displaced == nil {
+					now.Displaced = map[string]string{}
+				}
+				now.Displaced[rel] = files.Sum(a.file)
+			}
 		}
 		all[filepath.Base(path)] = now
 	}
 	return files.WriteState(k.Tree.PlacedFile(p.Name, k.Target), all, files.Options{})
+}
+
+// forgetDisplaced takes a module in the archive of the package called name out of its record.
+func (k *Kernel) forgetDisplaced(name, file string) error {
+	all, ok := k.record(name)
+	rel, err := filepath.Rel(k.Tree.OriginalDir(name, k.Target), file)
+	if !ok || err != nil {
+		return err
+	}
+	for _, m := range all {
+		delete(m.Displaced, rel)
+	}
+	return files.WriteState(k.Tree.PlacedFile(name, k.Target), all, files.Options{})
 }
 
 // record returns the record of the package called name.
@@ -74,7 +98,7 @@ func (k *Kernel) record(name string) (r record, ok bool) {
 func (k *Kernel) changed(id tree.ID, path string) bool {
 	all, _ := k.record(id.Name)
 	was := all[filepath.Base(path)]
-	return was.Changed != "" && sum(path) == was.Changed && sum(filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path))) == was.Built
+	return was.Changed != "" && files.Sum(path) == was.Changed && files.Sum(filepath.Join(k.Tree.ModuleDir(id, k.Target), filepath.Base(path))) == was.Built
 }
 
 // recorded reports whether the file at path is one that was placed for the package called
@@ -83,28 +107,10 @@ func (k *Kernel) recorded(name, path string) bool {
 	all, _ := k.record(name)
 	was := all[filepath.Base(path)]
 	now := ""
-	if was != (recorded{}) {
-		now = sum(path)
+	if was.Built != "" || was.Before != "" {
+		now = files.Sum(path)
 	}
 	return now != "" && (now == was.Built || now == was.Changed || now == was.Before)
-}
-
-// sum returns the SHA-256 sum of the regular file at path; "" if there is none that can be
-// read.
-func sum(path string) string {
-	if fi, err := os.Lstat(path); err != nil || !fi.Mode().IsRegular() {
-		return ""
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return ""
-	}
-	return hex.EncodeToString(h.Sum(nil))
 }
 
 // signedSince reports whether placed is the module in the file built, with another

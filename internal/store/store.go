@@ -300,7 +300,28 @@ func (d *Dir) Get(key, dir string) (bool, error) {
 	return false, errors.Join(err, os.RemoveAll(dir))
 }
 
-// unpack checks the entry f and writes its files below dir.
+// Damaged returns the paths of the entries that are not whole, and what is wrong with them.
+// They stay.
+func (d *Dir) Damaged() map[string]error {
+	found := map[string]error{}
+	if d.usable(false) != nil {
+		return found
+	}
+	entries, _ := os.ReadDir(d.Path)
+	for _, e := range entries {
+		f, err := os.OpenFile(d.path(e.Name()), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if !validKey(e.Name()) || err != nil {
+			continue
+		}
+		if err := unpack(f, e.Name(), ""); errors.Is(err, errDamaged) {
+			found[f.Name()] = err
+		}
+		f.Close()
+	}
+	return found
+}
+
+// unpack checks the entry f and writes its files below dir, unless that is empty.
 func unpack(f *os.File, key, dir string) error {
 	fi, err := f.Stat()
 	if err != nil {
@@ -320,13 +341,17 @@ func unpack(f *os.File, key, dir string) error {
 		return damaged("%v", err)
 	}
 	defer z.Close()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
+	extract := func(f file, z io.Reader) error { return f.copy(io.Discard, z) }
+	if dir != "" {
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		extract = func(f file, z io.Reader) error { return f.extract(root, z) }
 	}
-	defer root.Close()
 	for _, file := range m.Files {
-		if err := extract(root, file, z); err != nil {
+		if err := extract(file, z); err != nil {
 			return err
 		}
 	}
@@ -337,8 +362,8 @@ func unpack(f *os.File, key, dir string) error {
 	return nil
 }
 
-// extract writes one file from the stream z.
-func extract(root *os.Root, f file, z io.Reader) error {
+// extract writes the file from the stream z, below root.
+func (f file) extract(root *os.Root, z io.Reader) error {
 	if err := root.MkdirAll(path.Dir(f.Name), 0o755); err != nil {
 		return err
 	}
@@ -350,16 +375,22 @@ func extract(root *os.Root, f file, z io.Reader) error {
 	if err != nil {
 		return err
 	}
+	err = f.copy(out, z)
+	return errors.Join(err, out.Chmod(mode), out.Close())
+}
+
+// copy copies the content of the file from the stream z to out, and compares it with its hash.
+func (f file) copy(out io.Writer, z io.Reader) error {
 	h := sha256.New()
 	in := &reading{r: io.LimitReader(z, f.Size)}
 	n, err := io.Copy(io.MultiWriter(out, h), in)
 	switch {
 	case in.err != nil:
-		err = damaged("%s: %v", f.Name, in.err)
+		return damaged("%s: %v", f.Name, in.err)
 	case err == nil && (n != f.Size || hex.EncodeToString(h.Sum(nil)) != f.SHA256):
-		err = damaged("%s is not what it was", f.Name)
+		return damaged("%s is not what it was", f.Name)
 	}
-	return errors.Join(err, out.Chmod(mode), out.Close())
+	return err
 }
 
 // reading is a reader that keeps its error, to tell it from an error in writing.

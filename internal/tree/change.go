@@ -26,7 +26,7 @@ func (t Tree) Register(id ID, source string) error {
 // SetInstalled records that the build of id for k is installed, in place of any
 // other version of the package.
 func (t Tree) SetInstalled(id ID, k Target) error {
-	return files.ReplaceLink(filepath.Join(id.Version, k.Release, k.Arch), t.installedLink(id.Name, k))
+	return files.ReplaceLink(filepath.Join(id.Version, k.Release, k.Arch), t.InstalledLink(id.Name, k))
 }
 
 // ClearInstalled records that no version of the package is installed for k.
@@ -34,7 +34,7 @@ func (t Tree) ClearInstalled(name string, k Target) error {
 	if err := files.Remove(t.PlacedFile(name, k)); err != nil {
 		return err
 	}
-	return files.Remove(t.installedLink(name, k))
+	return files.Remove(t.InstalledLink(name, k))
 }
 
 // Keep has the build of id for k, which is installed, outlive the package: it stays

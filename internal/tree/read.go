@@ -37,7 +37,7 @@ func (t Tree) Read(kernels ...Target) ([]Package, error) {
 	})
 	r.kernels = slices.Compact(r.kernels)
 	for _, k := range r.kernels {
-		r.links[filepath.Base(t.installedLink("", k))] = true
+		r.links[filepath.Base(t.InstalledLink("", k))] = true
 	}
 	found := make([][]Package, len(names))
 	errs := make([]error, len(names))
@@ -265,7 +265,7 @@ func (t Tree) Modules(id ID, k Target) ([]string, error) {
 // InstalledVersion returns the version of the package called name that is
 // installed for k; "" if none is.
 func (t Tree) InstalledVersion(name string, k Target) string {
-	to, err := os.Readlink(t.installedLink(name, k))
+	to, err := os.Readlink(t.InstalledLink(name, k))
 	if err != nil {
 		return ""
 	}

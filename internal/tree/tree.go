@@ -146,7 +146,9 @@ func (t Tree) PlacedFile(name string, k Target) string {
 	return filepath.Join(t.Dir, name, ".placed-"+k.Release+"-"+k.Arch)
 }
 
-func (t Tree) installedLink(name string, k Target) string {
+// InstalledLink returns the path of the link that says which version of the package called
+// name is installed for k: it leads to V/K/A.
+func (t Tree) InstalledLink(name string, k Target) string {
 	return filepath.Join(t.Dir, name, "kernel-"+k.Release+"-"+k.Arch)
 }
 
