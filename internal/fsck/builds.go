@@ -228,7 +228,7 @@ func flaw(path, sum string, cert *x509.Certificate) string {
 		return "it is gone"
 	}
 	now := files.Sum(path)
-	if _, _, ok := kmod.SplitName(path); !ok { // Module.symvers
+	if _, _, ok := kmod.SplitName(filepath.Base(path)); !ok { // Module.symvers
 		if now != sum {
 			return "it is not what was built"
 		}
