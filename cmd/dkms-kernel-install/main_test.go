@@ -95,6 +95,7 @@ func TestScript(t *testing.T) {
 			"evil":    cmdEvil,
 			"filling": cmdFilling,
 			"walks":   cmdWalks,
+			"crowd":   cmdCrowd,
 			"flip":    cmdFlip,
 			"damages": cmdDamages,
 			"listen":  cmdListen,

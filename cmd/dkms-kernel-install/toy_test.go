@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -307,4 +308,31 @@ func cmdInitramfs(ts *testscript.TestScript, neg bool, args []string) {
 		b.WriteString(name + strings.Repeat("\x00", 4-(110+len(name))%4))
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(b.String()), 0o644))
+}
+
+// cmdCrowd is
+//
+//	crowd PACKAGES KERNELS [OPTION=VALUE]...
+//
+// It makes toy kernels with that configuration, and packages, and registers those. With
+// DKMS_TEST_ALL there are 50 packages and 20 kernels.
+func cmdCrowd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: crowd packages kernels [CONFIG_OPTION=value]...")
+	}
+	packages, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	kernels, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	if os.Getenv("DKMS_TEST_ALL") != "" {
+		packages, kernels = 50, 20
+	}
+	for i := range kernels {
+		cmdKernel(ts, false, append([]string{fmt.Sprintf("6.%d", i)}, args[2:]...))
+	}
+	for i := range packages {
+		name := fmt.Sprintf("package%d", i)
+		cmdPackage(ts, false, []string{name, "1.0"})
+		ts.Check(ts.Exec("dkms", "add", name+"/1.0"))
+	}
 }

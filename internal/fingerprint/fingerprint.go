@@ -265,13 +265,14 @@ func Whole(dir string) bool {
 }
 
 // Sums returns the SHA-256 sums, in hex, that the files in the directory module of the build in
-// dir had when it was recorded, by name; nil if that is not known.
-func Sums(dir string) map[string]string {
+// dir had when it was recorded, by name; nil if that is not known. Theirs reports whether
+// another program may have replaced them since: sizes or times differ.
+func Sums(dir string) (sums map[string]string, theirs bool) {
 	if r := read(dir); r != nil {
-		return r.Sums
+		return r.Sums, false
 	}
-	last, _ := files.ReadState[record](File(dir)) // its modules have changed since
-	return last.Sums
+	last, _ := files.ReadState[record](File(dir))
+	return last.Sums, true
 }
 
 // stamps returns the size and the modification time of each of the modules called names in

@@ -313,8 +313,9 @@ func TestRecord(t *testing.T) {
 	if got, ok := Read(dir, names); !ok || got.String() != b.String() {
 		t.Errorf("%v, %v; want %v", got, ok, b)
 	}
-	if got, want := Sums(dir)["toy.ko"], files.Sum(dir+"/module/toy.ko"); got != want || len(got) != 64 {
-		t.Errorf("the sum is %q, want %q", got, want)
+	want := files.Sum(dir + "/module/toy.ko")
+	if sums, theirs := Sums(dir); sums["toy.ko"] != want || theirs || len(want) != 64 {
+		t.Errorf("the sums are %v, %v; want %q", sums, theirs, want)
 	}
 	if _, ok := Read(dir, []string{"other.ko", "toy.ko"}); ok {
 		t.Error("the record of other modules counts")
@@ -342,12 +343,12 @@ func TestRecord(t *testing.T) {
 	if _, ok := Read(dir, names); ok {
 		t.Error("the record of other modules counts")
 	}
-	if !Whole(dir) || len(Sums(dir)["toy.ko"]) != 64 || Sums(dir)["toy.ko"] == files.Sum(dir+"/module/toy.ko") {
-		t.Errorf("whole: %v, sums %v", Whole(dir), Sums(dir))
+	if sums, theirs := Sums(dir); !Whole(dir) || len(sums["toy.ko"]) != 64 || sums["toy.ko"] == files.Sum(dir+"/module/toy.ko") || !theirs {
+		t.Errorf("whole: %v, sums %v, %v", Whole(dir), sums, theirs)
 	}
 	write(t, dir+"/"+file, "no json")
-	if Whole(dir) || len(Sums(dir)) > 0 {
-		t.Errorf("of a damaged record: whole: %v, sums %v", Whole(dir), Sums(dir))
+	if sums, _ := Sums(dir); Whole(dir) || len(sums) > 0 {
+		t.Errorf("of a damaged record: whole: %v, sums %v", Whole(dir), sums)
 	}
 	if _, ok := Read(dir, names); ok {
 		t.Error("a damaged record counts")

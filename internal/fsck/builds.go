@@ -176,7 +176,7 @@ func (c *checker) build(s observe.Seen, k tree.Target, p place.Placement, cert *
 	if record := fingerprint.File(dir); files.Exists(record) && !fingerprint.Whole(dir) {
 		c.add(Finding{Path: record, Is: "it cannot be read", Do: "it is removed: the build counts as current", mend: remove(record)})
 	}
-	sums := fingerprint.Sums(dir)
+	sums, theirs := fingerprint.Sums(dir)
 	recorded, _ := modules.Recorded(s.Name)
 	for _, file := range c.modules(s, sums) {
 		path := filepath.Join(c.m.Tree.ModuleDir(s.ID, k), file)
@@ -186,7 +186,7 @@ func (c *checker) build(s observe.Seen, k tree.Target, p place.Placement, cert *
 		} else if i := slices.IndexFunc(s.Conf.Modules, func(m conf.Module) bool { return strings.HasPrefix(file, m.DestName+".ko") }); i >= 0 {
 			m.Location = s.Conf.Modules[i].DestLocation
 		}
-		is := flaw(path, sums[file], cert)
+		is := flaw(path, sums[file], theirs, cert)
 		if is == "" {
 			if s.Installed && s.TakenBy == (tree.ID{}) && m.Location != "" {
 				c.placed(s, k, m, cert)
@@ -222,17 +222,18 @@ func (c *checker) modules(s observe.Seen, sums map[string]string) []string {
 }
 
 // flaw says what is wrong with the module in the file at path, which had this sum when it was
-// made, if that is known; empty if nothing is.
-func flaw(path, sum string, cert *x509.Certificate) string {
+// made, if that is known; empty if nothing is. Theirs reports whether another program may have
+// made it since: then a signature is as good as the sum.
+func flaw(path, sum string, theirs bool, cert *x509.Certificate) string {
 	if _, err := os.Lstat(path); err != nil {
 		return "it is gone"
 	}
-	now := files.Sum(path)
+	is := ""
+	if sum != "" && files.Sum(path) != sum {
+		is = "it is not what was built"
+	}
 	if _, _, ok := kmod.SplitName(filepath.Base(path)); !ok { // Module.symvers
-		if now != sum {
-			return "it is not what was built"
-		}
-		return ""
+		return is
 	}
 	data, err := kmod.ReadFile(path)
 	if err == nil {
@@ -243,16 +244,13 @@ func flaw(path, sum string, cert *x509.Certificate) string {
 	}
 	if by, ok := kmod.SignedBy(data); ok && cert != nil && by == kmod.SignerOf(cert) {
 		switch err := kmod.Verify(data, cert); {
-		case err == nil: // so nobody but us has made it
-			return ""
-		case err != kmod.ErrForm:
-			return "its signature is not one of what it holds: " + err.Error()
+		case err == nil && theirs:
+			is = ""
+		case err != nil && !errors.Is(err, kmod.ErrForm):
+			is = "its signature is not one of what it holds: " + err.Error()
 		}
 	}
-	if sum != "" && now != sum {
-		return "it is not what was built"
-	}
-	return ""
+	return is
 }
 
 // placed looks at where m, a module that is built as it should be, is placed.
@@ -269,7 +267,7 @@ func (c *checker) placed(s observe.Seen, k tree.Target, m place.Module, cert *x5
 		f.Is = "it is a directory"
 	case c.m.Modules(k).Intact(s.ID, m):
 		if files.Sum(dest) != files.Sum(filepath.Join(c.m.Tree.ModuleDir(s.ID, k), m.File)) && fi.Mode().IsRegular() {
-			f.Is = flaw(dest, "", cert) // somebody has signed it, if so
+			f.Is = flaw(dest, "", true, cert) // somebody has signed it, if so
 			f.mend = func() error {
 				_, err := follow.Owe(c.m, k, follow.Owed(c.m, k).And(follow.Due{Modules: follow.ModuleNames(dest)}))
 				return errors.Join(err, c.m.Modules(k).PlaceAgain(s.ID, m))
