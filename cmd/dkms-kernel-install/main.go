@@ -45,8 +45,8 @@ type program struct {
 // open opens the machine that a face works on. Events hears of its runs.
 func (p *program) open(o machine.Options, events engine.Events) (*engine.Engine, error) {
 	o.Root, o.ConfTimeout, o.WeakTimeout = p.machine.Root, p.machine.ConfTimeout, p.machine.WeakTimeout
-	o.SignTimeout, o.SignPIN, o.Passed = p.machine.SignTimeout, p.machine.SignPIN, p.machine.Passed
-	o.Attended = p.attended
+	o.SignTimeout, o.TellTimeout = p.machine.SignTimeout, p.machine.TellTimeout
+	o.SignPIN, o.Passed, o.Attended = p.machine.SignPIN, p.machine.Passed, p.attended
 	return engine.Open(o, events)
 }
 

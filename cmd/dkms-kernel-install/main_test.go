@@ -64,7 +64,7 @@ func face() {
 		}
 	}
 	p := program{
-		machine: machine.Options{Root: root, ConfTimeout: 5 * time.Second, SignTimeout: 2 * time.Second, Passed: passed},
+		machine: machine.Options{Root: root, ConfTimeout: 5 * time.Second, SignTimeout: 2 * time.Second, TellTimeout: 2 * time.Second, Passed: passed},
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
 	}

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +24,8 @@ import (
 	"dkms-kernel-install/internal/tree"
 )
 
-// onFailureLimit is how long on_failure may take.
-const onFailureLimit = time.Minute
+// tellTimeout is how long on_failure may take, if [machine.Options] does not say.
+const tellTimeout = time.Minute
 
 // tell leaves word of what has failed for people who do not see this run: a line for each
 // in the message of the day, which a run that mends it takes away, and the command
@@ -43,7 +44,8 @@ func (e *Engine) tell(ctx context.Context, results []execute.Result) {
 	var in bytes.Buffer
 	err := report.FailuresJSON(&in, fresh)
 	if err == nil {
-		ctx, cancel := context.WithTimeoutCause(ctx, onFailureLimit, fmt.Errorf("it took more than %v", onFailureLimit))
+		limit := cmp.Or(e.m.TellTimeout, tellTimeout)
+		ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took more than %v", limit))
 		defer cancel()
 		cmd := exec.Command("bash", "-c", command)
 		cmd.Stdin = &in // what it prints is nobody's

@@ -43,6 +43,7 @@ type Options struct {
 	ConfTimeout time.Duration // for reading one dkms.conf; zero is [conf.DefaultTimeout]
 	WeakTimeout time.Duration // for one call of a script for weak modules; zero is 10 minutes
 	SignTimeout time.Duration // for one call of the program that signs; zero is 2 minutes
+	TellTimeout time.Duration // for on_failure; zero is a minute
 
 	// SignPIN is the pass phrase of the key that modules are signed with. The program
 	// that signs gets it in the variable [conf.SignPIN].
