@@ -253,6 +253,21 @@ func flaw(path, sum string, theirs bool, cert *x509.Certificate) string {
 	return is
 }
 
+// resigned says what is wrong with the module in the file at path, which is what was built but
+// for its signature; empty if somebody has signed it again, or with another key.
+func resigned(path string, cert *x509.Certificate) string {
+	data, err := kmod.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	if by, ok := kmod.SignedBy(data); ok && cert != nil && by == kmod.SignerOf(cert) {
+		if err := kmod.Verify(data, cert); err != nil {
+			return "its signature is damaged: " + err.Error()
+		}
+	}
+	return ""
+}
+
 // placed looks at where m, a module that is built as it should be, is placed.
 func (c *checker) placed(s observe.Seen, k tree.Target, m place.Module, cert *x509.Certificate) {
 	dest := c.m.Modules(k).Path(m)
@@ -267,7 +282,7 @@ func (c *checker) placed(s observe.Seen, k tree.Target, m place.Module, cert *x5
 		f.Is = "it is a directory"
 	case c.m.Modules(k).Intact(s.ID, m):
 		if files.Sum(dest) != files.Sum(filepath.Join(c.m.Tree.ModuleDir(s.ID, k), m.File)) && fi.Mode().IsRegular() {
-			f.Is = flaw(dest, "", true, cert) // somebody has signed it, if so
+			f.Is = resigned(dest, cert)
 			f.mend = func() error {
 				_, err := follow.Owe(c.m, k, follow.Owed(c.m, k).And(follow.Due{Modules: follow.ModuleNames(dest)}))
 				return errors.Join(err, c.m.Modules(k).PlaceAgain(s.ID, m))

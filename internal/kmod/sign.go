@@ -266,8 +266,17 @@ func (s *Signer) Sign(module []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign module: %w", err)
 	}
+	der, err := message(s.cert, s.hash, s.alg, sig)
+	if err != nil {
+		return nil, fmt.Errorf("sign module: %w", err)
+	}
+	return appendSignature(module, der), nil
+}
+
+// message returns the structure with the signature sig.
+func message(cert *x509.Certificate, h signatureHash, alg pkix.AlgorithmIdentifier, sig []byte) ([]byte, error) {
 	// OpenSSL, and so sign-file, leaves out the parameters of hashes.
-	digest := pkix.AlgorithmIdentifier{Algorithm: s.hash.digest}
+	digest := pkix.AlgorithmIdentifier{Algorithm: h.digest}
 	info := contentInfo{
 		ContentType: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}, // signedData
 		Content: signedData{
@@ -275,19 +284,15 @@ func (s *Signer) Sign(module []byte) ([]byte, error) {
 			DigestAlgorithms: []pkix.AlgorithmIdentifier{digest},
 			SignerInfos: []signerInfo{{
 				Version:            1,
-				SID:                issuerAndSerialNumber{asn1.RawValue{FullBytes: s.cert.RawIssuer}, s.cert.SerialNumber},
+				SID:                issuerAndSerialNumber{asn1.RawValue{FullBytes: cert.RawIssuer}, cert.SerialNumber},
 				DigestAlgorithm:    digest,
-				SignatureAlgorithm: s.alg,
+				SignatureAlgorithm: alg,
 				Signature:          sig,
 			}},
 		},
 	}
 	info.Content.EncapContentInfo.ContentType = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1} // data
-	der, err := asn1.Marshal(info)
-	if err != nil {
-		return nil, fmt.Errorf("sign module: %w", err)
-	}
-	return appendSignature(module, der), nil
+	return asn1.Marshal(info)
 }
 
 const (

@@ -3,6 +3,7 @@
 package kmod
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
@@ -10,8 +11,8 @@ import (
 	"errors"
 )
 
-// ErrForm is the error of [Verify] for signatures that it does not understand: those with
-// attributes or certificates, or of other kinds than [LoadSigner] makes.
+// ErrForm is the error of [Verify] for signatures that are not, byte for byte, such as
+// [Signer.Sign] makes.
 var ErrForm = errors.New("the signature has a form that is not known here")
 
 // Verify returns an error unless module, which is not compressed, ends in a signature that
@@ -31,12 +32,27 @@ func Verify(module []byte, cert *x509.Certificate) error {
 		if !h.digest.Equal(by.DigestAlgorithm.Algorithm) {
 			continue
 		}
-		sum := h.hash.New()
-		sum.Write(content)
-		switch public := cert.PublicKey.(type) {
-		case *rsa.PublicKey:
+		der, err := message(cert, h, by.SignatureAlgorithm, by.Signature)
+		if err != nil || !bytes.Equal(appendSignature(bytes.Clone(content), der), module) {
+			return ErrForm
+		}
+		return h.verify(content, by, cert.PublicKey)
+	}
+	return ErrForm
+}
+
+// verify returns an error unless by has a signature of content, made with the key whose public
+// part is public.
+func (h signatureHash) verify(content []byte, by signerInfo, public any) error {
+	sum := h.hash.New()
+	sum.Write(content)
+	switch public := public.(type) {
+	case *rsa.PublicKey:
+		if by.SignatureAlgorithm.Algorithm.Equal(rsaEncryption) {
 			return rsa.VerifyPKCS1v15(public, h.hash, sum.Sum(nil), by.Signature)
-		case *ecdsa.PublicKey:
+		}
+	case *ecdsa.PublicKey:
+		if by.SignatureAlgorithm.Algorithm.Equal(h.ecdsa) {
 			if !ecdsa.VerifyASN1(public, sum.Sum(nil), by.Signature) {
 				return errors.New("the signature does not fit")
 			}

@@ -29,9 +29,12 @@ func TestVerify(t *testing.T) {
 				t.Errorf("%T, %s: %v", key, hash, err)
 			}
 			changed := bytes.Clone(signed)
-			changed[0] ^= 1
-			if err := Verify(changed, cert); err == nil || errors.Is(err, ErrForm) {
-				t.Errorf("%T, %s, with another content: %v", key, hash, err)
+			for i := range changed {
+				changed[i] ^= 1
+				if err := Verify(changed, cert); err == nil || i < len(module) && errors.Is(err, ErrForm) {
+					t.Errorf("%T, %s, with byte %d changed: %v", key, hash, i, err)
+				}
+				changed[i] ^= 1
 			}
 			other := must(x509.ParseCertificate(testCert(otherKey(key))))
 			if err := Verify(signed, other); err == nil {
