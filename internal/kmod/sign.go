@@ -63,7 +63,6 @@ type Signer struct {
 	key  crypto.Signer
 	cert *x509.Certificate
 	hash signatureHash
-	alg  pkix.AlgorithmIdentifier // of the signature
 }
 
 // Kinds of keys, by RFC 8017 and RFC 5480.
@@ -105,24 +104,11 @@ func LoadSigner(keyPath, certPath, hash string) (*Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Signer{key: key, cert: cert, hash: h}
-	match := false
-	switch public := key.Public().(type) {
-	case *rsa.PublicKey:
-		match = public.Equal(cert.PublicKey)
-		s.alg = pkix.AlgorithmIdentifier{
-			Algorithm:  rsaEncryption,
-			Parameters: asn1.NullRawValue,
-		}
-	case *ecdsa.PublicKey:
-		match = public.Equal(cert.PublicKey)
-		s.alg = pkix.AlgorithmIdentifier{Algorithm: h.ecdsa}
-	}
-	if !match {
+	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(cert.PublicKey) {
 		return nil, fmt.Errorf("the certificate %s is not of the key %s: "+
 			"set the certificate that was made with this key, or move both away to have new ones made", certPath, keyPath)
 	}
-	return s, nil
+	return &Signer{key: key, cert: cert, hash: h}, nil
 }
 
 // readKey reads a private key, PEM or DER: an *rsa.PrivateKey or an *ecdsa.PrivateKey.
@@ -266,15 +252,19 @@ func (s *Signer) Sign(module []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign module: %w", err)
 	}
-	der, err := message(s.cert, s.hash, s.alg, sig)
+	der, err := message(s.cert, s.hash, sig)
 	if err != nil {
 		return nil, fmt.Errorf("sign module: %w", err)
 	}
 	return appendSignature(module, der), nil
 }
 
-// message returns the structure with the signature sig.
-func message(cert *x509.Certificate, h signatureHash, alg pkix.AlgorithmIdentifier, sig []byte) ([]byte, error) {
+// message returns the structure with the signature sig, made with the key of cert.
+func message(cert *x509.Certificate, h signatureHash, sig []byte) ([]byte, error) {
+	alg := pkix.AlgorithmIdentifier{Algorithm: h.ecdsa}
+	if cert.PublicKeyAlgorithm == x509.RSA {
+		alg = pkix.AlgorithmIdentifier{Algorithm: rsaEncryption, Parameters: asn1.NullRawValue}
+	}
 	// OpenSSL, and so sign-file, leaves out the parameters of hashes.
 	digest := pkix.AlgorithmIdentifier{Algorithm: h.digest}
 	info := contentInfo{

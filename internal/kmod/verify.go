@@ -32,27 +32,16 @@ func Verify(module []byte, cert *x509.Certificate) error {
 		if !h.digest.Equal(by.DigestAlgorithm.Algorithm) {
 			continue
 		}
-		der, err := message(cert, h, by.SignatureAlgorithm, by.Signature)
+		der, err := message(cert, h, by.Signature)
 		if err != nil || !bytes.Equal(appendSignature(bytes.Clone(content), der), module) {
 			return ErrForm
 		}
-		return h.verify(content, by, cert.PublicKey)
-	}
-	return ErrForm
-}
-
-// verify returns an error unless by has a signature of content, made with the key whose public
-// part is public.
-func (h signatureHash) verify(content []byte, by signerInfo, public any) error {
-	sum := h.hash.New()
-	sum.Write(content)
-	switch public := public.(type) {
-	case *rsa.PublicKey:
-		if by.SignatureAlgorithm.Algorithm.Equal(rsaEncryption) {
+		sum := h.hash.New()
+		sum.Write(content)
+		switch public := cert.PublicKey.(type) {
+		case *rsa.PublicKey:
 			return rsa.VerifyPKCS1v15(public, h.hash, sum.Sum(nil), by.Signature)
-		}
-	case *ecdsa.PublicKey:
-		if by.SignatureAlgorithm.Algorithm.Equal(h.ecdsa) {
+		case *ecdsa.PublicKey:
 			if !ecdsa.VerifyASN1(public, sum.Sum(nil), by.Signature) {
 				return errors.New("the signature does not fit")
 			}
