@@ -143,6 +143,24 @@ func TestKernelInstall(t *testing.T) {
 		}
 	})
 
+	t.Run("damaged", func(t *testing.T) {
+		was, built, k := r.Snapshot(), builds(r), r.Kernels()[0]
+		if out := r.MustRun("dkms-kernel-install", "fsck"); out != "nothing is damaged\n" {
+			t.Errorf("fsck finds:\n%s", out)
+		}
+		for _, file := range []string{"/usr/lib/modules/" + k + "/updates/dkms/vhba.ko.xz", r.Glob("/var/lib/dkms/acpi-call/*/" + k + "/x86_64/module/acpi_call.ko.xz")[0]} {
+			r.Sh("printf x | dd of=" + file + " bs=1 seek=2000 conv=notrunc status=none")
+		}
+		r.Write("/usr/lib/modules/"+k+"/modules.dep", "", 0o644)
+		t.Log(r.MustRun("dkms-kernel-install", "fsck", "--repair"))
+		if diff := cmp.Diff(was, r.Snapshot()); diff != "" {
+			t.Errorf("fsck --repair left: %s", diff)
+		}
+		if diff := cmp.Diff(built, builds(r)); diff != "" {
+			t.Errorf("fsck --repair built: %s", diff)
+		}
+	})
+
 	t.Run("remove", func(t *testing.T) {
 		ks := r.Kernels()
 		for i, k := range ks {
@@ -347,6 +365,13 @@ func TestBothWays(t *testing.T) {
 
 	peer("install", m+"/"+v, "-k", k)
 	compare("installed with Debian's")
+	whole := func(when string) {
+		t.Helper()
+		if out := r.MustRun("dkms-kernel-install", "fsck"); out != "nothing is damaged\n" {
+			t.Errorf("%s, fsck finds:\n%s", when, out)
+		}
+	}
+	whole("installed with Debian's")
 	built := builds(r)
 	r.MustRun("dkms-kernel-install", "add", k)
 	for log, inode := range built {
@@ -354,6 +379,7 @@ func TestBothWays(t *testing.T) {
 			t.Errorf("ours built again what Debian's had built: %s", log)
 		}
 	}
+	whole("after a run of ours")
 	r.MustRun("dkms-kernel-install", "remove", k)
 	compare("removed with ours")
 	gone("ours left of Debian's")

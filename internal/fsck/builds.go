@@ -56,8 +56,12 @@ func (c *checker) installed(name string, k tree.Target) {
 	case there:
 		f.Lost = fmt.Sprintf("the build, and what it was made from; modules of it that are still in %s stay; add %s again, or remove them", c.m.Kernel(k).Dir, name)
 	default:
-		f.Path, f.Is, f.Do, f.mend = record, "nothing that is built is what was placed by it", "it is removed", remove(record)
-		f.Lost = fmt.Sprintf("which version of %s was installed for %s; install one: dkms install %[1]s -k %[2]s", name, k.Release)
+		left := c.m.Modules(k).Left(name)
+		if len(left) == 0 {
+			return // the classic command has uninstalled it
+		}
+		f.Path, f.Is = record, "what it is about is in place, and nobody has it: "+strings.Join(left, ", ")
+		f.Lost = fmt.Sprintf("which version of %s was installed for %s; install one, or remove them: dkms install %[1]s -k %[2]s", name, k.Release)
 	}
 	c.add(f)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"dkms-kernel-install/internal/files"
@@ -22,6 +23,24 @@ func (k *Kernel) Recorded(name string) (built map[string]string, ok bool) {
 		built[file] = was.Built
 	}
 	return built, ok
+}
+
+// Left returns the paths of the modules in the kernel's directory that were recorded when they
+// were placed for the package called name.
+func (k *Kernel) Left(name string) (paths []string) {
+	all, _ := k.record(name)
+	if k.read() != nil {
+		return nil
+	}
+	for file := range all {
+		for _, path := range k.index[kmod.ModuleName(file)] {
+			if filepath.Base(path) == file && k.recorded(name, path) {
+				paths = append(paths, path)
+			}
+		}
+	}
+	slices.Sort(paths)
+	return paths
 }
 
 // Intact reports whether m is placed as it was built, or as POST_INSTALL or somebody who has
