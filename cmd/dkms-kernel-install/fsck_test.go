@@ -153,7 +153,7 @@ func cmdDamages(ts *testscript.TestScript, neg bool, args []string) {
 
 // damage damages the machine, has it repaired, and compares it with what is wanted.
 func (w *walker) damage(random *rand.Rand, want map[string]string) {
-	out, err := exec.Command("bash", "-c", "cd "+w.work+` && find var/lib/dkms/*/* var/lib/dkms/mok.* var/cache lib/modules/*/modules.dep lib/modules/*/kernel/extra`).Output()
+	out, err := exec.Command("bash", "-c", "cd "+w.work+` && find var/lib/dkms/*/* var/lib/dkms/mok.* var/cache/dkms-kernel-install lib/modules/*/modules.dep lib/modules/*/kernel/extra`).Output()
 	w.ts.Check(err)
 	paths := slices.DeleteFunc(strings.Fields(string(out)), func(path string) bool { return strings.Contains(path, "/log/") || strings.HasSuffix(path, "/log") })
 	for {

@@ -15,6 +15,11 @@ import (
 
 // caches looks at what may be removed at any time, and then is made again.
 func (c *checker) caches() {
+	for _, dir := range []string{c.m.CacheDir(), c.m.CacheFile("builds"), c.m.CacheFile("files")} {
+		if fi, err := os.Lstat(dir); err == nil && !fi.IsDir() {
+			c.add(Finding{Path: dir, Is: "it is no directory", Do: "it is moved aside", mend: func() error { return c.aside(dir) }})
+		}
+	}
 	if dir, ok := c.m.Store.(*store.Dir); ok {
 		for path, err := range dir.Damaged() {
 			c.add(Finding{Path: path, Is: err.Error(), Do: "it is removed", mend: remove(path)})

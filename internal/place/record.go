@@ -52,10 +52,7 @@ func (k *Kernel) foretell(p Placement, list []found) error {
 // differs from what was built counts as installed from now on.
 func (k *Kernel) Record(p Placement, placed []string) error {
 	all := record{}
-	displaced, err := k.archived(p.Name)
-	if err != nil {
-		return err
-	}
+	displaced, _ := k.archived(p.Name) // one that cannot be put back has no sum to know it by
 	for _, path := range placed {
 		built := filepath.Join(k.Tree.ModuleDir(p.ID, k.Target), filepath.Base(path))
 		now := recorded{Built: files.Sum(built)}
