@@ -53,14 +53,23 @@ func boot(t testing.TB, kernelImage string, files map[string]string, args ...str
 		"-display", "none", "-serial", "stdio", "-kernel", kernelImage, "-initrd", initramfs,
 		"-append", "console=ttyS0 quiet panic=-1 -- "+strings.Join(args, " "))
 	out, err := qemu.CombinedOutput()
+	if err != nil {
+		t.Fatalf("virtual machine: %v\n%s", err, out)
+	}
+	return vmLines(t, string(out))
+}
+
+// vmLines returns what vminit printed, of what a virtual machine did.
+func vmLines(t testing.TB, out string) string {
+	t.Helper()
 	var lines []string
-	for line := range strings.Lines(string(out)) {
-		if _, said, ok := strings.Cut(strings.TrimSpace(line), "vminit: "); ok {
+	for line := range strings.Lines(out) {
+		if _, said, ok := strings.Cut(strings.TrimRight(line, "\r\n"), "vminit: "); ok {
 			lines = append(lines, said)
 		}
 	}
-	if err != nil || len(lines) == 0 || lines[len(lines)-1] != "end" {
-		t.Fatalf("virtual machine: %v\n%s", err, out)
+	if len(lines) == 0 || lines[len(lines)-1] != "end" {
+		t.Fatalf("virtual machine:\n%s", out)
 	}
 	return strings.Join(lines[:len(lines)-1], "\n") + "\n"
 }

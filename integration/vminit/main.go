@@ -2,7 +2,7 @@
 
 // Command vminit is process 1 of the virtual machine of the integration tests. It loads each file in /modules, in the
 // order of their names, and the kernel itself decompresses it. It runs the program /test, if there is one, with its
-// own arguments, control groups and a /tmp. Then it prints the results and stops the machine.
+// own arguments, control groups, a /tmp, and the variables of the firmware if it has them. Then it prints the results and stops the machine.
 package main
 
 import (
@@ -56,6 +56,9 @@ func test() {
 		if err != nil {
 			fmt.Println("vminit: mount", m.dir, err)
 		}
+	}
+	for kind, dir := range map[string]string{"efivarfs": "/sys/firmware/efi/efivars", "securityfs": "/sys/kernel/security"} {
+		_ = unix.Mount(kind, dir, kind, 0, "") // the test says so, if it needs them
 	}
 	cmd := exec.Command("/test", os.Args[1:]...)
 	out, err := cmd.CombinedOutput()
