@@ -57,6 +57,7 @@ func (e *Engine) Held(ctx context.Context) (held []string, newest bool, err erro
 // silent hears of work, and tells nobody.
 type silent struct{}
 
+func (silent) Expect([]execute.Expected)        {}
 func (silent) Start(tree.ID, tree.Target, bool) {}
 func (silent) Done(execute.Result)              {}
 func (silent) Note(string)                      {}

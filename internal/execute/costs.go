@@ -13,8 +13,8 @@ import (
 )
 
 // costs remembers what builds of packages cost, by name: another version or another
-// kernel changes little. Only the order of builds, and how many run at a time, depend on
-// it. It may be lost at any time.
+// kernel changes little. Only the order of builds, how many run at a time, and what is
+// said of how long they will take, depend on it. It may be lost at any time.
 type costs struct {
 	file string
 
@@ -27,6 +27,7 @@ type costs struct {
 // cost is what the last successful build of a package used.
 type cost struct {
 	Seconds float64 // of processor time
+	Elapsed float64 // seconds from its start to its end
 	Memory  int64   // bytes of its largest process
 }
 
@@ -72,14 +73,26 @@ func (c *costs) of(name, source string) (time.Duration, int64) {
 	return guess, memory
 }
 
-// note remembers what a build of the package called name used.
-func (c *costs) note(name string, used build.Usage) {
+// last returns what the last build of the package called name took, from its start to its
+// end and of processor time; zero values if that is not known.
+func (c *costs) last(name string) (elapsed, processor time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := c.known[name]
+	if known.Seconds <= 0 || known.Seconds >= 1e6 || known.Elapsed <= 0 || known.Elapsed >= 1e6 {
+		return 0, 0
+	}
+	return time.Duration(known.Elapsed * float64(time.Second)), time.Duration(known.Seconds * float64(time.Second))
+}
+
+// note remembers what a build of the package called name used, and how long it took.
+func (c *costs) note(name string, used build.Usage, elapsed time.Duration) {
 	if used.Processor <= 0 {
 		return // nothing was built
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known[name] = cost{Seconds: used.Processor.Seconds(), Memory: used.Memory}
+	c.known[name] = cost{Seconds: used.Processor.Seconds(), Elapsed: elapsed.Seconds(), Memory: used.Memory}
 	c.changed = true
 }
 

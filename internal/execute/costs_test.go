@@ -32,10 +32,10 @@ func TestCosts(t *testing.T) {
 	if s <= 0 || l <= s || memory != usualMemory {
 		t.Errorf("never built: %v and %v, %d bytes", s, l, memory)
 	}
-	c.note("small", build.Usage{Processor: time.Minute, Memory: 100 << 20})
-	c.note("large", build.Usage{Processor: time.Second, Memory: 1})
-	c.note("large", build.Usage{}) // from a cache
-	c.note("gone", build.Usage{Processor: time.Second})
+	c.note("small", build.Usage{Processor: time.Minute, Memory: 100 << 20}, 40*time.Second)
+	c.note("large", build.Usage{Processor: time.Second, Memory: 1}, 2*time.Second)
+	c.note("large", build.Usage{}, 0) // from a cache
+	c.note("gone", build.Usage{Processor: time.Second}, time.Second)
 	if err := c.save([]tree.Package{{ID: tree.ID{Name: "small", Version: "2"}}, {ID: tree.ID{Name: "large", Version: "1"}}}); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,10 @@ func TestCosts(t *testing.T) {
 			t.Errorf("%s: %v, %d bytes; want %v, %d", tt.name, took, memory, tt.time, tt.memory)
 		}
 	}
-	for _, text := range []string{"", "{{{", "[]", "null", `{"small":3}`, `{"small":{"Seconds":-1,"Memory":-1}}`, `{"small":{"Seconds":1e300,"Memory":0}}`} {
+	if elapsed, processor := c.last("small"); elapsed != 40*time.Second || processor != time.Minute {
+		t.Errorf("small took %v, and %v of processor time", elapsed, processor)
+	}
+	for _, text := range []string{"", "{{{", "[]", "null", `{"small":3}`, `{"small":{"Seconds":-1,"Memory":-1}}`, `{"small":{"Seconds":1e300,"Elapsed":1,"Memory":0}}`} {
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -61,7 +64,10 @@ func TestCosts(t *testing.T) {
 		if took, memory := c.of("small", small); took != s || memory != usualMemory {
 			t.Errorf("%s: %v, %d bytes", text, took, memory)
 		}
-		c.note("small", build.Usage{Processor: 1})
+		if elapsed, processor := c.last("small"); elapsed != 0 || processor != 0 {
+			t.Errorf("%s: it took %v, and %v of processor time", text, elapsed, processor)
+		}
+		c.note("small", build.Usage{Processor: 1}, 1)
 	}
 }
 

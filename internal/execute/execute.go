@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"dkms-kernel-install/internal/codec"
 	"dkms-kernel-install/internal/failure"
@@ -27,10 +28,22 @@ import (
 // Events hears of the work as it goes on. Its methods may be called by several
 // goroutines at once.
 type Events interface {
+	// Expect is called before the work begins, with the builds that are to be made.
+	Expect([]Expected)
 	// Start is called when the work on a package for a kernel begins.
 	Start(id tree.ID, k tree.Target, build bool)
 	// Done is called when it has ended.
 	Done(Result)
+}
+
+// Expected is a build that is to be made, and what it may take by what the last one of the
+// package took; zero values if that is not known.
+type Expected struct {
+	ID     tree.ID
+	Kernel tree.Target
+	// Elapsed is how long it takes. Busy is how long it could keep all processors busy
+	// that builds may use: no run takes less than the sum of that.
+	Elapsed, Busy time.Duration
 }
 
 // Options say how plans are carried out.
@@ -96,6 +109,7 @@ func Run(ctx context.Context, m *machine.Machine, packages []tree.Package, plans
 		if means.server != nil {
 			defer means.server.Close()
 		}
+		r.expect(builds)
 	}
 	schedule(ctx, tasks, means)
 	if len(builds) > 0 {

@@ -4,10 +4,12 @@ package execute
 
 import (
 	"context"
+	"time"
 
 	"dkms-kernel-install/internal/build"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/jobserver"
+	"dkms-kernel-install/internal/resources"
 )
 
 // jobs says how the make of a build learns how many jobs to run.
@@ -37,6 +39,21 @@ func (r *run) share(ctx context.Context, builds []*work, tasks []task) (*jobserv
 		t.memory = memory * int64(t.tokens)
 	}
 	return server, nil
+}
+
+// expect tells which builds are to be made, and what they may take. A spare one most
+// likely is not.
+func (r *run) expect(builds []*work) {
+	processors := min(resources.Processors(), r.m.Settings.ParallelJobs)
+	var list []Expected
+	for _, w := range builds {
+		if w.item.Spare {
+			continue
+		}
+		elapsed, processor := r.costs.last(w.item.Name)
+		list = append(list, Expected{w.item.ID, w.k, elapsed, processor / time.Duration(processors)})
+	}
+	r.events.Expect(list)
 }
 
 // jobsFor decides how make in command, which builds the modules, learns how many jobs to

@@ -153,12 +153,13 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 		}
 		return fingerprint.Write(w.m.Tree.TargetDir(d.ID, w.k), at, from, made.Modules)
 	}
+	start := time.Now()
 	made, err := w.run.build(ctx, d)
 	w.remember(d, err)
 	if err != nil {
 		return nil, failure.From(err, "build failed", failure.StatusMake)
 	}
-	w.costs.note(d.Name, made.Used)
+	w.costs.note(d.Name, made.Used, time.Since(start))
 	if err := made.Unrecorded; err != nil {
 		r.Warnings = append(r.Warnings, "cannot record what it was built from: "+err.Error())
 	}

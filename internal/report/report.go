@@ -72,6 +72,9 @@ func (lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
 	return []byte(prefix + failure.Line(e.Message) + "\n"), nil
 }
 
+// Expect does nothing: plain lines say what was done.
+func (t *Text) Expect([]execute.Expected) {}
+
 // Start writes, if t is verbose, that the work on a package for a kernel begins: the
 // build, or else only the installation. In a log such lines do not help.
 func (t *Text) Start(id tree.ID, k tree.Target, build bool) {
