@@ -130,11 +130,15 @@ func (p *program) dkms(ctx context.Context, args []string) int {
 		return 0
 	}
 	c.text = report.NewText(p.stdout, "", c.Verbose || c.Debug, c.Quiet)
-	return p.exit(c.run())
+	timeline := report.NewTimeline(c.text)
+	if !c.Quiet {
+		defer p.progress.Show(ctx, timeline)()
+	}
+	return p.exit(c.run(timeline))
 }
 
-// run checks the command line, opens the machine and runs the action.
-func (c *classicRun) run() error {
+// run checks the command line, opens the machine and runs the action, of which events hears.
+func (c *classicRun) run(events engine.Events) error {
 	if err := c.action(); err != nil {
 		return err
 	}
@@ -153,7 +157,7 @@ func (c *classicRun) run() error {
 	c.e, err = c.p.open(machine.Options{
 		SourceTree: string(c.Sourcetree), DkmsTree: string(c.Dkmstree), InstallTree: string(c.Installtree),
 		KernelSourceDir: c.Kernelsourcedir, KernelConfig: c.Config, Directives: c.Directive, Jobs: jobs, SymlinkModules: c.SymlinkModules,
-	}, c.text)
+	}, events)
 	if err != nil {
 		return err
 	}

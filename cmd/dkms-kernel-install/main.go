@@ -27,6 +27,7 @@ import (
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/packages"
 	"dkms-kernel-install/internal/report"
 	"dkms-kernel-install/internal/sandbox"
 )
@@ -38,8 +39,9 @@ var version = "devel"
 type program struct {
 	machine        machine.Options // its root, timeouts, SignPIN and Passed are those of every face
 	stdout, stderr io.Writer
-	raw            io.Writer // stdout as it is: a terminal is asked for its width
-	attended       bool      // stdout or stderr is a terminal
+	raw            io.Writer        // stdout as it is: a terminal is asked for its width
+	attended       bool             // stdout or stderr is a terminal
+	progress       *report.Progress // on stdout; nil if that is none, or not for people alone
 }
 
 // open opens the machine that a face works on. Events hears of its runs.
@@ -72,6 +74,26 @@ func screen(w io.Writer) (width int, color bool) {
 		width = 80 // it does not say
 	}
 	return width, os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// newProgress returns what shows the progress of a run on w; nil if that is no terminal, one
+// that cannot erase, or a package manager's, which has a progress of its own.
+func newProgress(w io.Writer) *report.Progress {
+	term := os.Getenv("TERM")
+	if !terminal(w) || term == "" || term == "dumb" || packages.InPackageManager() {
+		return nil
+	}
+	fd := int(w.(*os.File).Fd())
+	return report.NewProgress(w, func() (columns, rows int) {
+		if group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err == nil && group != unix.Getpgrp() {
+			return 0, 0 // in the background
+		}
+		size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ)
+		if err != nil || size.Col == 0 || size.Row == 0 {
+			return 80, 24 // it does not say
+		}
+		return int(size.Col), int(size.Row)
+	})
 }
 
 func main() {
@@ -110,7 +132,11 @@ var errSignal = errors.New("interrupted by a signal")
 func (p *program) main(args []string) int {
 	// All that is printed goes through these. No text of a package gets around them.
 	p.raw, p.attended = p.stdout, terminal(p.stdout) || terminal(p.stderr)
-	p.stdout, p.stderr = report.Clean(p.stdout), report.Clean(p.stderr)
+	p.progress = newProgress(p.stdout)
+	if terminal(p.stderr) {
+		p.stderr = p.progress.Above(p.stderr)
+	}
+	p.stdout, p.stderr = report.Clean(p.progress.Above(p.stdout)), report.Clean(p.stderr)
 	// The modes of the files that are made do not depend on the caller's umask.
 	syscall.Umask(0o022)
 	// What the caller has open is not for what a package brings.

@@ -45,6 +45,7 @@ func TestMain(m *testing.M) {
 		"cutshort": cutShort,
 		"withkey":  withKey,
 		"terminal": onTerminal,
+		"screen":   onTerminal,
 		// What packages try.
 		"attack": attack,
 		"hold":   hold,

@@ -62,7 +62,7 @@ type nativeRun struct {
 	p      *program
 	ctx    context.Context
 	text   *report.Text
-	events engine.Events // text, or a timeline of it
+	events engine.Events // tells text
 }
 
 // errSome is the error of a run in which packages failed. Each was reported.
@@ -80,11 +80,9 @@ func (p *program) native(ctx context.Context, args []string) int {
 	}
 	text := report.NewText(p.stdout, "", cli.Verbose, false)
 	timeline := report.NewTimeline(text)
-	r := &nativeRun{p, ctx, text, text}
-	if cli.Timeline != "" {
-		r.events = timeline
-	}
-	err := k.Run(r)
+	stop := p.progress.Show(ctx, timeline)
+	err := k.Run(&nativeRun{p, ctx, text, timeline})
+	stop()
 	if cli.Timeline != "" {
 		err = cmp.Or(writeTimeline(cli.Timeline, timeline), err)
 	}

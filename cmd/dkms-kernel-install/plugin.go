@@ -46,7 +46,9 @@ func (p *program) plugin(ctx context.Context, args []string) (status int) {
 			status = 0
 		}
 	}()
-	e, err := p.open(machine.Options{}, text)
+	timeline := report.NewTimeline(text)
+	defer p.progress.Show(ctx, timeline)()
+	e, err := p.open(machine.Options{}, timeline)
 	if err != nil {
 		c.fail(err)
 		if args[0] == "add" && ctx.Err() != nil {

@@ -125,6 +125,22 @@ func pacmanRemoves() bool {
 	return false
 }
 
+// InPackageManager reports whether a package manager runs this process.
+func InPackageManager() bool {
+	if os.Getenv("DPKG_MAINTSCRIPT_NAME") != "" || os.Getenv("EBUILD_PHASE") != "" {
+		return true
+	}
+	for _, args := range ancestors() {
+		for _, arg := range args[:min(2, len(args))] { // the second one is a script's
+			switch filepath.Base(arg) {
+			case "apt", "apt-get", "aptitude", "dpkg", "dnf", "dnf5", "emerge", "pacman", "packagekitd", "rpm", "rpm-ostree", "yum", "zypper":
+				return true
+			}
+		}
+	}
+	return InScriptlet()
+}
+
 // InScriptlet reports whether a script of an RPM package runs this process.
 func InScriptlet() bool {
 	_, found := rpm()
