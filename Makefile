@@ -26,7 +26,7 @@ package_env = PACKAGE_VERSION="$$(tools/package-version '$(VERSION)' "$$(git rev
 	MAINTAINER='$(MAINTAINER)'
 
 .PHONY: build install install-debian install-redhat install-arch install-gentoo uninstall deb rpm arch \
-	docs check test test-all lint lint-ports fuzz demo bench tools clean
+	docs check test test-all lint lint-ports fuzz demo screens bench tools clean
 
 build:
 	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/dkms-kernel-install
@@ -203,6 +203,10 @@ fuzz:
 
 demo: build
 	integration/demo
+
+# The pictures in docs/screens, of real runs on a terminal.
+screens:
+	$(GO) test -count=1 -run '^TestScreens$$' ./integration -screens
 
 # What they print, and the picture of it.
 bench: SHELL = /bin/bash

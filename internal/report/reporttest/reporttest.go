@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -148,4 +149,14 @@ func (s *Screen) String() string {
 		b.WriteString(strings.TrimRight(text.String(), " ") + "\n")
 	}
 	return strings.TrimRight(b.String(), "\n") + "\n"
+}
+
+// Clone returns a copy of s.
+func (s *Screen) Clone() *Screen {
+	c := *s
+	c.Lines = make([][]Cell, len(s.Lines))
+	for i, line := range s.Lines {
+		c.Lines[i] = slices.Clone(line)
+	}
+	return &c
 }
