@@ -156,6 +156,10 @@ func (e *Engine) heal(lock *tree.Lock, all []tree.Package, kernels []tree.Target
 		if err = m.Tree.HealTop(); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
+		// A run for one kernel says of all that nothing is left.
+		if whole, errRead := m.Tree.Read(); errRead == nil {
+			all = whole
+		}
 	}
 	for _, p := range all {
 		if !lock.Clean && p.Kept {

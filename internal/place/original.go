@@ -225,10 +225,14 @@ func (k *Kernel) forgetOriginals(name string) error {
 }
 
 // Heal removes the archive of the package called name if an Uninstall was killed
-// before it did: the package is not installed, and all archived modules are back.
+// before it did: the package is not installed, and all archived modules are back, or the
+// kernel has gone.
 func (k *Kernel) Heal(name string, installed bool) error {
 	if installed {
 		return nil
+	}
+	if !files.Exists(k.Dir) && files.Exists(filepath.Dir(k.Dir)) {
+		return k.forgetOriginals(name)
 	}
 	list, err := k.archived(name)
 	if err != nil || len(list) == 0 {
