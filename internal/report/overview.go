@@ -156,7 +156,12 @@ func (td todo) text() Todo {
 		do = strings.ReplaceAll(do, "dkms-kernel-install add "+anyKernel, "dkms-kernel-install add "+strings.Join(td.kernels, " "))
 		do = strings.ReplaceAll(do, "-k "+anyKernel, "-k "+strings.Join(td.kernels, " -k "))
 	}
-	named := func(s string) string { return strings.ReplaceAll(s, anyKernel, name) }
+	named := func(s string) string {
+		if len(td.kernels) > 1 {
+			s = strings.ReplaceAll(s, "kernel "+anyKernel, "these kernels")
+		}
+		return strings.ReplaceAll(s, anyKernel, name)
+	}
 	return Todo{fmt.Sprintf("%s for %s: %s: %s", some(td.packages), some(td.kernels), td.step, named(td.is)), named(do)}
 }
 

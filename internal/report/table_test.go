@@ -194,8 +194,8 @@ func TestOverview(t *testing.T) {
 			bad(id("broken"), "6.2", explain.Link{Step: "registered", State: explain.Bad, Is: "no", Do: "run: dkms remove broken/6.1 -k 6.2"}),
 			bad(id("toy"), "6.1", explain.Link{Step: "wanted", State: explain.Note}, explain.Link{Step: "built", State: explain.Note}),
 			bad(id("toy"), "6.3", explain.Link{Step: "headers", State: explain.Bad, Is: "/6.3/build is not there", Do: "install 6.3.1"}),
-			bad(id("two"), "6.1", explain.Link{Step: "built", State: explain.Bad, Is: "/6.1/x is bad", Do: "run: dkms-kernel-install add 6.1"}),
-			bad(id("two"), "6.2", explain.Link{Step: "built", State: explain.Bad, Is: "/6.2/x is bad", Do: "run: dkms-kernel-install add 6.2"}),
+			bad(id("two"), "6.1", explain.Link{Step: "built", State: explain.Bad, Is: "/6.1/x is bad", Do: "a newer one may support kernel 6.1; run: dkms-kernel-install add 6.1"}),
+			bad(id("two"), "6.2", explain.Link{Step: "built", State: explain.Bad, Is: "/6.2/x is bad", Do: "a newer one may support kernel 6.2; run: dkms-kernel-install add 6.2"}),
 			bad(id("two"), "6.3", explain.Link{Step: "headers", State: explain.Bad, Is: "/6.3/build is not there", Do: "install 6.3.1"}),
 		})
 	want := Table{
@@ -209,7 +209,7 @@ func TestOverview(t *testing.T) {
 		Todos: []Todo{
 			{"broken/6.1 for 6.1, 6.2: registered: no", "run: dkms remove broken/6.1 -k 6.1 -k 6.2"},
 			{"toy/6.1, two/6.1 for 6.3: headers: /6.3/build is not there", "install 6.3.1"},
-			{"two/6.1 for 6.1, 6.2: built: /KERNEL/x is bad", "run: dkms-kernel-install add 6.1 6.2"},
+			{"two/6.1 for 6.1, 6.2: built: /KERNEL/x is bad", "a newer one may support these kernels; run: dkms-kernel-install add 6.1 6.2"},
 			{"added/6.1 for 6.3: built: build failed: nope", "run: dkms install added/6.1 -k 6.3"},
 			{"gone/6.1 for 6.4: built: : ", "run: "},
 		},
