@@ -39,6 +39,8 @@ type signers struct {
 	by map[string]signer
 	// told reports whether the run has said that a key is to be enrolled.
 	told bool
+	// toldUnsigned reports whether it has said that modules are not signed.
+	toldUnsigned bool
 }
 
 // signTimeout is how long the program that signs one module may take, if
@@ -48,6 +50,7 @@ const signTimeout = 2 * time.Minute
 // of returns what signs modules for a kernel; nil if they go unsigned.
 func (s *signers) of(k *kernel.Kernel) signer {
 	if !s.m.Signs(k) {
+		s.tellUnsigned(k)
 		return nil
 	}
 	hash := k.SignHash()
@@ -72,6 +75,18 @@ func (s *signers) of(k *kernel.Kernel) signer {
 		s.tellEnrolment(k, made && haveBoth(key))
 	}
 	return s.by[id]
+}
+
+// tellUnsigned tells, once in a run, that modules go unsigned in an image build.
+func (s *signers) tellUnsigned(k *kernel.Kernel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.toldUnsigned || !s.m.Unsigned(k) {
+		return
+	}
+	s.toldUnsigned = true
+	s.m.Note("modules are not signed: this seems to be a chroot or an image build, and a key that is made in it would be in every copy; " +
+		"to sign them, set mok_signing_key and mok_certificate, and try_sign_modules=true, in framework.conf")
 }
 
 func haveBoth(key machine.Key) bool { return files.Exists(key.File) && files.Exists(key.Cert) }

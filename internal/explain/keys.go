@@ -31,7 +31,7 @@ func signingKey(m *machine.Machine, k tree.Target, w secureboot.World) []Link {
 	c, _, err := kmod.ReadCertificate(w.File)
 	switch {
 	case !m.Signs(m.Kernel(k)):
-		return []Link{{Step: "certificate", State: Note, Is: "modules are not signed: try_sign_modules is false, or this is a chroot", Do: "set try_sign_modules=true in framework.conf"}}
+		return []Link{{Step: "certificate", State: Note, Is: "modules are not signed: try_sign_modules is false, or this is a chroot or an image build without a key", Do: "set try_sign_modules=true in framework.conf"}}
 	case errors.Is(err, fs.ErrNotExist) && key.Generate:
 		return []Link{{Step: "certificate", State: Note, Is: "there is none yet: " + w.File, Do: "the first build makes it, or: dkms generate_mok"}}
 	case errors.Is(err, fs.ErrPermission):

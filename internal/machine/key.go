@@ -70,8 +70,30 @@ func (m *Machine) Signer(k *kernel.Kernel) string {
 
 // Signs reports whether the modules of a kernel are to be signed.
 func (m *Machine) Signs(k *kernel.Kernel) bool {
-	try := m.Settings.TrySignModules
-	return k.SignHash() != "" && try != "false" && (try == "true" || !Chroot())
+	switch try := m.Settings.TrySignModules; {
+	case k.SignHash() == "" || try == "false":
+		return false
+	case try == "true":
+		return true
+	case Chroot():
+		return false
+	case m.ImageBuild():
+		key, err := m.SigningKey(k)
+		return err == nil && (!key.Generate || files.Exists(key.File) && files.Exists(key.Cert))
+	}
+	return true
+}
+
+// Unsigned reports whether the modules of a kernel, which checks signatures, are not signed
+// because a key that is made here would become part of an image.
+func (m *Machine) Unsigned(k *kernel.Kernel) bool {
+	return k.SignHash() != "" && m.Settings.TrySignModules != "false" && !m.Signs(k)
+}
+
+// ImageBuild reports whether this seems to be no machine that runs, but what one is made of: a
+// chroot, or a container whose kernel is not its own and which systemd has not booted.
+func (m *Machine) ImageBuild() bool {
+	return Chroot() || !files.Exists(m.Path("/run/systemd/system")) && !files.Exists(filepath.Join(m.Kernels.Modules, m.Running))
 }
 
 // setting returns where the file of a setting is found from here. What is not an
