@@ -138,7 +138,7 @@ func (c *checker) kernel(k tree.Target, view observe.View) {
 	var lacking []string
 	cert := c.certificate(k)
 	for _, s := range view.Packages {
-		if !s.Built {
+		if !s.Built || c.ctx.Err() != nil {
 			continue
 		}
 		p := c.placement(s, k)

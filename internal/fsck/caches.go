@@ -42,6 +42,9 @@ func (c *checker) caches() {
 func (c *checker) hashes() {
 	fresh, cached := fingerprint.OpenHashes(""), c.m.Hashes.Again()
 	compare := func(path string, hash func(*fingerprint.Hashes) (string, error)) {
+		if c.ctx.Err() != nil {
+			return
+		}
 		now, err := hash(fresh)
 		kept, errKept := hash(cached)
 		if err == nil && (errKept != nil || kept != now) {
