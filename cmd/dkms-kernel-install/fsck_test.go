@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -117,35 +116,13 @@ var harms = []struct {
 // DKMS_TEST_ALL there are 500, other ones each time. DKMS_DAMAGE_SEED has the seed of a single
 // one to repeat.
 func cmdDamages(ts *testscript.TestScript, neg bool, args []string) {
-	n := 0
-	if len(args) == 1 {
-		n, _ = strconv.Atoi(args[0])
-	}
-	if neg || n == 0 {
-		ts.Fatalf("usage: damages n")
-	}
-	seed := uint64(1)
-	switch repeat := os.Getenv("DKMS_DAMAGE_SEED"); {
-	case repeat != "":
-		var err error
-		seed, err = strconv.ParseUint(repeat, 10, 64)
-		ts.Check(err)
-		n = 1
-	case os.Getenv("DKMS_TEST_ALL") != "":
-		n, seed = 500, uint64(time.Now().UnixNano())
-	case testing.Short():
-		n = min(n, 5)
-	}
-	ts.Check(ts.Exec("env"))
-	w := walker{ts: ts, work: ts.Getenv("WORK"), verbose: true}
-	w.env = strings.Split(strings.TrimSuffix(ts.ReadFile("stdout"), "\n"), "\n")
-	saved := w.work + ".saved"
-	defer os.RemoveAll(saved)
-	copyMachine(ts, w.work, saved)
+	w, n, seed := newWalker(ts, neg, args, "DKMS_DAMAGE_SEED", 5)
+	defer os.RemoveAll(w.saved)
+	w.verbose = true
 	want := w.state()
 	for range n {
 		w.log = fmt.Sprintf("DKMS_DAMAGE_SEED=%d\n", seed)
-		copyMachine(ts, saved, w.work)
+		copyMachine(ts, w.saved, w.work)
 		w.damage(rand.New(rand.NewPCG(seed, 0)), want)
 		seed++
 	}
@@ -185,18 +162,6 @@ func (w *walker) damage(random *rand.Rand, want map[string]string) {
 			w.fail("%s is new", path)
 		}
 	}
-}
-
-// output is run that also returns the error.
-func (w *walker) output(line string) (string, error) {
-	cmd := exec.Command("bash", "-c", line)
-	cmd.Dir, cmd.Env = w.work, w.env
-	out, err := cmd.CombinedOutput()
-	w.log += fmt.Sprintf("> %s\n%s[%v]\n", line, out, err)
-	if strings.Contains(string(out), "panic") || strings.Contains(string(out), "goroutine") {
-		w.fail("%s", out)
-	}
-	return string(out), err
 }
 
 // mentions reports whether a line of text is about path, about a directory above it, or about

@@ -178,36 +178,12 @@ func newWalk(random *rand.Rand) (steps []step) {
 // walks, other ones each time. DKMS_WALK_SEED has the seed of a single one to repeat; builds beside each other
 // may still differ in the order of their changes.
 func cmdWalks(ts *testscript.TestScript, neg bool, args []string) {
-	n := 0
-	if len(args) == 1 {
-		n, _ = strconv.Atoi(args[0])
-	}
-	if neg || n == 0 {
-		ts.Fatalf("usage: walks n")
-	}
-	seed := uint64(1)
-	repeat := os.Getenv("DKMS_WALK_SEED")
-	switch {
-	case repeat != "":
-		var err error
-		seed, err = strconv.ParseUint(repeat, 10, 64)
-		ts.Check(err)
-		n = 1
-	case os.Getenv("DKMS_TEST_ALL") != "":
-		n, seed = 500, uint64(time.Now().UnixNano())
-	case testing.Short():
-		n = 1
-	}
-	ts.Check(ts.Exec("env"))
-	w := walker{ts: ts, work: ts.Getenv("WORK"), verbose: repeat != ""}
-	w.env = strings.Split(strings.TrimSuffix(ts.ReadFile("stdout"), "\n"), "\n")
-	saved := w.work + ".saved"
-	defer os.RemoveAll(saved)
-	copyMachine(ts, w.work, saved)
+	w, n, seed := newWalker(ts, neg, args, "DKMS_WALK_SEED", 1)
+	defer os.RemoveAll(w.saved)
 	for range n {
 		w.log = fmt.Sprintf("DKMS_WALK_SEED=%d\n", seed)
 		random := rand.New(rand.NewPCG(seed, 0))
-		w.once(saved, random)
+		w.once(random)
 		seed++
 	}
 	if w.verbose {
@@ -222,6 +198,39 @@ type walker struct {
 	env     []string
 	log     string // the steps of this walk
 	verbose bool   // with their output
+	saved   string // the machine as it was at first
+}
+
+// newWalker returns a walker, and how many times to do what a command of a script does at
+// random, with seeds from one on: the number that is its only argument, with -short no more
+// than few, and with DKMS_TEST_ALL 500 with other seeds each time. If the environment variable
+// called name is set, its value is the seed of a single one. The caller removes what is saved.
+func newWalker(ts *testscript.TestScript, neg bool, args []string, name string, few int) (w *walker, n int, seed uint64) {
+	if len(args) == 1 {
+		n, _ = strconv.Atoi(args[0])
+	}
+	if neg || n == 0 {
+		ts.Fatalf("wants a number")
+	}
+	seed = 1
+	repeat := os.Getenv(name)
+	switch {
+	case repeat != "":
+		var err error
+		seed, err = strconv.ParseUint(repeat, 10, 64)
+		ts.Check(err)
+		n = 1
+	case os.Getenv("DKMS_TEST_ALL") != "":
+		n, seed = 500, uint64(time.Now().UnixNano())
+	case testing.Short():
+		n = min(n, few)
+	}
+	ts.Check(ts.Exec("env"))
+	work := ts.Getenv("WORK")
+	w = &walker{ts: ts, work: work, verbose: repeat != "", saved: work + ".saved"}
+	w.env = strings.Split(strings.TrimSuffix(ts.ReadFile("stdout"), "\n"), "\n")
+	copyMachine(ts, work, w.saved)
+	return w, n, seed
 }
 
 func (w *walker) fail(format string, args ...any) {
@@ -229,11 +238,11 @@ func (w *walker) fail(format string, args ...any) {
 }
 
 // once does a random walk from the machine that is saved, with and without kills.
-func (w *walker) once(saved string, random *rand.Rand) {
+func (w *walker) once(random *rand.Rand) {
 	steps := newWalk(random)
 	counts := make([]int, len(steps))
 	states := make([]map[string]string, len(steps))
-	copyMachine(w.ts, saved, w.work)
+	copyMachine(w.ts, w.saved, w.work)
 	for i, s := range steps {
 		if s.verb {
 			counts[i] = w.cut(0, s.line)
@@ -245,7 +254,7 @@ func (w *walker) once(saved string, random *rand.Rand) {
 	want := w.settle()
 
 	w.log += "----\n"
-	copyMachine(w.ts, saved, w.work)
+	copyMachine(w.ts, w.saved, w.work)
 	for i, s := range steps {
 		for range s.kills(random) {
 			// In the end, modules are placed.
@@ -273,6 +282,12 @@ func (w *walker) compare(want, is map[string]string) {
 
 // run runs a shell command, which may fail, and returns its output.
 func (w *walker) run(line string) string {
+	out, _ := w.output(line)
+	return out
+}
+
+// output is run that also returns the error.
+func (w *walker) output(line string) (string, error) {
 	cmd := exec.Command("bash", "-c", line)
 	cmd.Dir, cmd.Env = w.work, w.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -287,7 +302,7 @@ func (w *walker) run(line string) string {
 	if strings.Contains(string(out), "panic") || strings.Contains(string(out), "goroutine") {
 		w.fail("%s", out)
 	}
-	return string(out)
+	return string(out), err
 }
 
 // cut runs a command that is killed before its nth change, with all that it started; never
