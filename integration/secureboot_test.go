@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -404,15 +403,16 @@ func (b bootable) boot(t *testing.T, w keyWorld) string {
 	r.check(err)
 	r.Write("/tmp/vars.json", string(set), 0o644)
 	r.Write("/tmp/cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.cert})), 0o644)
-	if args := w.args; b.enrolled != nil {
+	args := w.args
+	if b.enrolled != nil {
 		r.Write("/tmp/kernel.pem", string(b.enrolled), 0o644)
-		w.args = append([]string{"--add-db", shim, "/tmp/kernel.pem"}, args...)
+		args = append([]string{"--add-db", shim, "/tmp/kernel.pem"}, args...)
 	}
 	r.Write("/tmp/grub.cfg", "set timeout=0\nlinux /vmlinuz console=ttyS0 panic=-1 quiet\ninitrd /initrd\nboot\n", 0o644)
 	r.copyIn(b.image, "/tmp/vmlinuz")
 	r.copyIn(b.initrd, "/tmp/initrd")
 	r.Sh(`cd /tmp
-		virt-fw-vars -i /usr/share/OVMF/OVMF_VARS_4M.ms.fd --set-json vars.json ` + strings.Join(w.args, " ") + ` -o vars.fd
+		virt-fw-vars -i /usr/share/OVMF/OVMF_VARS_4M.ms.fd --set-json vars.json ` + strings.Join(args, " ") + ` -o vars.fd
 		truncate -s 192M esp && mformat -i esp -F :: && mmd -i esp ::/EFI ::/EFI/BOOT ::/EFI/debian
 		mcopy -i esp /usr/lib/shim/shimx64.efi.signed ::/EFI/BOOT/BOOTX64.EFI
 		mcopy -i esp /usr/lib/shim/mmx64.efi.signed ::/EFI/BOOT/mmx64.efi
@@ -424,5 +424,5 @@ func (b bootable) boot(t *testing.T, w keyWorld) string {
 		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
 		"-drive", "if=pflash,unit=1,format=raw,file=/tmp/vars.fd",
 		"-drive", "if=none,id=esp,format=raw,file=/tmp/esp", "-device", "virtio-blk-pci,drive=esp")
-	return fmt.Sprint(vmLines(t, out))
+	return vmLines(t, out)
 }

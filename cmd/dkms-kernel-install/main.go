@@ -10,6 +10,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -65,15 +66,19 @@ func terminal(w io.Writer) bool {
 // screen returns the width of the terminal w, and whether text on it is to be colored:
 // see no-color.org.
 func screen(w io.Writer) (width int, color bool) {
+	width, _ = size(w)
+	return width, os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// size returns the size of the terminal w; that of most if it does not say.
+func size(w io.Writer) (columns, rows int) {
+	var size unix.Winsize
 	if f, ok := w.(*os.File); ok {
-		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
-			width = int(size.Col)
+		if known, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
+			size = *known
 		}
 	}
-	if width == 0 {
-		width = 80 // it does not say
-	}
-	return width, os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	return cmp.Or(int(size.Col), 80), cmp.Or(int(size.Row), 24)
 }
 
 // newProgress returns what shows the progress of a run on w; nil if that is no terminal, one
@@ -88,11 +93,7 @@ func newProgress(w io.Writer) *report.Progress {
 		if group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err == nil && group != unix.Getpgrp() {
 			return 0, 0 // in the background
 		}
-		size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ)
-		if err != nil || size.Col == 0 || size.Row == 0 {
-			return 80, 24 // it does not say
-		}
-		return int(size.Col), int(size.Row)
+		return size(w)
 	})
 }
 

@@ -20,12 +20,12 @@ func (c *nativeHeld) Run(r *nativeRun) error {
 	silent := report.NewText(io.Discard, "", false, false)
 	quiet := nativeRun{r.p, r.ctx, silent, silent}
 	return quiet.with(machine.Options{}, func(e *engine.Engine) error {
-		held, _, err := e.Held(r.ctx)
+		held, newest, err := e.Held(r.ctx)
 		for _, release := range held {
 			fmt.Fprintln(r.p.stdout, release)
 		}
 		if err == nil && c.HoldRestart {
-			err = e.HoldRestart(r.ctx)
+			err = e.HoldRestart(held, newest)
 		}
 		return err
 	})

@@ -2,7 +2,8 @@
 
 // Command vminit is process 1 of the virtual machine of the integration tests. It loads each file in /modules, in the
 // order of their names, and the kernel itself decompresses it. It runs the program /test, if there is one, with its
-// own arguments, control groups, a /tmp, and the variables of the firmware if it has them. Then it prints the results and stops the machine.
+// own arguments, control groups, a /tmp, and the variables of the firmware if it has them. Then it prints the results and
+// stops the machine.
 package main
 
 import (

@@ -79,7 +79,7 @@ func (e *Engine) GenerateKey(ctx context.Context, k tree.Target) (key machine.Ke
 	if key, err = e.m.SigningKey(e.m.Kernel(k)); err != nil {
 		return key, false, failure.From(err, "cannot make a signing key", failure.StatusBadConf)
 	}
-	if !key.Generate || files.Exists(key.File) && files.Exists(key.Cert) {
+	if !key.Generate || key.There() {
 		return key, false, nil
 	}
 	lock.Clean = false
@@ -156,15 +156,9 @@ func (e *Engine) heal(lock *tree.Lock, all []tree.Package, kernels []tree.Target
 		if err = m.Tree.HealTop(); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
-		// A run for one kernel says of all that nothing is left.
-		if whole, errRead := m.Tree.Read(); errRead == nil {
-			all = whole
-		}
 	}
 	for _, p := range all {
-		if !lock.Clean && p.Kept {
-			err = errors.Join(err, m.Tree.HealKept(p))
-		} else if !lock.Clean {
+		if !lock.Clean && !p.Kept {
 			err = errors.Join(err, m.Tree.Heal(p.ID))
 		}
 		for _, k := range kernels {
@@ -210,7 +204,7 @@ func (e *Engine) conclude(ctx context.Context, results []execute.Result) {
 		}
 	}
 	e.tell(ctx, results)
-	if err := e.HoldRestart(ctx); err != nil {
+	if err := e.holdRestart(ctx); err != nil {
 		e.m.Note("warning: " + err.Error())
 	}
 }

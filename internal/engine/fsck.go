@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -34,9 +35,8 @@ func (e *Engine) Fsck(ctx context.Context) ([]fsck.Finding, error) {
 	return fsck.Check(ctx, e.m)
 }
 
-// Repair does about what is damaged what can be done, and returns what was found, with the
-// errors of what could not be done, what is left, and the results of packages that were built
-// or placed again.
+// Repair does about what is damaged what can be done, and notes what it cannot do. It returns
+// what was found, what is left, and the results of packages that were built or placed again.
 func (e *Engine) Repair(ctx context.Context) (found, left []fsck.Finding, results []execute.Result, err error) {
 	lock, err := e.lock(ctx)
 	if err != nil {
@@ -90,7 +90,7 @@ func repairs(list []fsck.Finding) (requests []Request) {
 		}
 	}
 	slices.SortStableFunc(requests, func(a, b Request) int {
-		return strings.Compare(a.Kernels[0].String(), b.Kernels[0].String())*2 + int(a.Goal-b.Goal)
+		return cmp.Or(strings.Compare(a.Kernels[0].String(), b.Kernels[0].String()), cmp.Compare(a.Goal, b.Goal))
 	})
 	return requests
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/follow"
 	"dkms-kernel-install/internal/plan"
+	"dkms-kernel-install/internal/report"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -37,7 +39,7 @@ func (e *Engine) Held(ctx context.Context) (held []string, newest bool, err erro
 			request.Kernels = append(request.Kernels, k)
 		}
 	}
-	results, err := (&Engine{e.m, silent{}}).Sync(ctx, request)
+	results, err := (&Engine{e.m, report.NewText(io.Discard, "", false, false)}).Sync(ctx, request)
 	if err != nil {
 		return nil, false, err
 	}
@@ -54,26 +56,10 @@ func (e *Engine) Held(ctx context.Context) (held []string, newest bool, err erro
 	return held, n > 0 && slices.Contains(held, request.Kernels[n-1].Release), nil
 }
 
-// silent hears of work, and tells nobody.
-type silent struct{}
-
-func (silent) Expect([]execute.Expected)        {}
-func (silent) Start(tree.ID, tree.Target, bool) {}
-func (silent) Done(execute.Result)              {}
-func (silent) Note(string)                      {}
-
-// HoldRestart puts the flag aside that has Debian's unattended-upgrades restart the machine, as
-// long as the newest kernel is held, and puts it back then.
-func (e *Engine) HoldRestart(ctx context.Context) error {
-	flag := e.m.Path("/run/reboot-required")
-	aside := flag + ".dkms"
-	if !files.Exists(flag) && !files.Exists(aside) {
-		return nil
-	}
-	held, newest, err := e.Held(ctx)
-	if err != nil {
-		return err
-	}
+// HoldRestart puts the flag aside that has Debian's unattended-upgrades restart the machine, if
+// the newest kernel is held, and puts it back if it is not. Held are those that are.
+func (e *Engine) HoldRestart(held []string, newest bool) error {
+	flag, aside := e.restartFlags()
 	from, to := aside, flag
 	if newest {
 		from, to = flag, aside
@@ -87,4 +73,23 @@ func (e *Engine) HoldRestart(ctx context.Context) error {
 		e.m.Note(fmt.Sprintf("warning: %s lacks a required package: %s is put aside until it has it, so that the machine is not restarted into it", held[len(held)-1], flag))
 	}
 	return nil
+}
+
+// restartFlags returns the path of the flag, and the one that it has while it is aside.
+func (e *Engine) restartFlags() (flag, aside string) {
+	flag = e.m.Path("/run/reboot-required")
+	return flag, flag + ".dkms"
+}
+
+// holdRestart does what [Engine.HoldRestart] does, if there is such a flag.
+func (e *Engine) holdRestart(ctx context.Context) error {
+	flag, aside := e.restartFlags()
+	if !files.Exists(flag) && !files.Exists(aside) {
+		return nil
+	}
+	held, newest, err := e.Held(ctx)
+	if err != nil {
+		return err
+	}
+	return e.HoldRestart(held, newest)
 }

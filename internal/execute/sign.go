@@ -21,7 +21,6 @@ import (
 	"dkms-kernel-install/internal/child"
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
-	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/kmod"
 	"dkms-kernel-install/internal/machine"
@@ -70,9 +69,9 @@ func (s *signers) of(k *kernel.Kernel) signer {
 			s.by = map[string]signer{}
 			s.tellTool()
 		}
-		made := key.Generate && !haveBoth(key)
+		made := key.Generate && !key.There()
 		s.by[id] = s.open(k, set.SignFile, key, hash)
-		s.tellEnrolment(k, made && haveBoth(key))
+		s.tellEnrolment(k, made && key.There())
 	}
 	return s.by[id]
 }
@@ -88,8 +87,6 @@ func (s *signers) tellUnsigned(k *kernel.Kernel) {
 	s.m.Note("modules are not signed: this seems to be a chroot or an image build, and a key that is made in it would be in every copy; " +
 		"to sign them, set mok_signing_key and mok_certificate, and try_sign_modules=true, in framework.conf")
 }
-
-func haveBoth(key machine.Key) bool { return files.Exists(key.File) && files.Exists(key.Cert) }
 
 // tellEnrolment tells, once in a run, that a key was made, or that k will not load what the
 // key signs until it is enrolled.

@@ -62,9 +62,7 @@ func Owed(m *machine.Machine, k tree.Target) Due {
 func Owing(m *machine.Machine, match func(tree.Target) bool) (kernels []tree.Target) {
 	notes, _ := filepath.Glob(filepath.Join(m.Tree.Dir, duePrefix+"*"))
 	for _, file := range notes {
-		name := strings.TrimPrefix(filepath.Base(file), duePrefix)
-		i := strings.LastIndexByte(name, '-')
-		if k := (tree.Target{Release: name[:max(i, 0)], Arch: name[i+1:]}); k.Release != "" && match(k) {
+		if k, ok := tree.ParseTarget(strings.TrimPrefix(filepath.Base(file), duePrefix)); ok && match(k) {
 			kernels = append(kernels, k)
 		}
 	}

@@ -3,6 +3,7 @@
 package fsck
 
 import (
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -100,8 +101,9 @@ func (c *checker) version(name string, k tree.Target, linked string, recorded ma
 		if s.Name != name || !s.Built || len(s.Modules) == 0 {
 			continue
 		}
+		modules := c.placement(s, k).Modules
 		all := func(is func(place.Module) bool) bool {
-			return !slices.ContainsFunc(c.placement(s, k).Modules, func(m place.Module) bool { return !is(m) })
+			return !slices.ContainsFunc(modules, func(m place.Module) bool { return !is(m) })
 		}
 		switch {
 		case all(func(m place.Module) bool { return m.Location != "" && c.m.Modules(k).Intact(s.ID, m) }):
@@ -166,11 +168,7 @@ func (c *checker) certificate(k tree.Target) *x509.Certificate {
 	if err != nil {
 		return nil
 	}
-	file := key.Cert
-	if file == "" {
-		file = key.File
-	}
-	cert, _, _ := kmod.ReadCertificate(file)
+	cert, _, _ := kmod.ReadCertificate(cmp.Or(key.Cert, key.File))
 	return cert
 }
 
@@ -201,10 +199,7 @@ func (c *checker) build(s observe.Seen, k tree.Target, p place.Placement, cert *
 		if s.Installed {
 			f.Again.Goal = plan.Installed
 		}
-		want := sums[file]
-		if want == "" {
-			want = recorded[file]
-		}
+		want := cmp.Or(sums[file], recorded[file])
 		if fi, err := os.Lstat(path); s.Installed && m.Location != "" && want != "" && files.Sum(modules.Path(m)) == want && (err != nil || fi.Mode().IsRegular()) {
 			f.Do, f.Again = "it is copied back from "+modules.Path(m), nil
 			f.mend = func() error { return modules.TakeBack(s.ID, m) }
@@ -246,15 +241,23 @@ func flaw(path, sum string, theirs bool, cert *x509.Certificate) string {
 	if err != nil {
 		return err.Error()
 	}
-	if by, ok := kmod.SignedBy(data); ok && cert != nil && by == kmod.SignerOf(cert) {
-		switch err := kmod.Verify(data, cert); {
-		case err == nil && theirs:
-			is = ""
-		case err != nil && !errors.Is(err, kmod.ErrForm):
-			is = "its signature is not one of what it holds: " + err.Error()
-		}
+	switch ours, err := verify(data, cert); {
+	case ours && err == nil && theirs:
+		is = ""
+	case err != nil && !errors.Is(err, kmod.ErrForm):
+		is = "its signature is not one of what it holds: " + err.Error()
 	}
 	return is
+}
+
+// verify reports whether a module says that it is signed with the key of cert, which is nil if
+// nobody knows it, and verifies the signature if so.
+func verify(module []byte, cert *x509.Certificate) (ours bool, err error) {
+	by, ok := kmod.SignedBy(module)
+	if !ok || cert == nil || by != kmod.SignerOf(cert) {
+		return false, nil
+	}
+	return true, kmod.Verify(module, cert)
 }
 
 // resigned says what is wrong with the module in the file at path, which is what was built but
@@ -264,10 +267,8 @@ func resigned(path string, cert *x509.Certificate) string {
 	if err != nil {
 		return err.Error()
 	}
-	if by, ok := kmod.SignedBy(data); ok && cert != nil && by == kmod.SignerOf(cert) {
-		if err := kmod.Verify(data, cert); err != nil {
-			return "its signature is damaged: " + err.Error()
-		}
+	if _, err := verify(data, cert); err != nil {
+		return "its signature is damaged: " + err.Error()
 	}
 	return ""
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/failure"
 	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/fingerprint"
@@ -138,9 +139,7 @@ func (c *checker) kernels() (list []tree.Target) {
 // target returns the kernel K/A that a file named PREFIX-K-A is about.
 func target(path string) (tree.Target, bool) {
 	_, name, _ := strings.Cut(filepath.Base(path), "-")
-	i := strings.LastIndexByte(name, '-')
-	k := tree.Target{Release: name[:max(i, 0)], Arch: name[i+1:]}
-	return k, tree.CheckTarget(k) == nil
+	return tree.ParseTarget(name)
 }
 
 // top looks at the tree's own directory and for what killed runs left in it, and returns the
@@ -205,7 +204,7 @@ func (c *checker) name(name string) {
 			if !slices.Contains(kernels, k) {
 				kernels = append(kernels, k)
 			}
-		case files.IsTemp(e.Name()) || e.Name() == "original_module":
+		case files.IsTemp(e.Name()) || e.Name() == conf.Originals:
 		case !e.IsDir() || strings.HasPrefix(e.Name(), ".") && !strings.HasPrefix(e.Name(), ".kept-"):
 			c.alien(path)
 		}

@@ -24,6 +24,9 @@ type Key struct {
 	Generate bool
 }
 
+// There reports whether both files are there.
+func (k Key) There() bool { return files.Exists(k.File) && files.Exists(k.Cert) }
+
 // OldKey ends the names of the files of a key that another has taken the place of.
 const OldKey = ".old"
 
@@ -79,7 +82,7 @@ func (m *Machine) Signs(k *kernel.Kernel) bool {
 		return false
 	case m.ImageBuild():
 		key, err := m.SigningKey(k)
-		return err == nil && (!key.Generate || files.Exists(key.File) && files.Exists(key.Cert))
+		return err == nil && (!key.Generate || key.There())
 	}
 	return true
 }

@@ -56,9 +56,9 @@ func (t Tree) Keep(id ID, k Target) error {
 	return t.SetInstalled(kept, k)
 }
 
-// HealKept removes of a package that is [Package.Kept] the builds that are not installed
+// healKept removes of a package that is [Package.Kept] the builds that are not installed
 // any more, and records of the others that they are.
-func (t Tree) HealKept(p Package) error {
+func (t Tree) healKept(p Package) error {
 	if err := t.Heal(p.ID); err != nil {
 		return err
 	}

@@ -113,19 +113,29 @@ func (t Tree) HealGone(id ID) error {
 	return nil
 }
 
-// HealTop removes the temporaries that a killed run left in the tree's directory, and the
-// directories of builds that upgrades kept and that are gone: what has nothing else is
-// not among the packages.
+// HealTop removes the temporaries that a killed run left in the tree's directory. It heals
+// what upgrades kept, whichever kernels it is for: what has nothing else is not among the
+// packages that others know.
 func (t Tree) HealTop() error {
 	kept, _ := fs.Glob(os.DirFS(t.Dir), "*/"+keptPrefix+"*/*")
+	var errs []error
+	if len(kept) > 0 {
+		packages, err := t.Read()
+		errs = append(errs, err)
+		for _, p := range packages {
+			if p.Kept {
+				errs = append(errs, t.healKept(p))
+			}
+		}
+	}
 	for _, release := range kept {
-		if _, err := removeTemps(filepath.Join(t.Dir, release)); err != nil {
-			return err
+		if _, err := removeTemps(filepath.Join(t.Dir, release)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
 		}
 		files.RemoveEmpty(filepath.Join(t.Dir, release), t.Dir)
 	}
 	_, err := removeTemps(t.Dir)
-	return err
+	return errors.Join(append(errs, err)...)
 }
 
 // removeTemps removes the temporaries in dir and returns the other entries.

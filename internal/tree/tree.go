@@ -64,6 +64,14 @@ type Target struct{ Release, Arch string }
 
 func (t Target) String() string { return t.Release + "/" + t.Arch }
 
+// ParseTarget returns the kernel that K-A names, the end of the name of a link or a record.
+// It reports false if that can name none.
+func ParseTarget(name string) (Target, bool) {
+	i := strings.LastIndexByte(name, '-')
+	k := Target{name[:max(i, 0)], name[i+1:]}
+	return k, CheckTarget(k) == nil
+}
+
 // Package is a snapshot of one M/V.
 type Package struct {
 	ID
