@@ -102,6 +102,7 @@ func newCrowd(b *testing.B, root string, kernels int) *crowd {
 		k := fmt.Sprintf("6.%d.0-toy", i)
 		m.kernels = append(m.kernels, k)
 		dir := "lib/modules/" + k
+		m.write("boot/vmlinuz-"+k, "")
 		m.write(dir+"/modules.dep", "")
 		m.write(dir+"/build/Makefile", "modules:\n")
 		m.write(dir+"/build/include/config/auto.conf", strings.Repeat("CONFIG_SOMETHING=y\n", 3000))

@@ -28,6 +28,7 @@ type places struct {
 	builtin func() map[string]string // in modules.builtin
 	black   func() map[string]string // what keeps modules from being loaded, and where that is said
 	image   func() image
+	loading func() secureboot.World // of what is signed now
 }
 
 // image is the kernel's initramfs, if there is one, or why that cannot be told.
@@ -44,6 +45,7 @@ func newPlaces(m *machine.Machine, k tree.Target) *places {
 		index:   sync.OnceValue(func() map[string]string { return kmod.ReadList(filepath.Join(dir, "modules.dep")) }),
 		builtin: sync.OnceValue(func() map[string]string { return kmod.ReadList(filepath.Join(dir, "modules.builtin")) }),
 		black:   sync.OnceValue(func() map[string]string { return blacklist(m, k.Release == m.Running) }),
+		loading: sync.OnceValue(func() secureboot.World { return m.Loading(k) }),
 		image: sync.OnceValue(func() image {
 			i, ok, err := initramfs.System{Root: m.Root, Modules: strings.TrimPrefix(m.Kernels.Modules, m.Root)}.Find(k.Release)
 			return image{i, ok, err}
@@ -61,7 +63,7 @@ func (p *places) links(m *machine.Machine, s observe.Seen) (list []Link) {
 	if len(modules) == 0 {
 		return nil
 	}
-	list = append(list, p.signed(m, modules), p.indexed(modules), p.inInitramfs(modules), p.blacklisted(modules))
+	list = append(list, p.signed(s, modules), p.indexed(modules), p.inInitramfs(modules), p.blacklisted(modules))
 	if p.k.Release == m.Running {
 		list = append(list, loaded(m, s.Name, modules))
 	}
@@ -84,23 +86,31 @@ func worst(step string, modules []placed, say func(placed) Link) (w Link) {
 	return w
 }
 
-// signed says whether the kernel loads the modules, by who has signed them.
-func (p *places) signed(m *machine.Machine, modules []placed) Link {
-	w := m.Loading(p.k)
+// signed says whether the kernel loads the modules, by who has signed them. It reads those
+// alone for which neither the kernel nor the record of their build answers that.
+func (p *places) signed(s observe.Seen, modules []placed) Link {
+	world := p.loading()
+	anyway := world
+	anyway.Key = secureboot.Key{} // nothing is known of it
+	loads := anyway.Decide()
+	if loads.Rule == "no-signatures" {
+		return Link{Step: "signed", State: Good, Is: loads.Is}
+	}
 	return worst("signed", modules, func(mod placed) Link {
-		data, err := kmod.ReadFile(mod.path)
-		if err != nil {
+		w, signer, ok := world, "", true
+		if s.SignedAsNow && s.Current && loads.Loads == secureboot.Yes && w.Certificate != nil {
+			signer = kmod.SignerOf(w.Certificate)
+			w.Signs = secureboot.Yes
+		} else if data, err := kmod.ReadFile(mod.path); err != nil {
 			return Link{State: Unknown, Is: err.Error()}
+		} else {
+			signer, ok = kmod.SignedBy(data)
+			w.Key = keyOf(w, signer, ok)
+			w.FileRevoked = w.Revoked.HasFile(data)
 		}
-		signer, ok := kmod.SignedBy(data)
-		w := w
-		w.Key = keyOf(w, signer, ok)
-		w.FileRevoked = w.Revoked.HasFile(data)
 		v := w.Decide()
 		l := Link{State: state(v), Is: "by " + signer + ": " + v.Is, Do: v.Do}
 		switch {
-		case !ok && v.Rule == "no-signatures":
-			l.Is = "not; this kernel does not ask for it"
 		case !ok && v.Loads == secureboot.Yes:
 			l.State, l.Is = Note, mod.name+" is not signed; with Secure Boot this kernel may refuse it"
 		case !ok && v.Loads == secureboot.No:

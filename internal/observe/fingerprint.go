@@ -284,6 +284,7 @@ func stale(ctx context.Context, s *Snapshot, o *Seen, k tree.Target, replaced bo
 		if now.Signer = s.signer(k); o.Stale == "" && was.OtherSigner(now) {
 			o.Stale, o.OtherKey = "it is signed with another key", true
 		}
+		o.SignedAsNow = was.Signer != "" && was.Signer == now.Signer
 	default:
 		o.Unrecorded = &now
 	}

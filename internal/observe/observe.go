@@ -76,6 +76,9 @@ type Seen struct {
 	// OtherKey reports whether the modules would be signed with another key now, and are
 	// else what would be built.
 	OtherKey bool
+	// SignedAsNow reports whether the record of the build says that the modules are signed
+	// with the key that would sign them now.
+	SignedAsNow bool
 	// Unrecorded is what the build will be compared with from now on, if it has no
 	// record of what it was made from, because somebody else made it; else nil.
 	Unrecorded *fingerprint.Fingerprint

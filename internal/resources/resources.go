@@ -13,11 +13,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Processors returns how many processors this process may keep busy, at least 1: those
-// that it may run on, but no more than the quota of its control group, rounded up.
-func Processors() int { return processors("/", runtime.NumCPU()) }
+// that it may run on, but no more than the quota of its control group, rounded up. It finds
+// out once.
+func Processors() int { return ownProcessors() }
+
+var ownProcessors = sync.OnceValue(func() int { return processors("/", runtime.NumCPU()) })
 
 // Memory returns how many bytes this process and those that it starts can take before
 // the machine, or their control group, has to swap or to kill. It reports false if that
