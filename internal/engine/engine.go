@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 
 	"dkms-kernel-install/internal/execute"
@@ -184,17 +183,11 @@ func (e *Engine) failed(failures []follow.Failed) (results []execute.Result) {
 }
 
 // conclude does what comes after a run, whose results are all, without the lock of the tree:
-// it runs post_transaction for the kernels that were changed, and tells of failures, and of
+// it runs post_transaction for the kernels of rest that were changed, and tells of failures, and of
 // modules of which another build is loaded than was placed. The machine is not to restart into
 // a kernel that lacks what is required.
-func (e *Engine) conclude(ctx context.Context, results []execute.Result) {
-	var changed []tree.Target
-	for _, c := range execute.Changes(results) {
-		if !slices.Contains(changed, c.Kernel) {
-			changed = append(changed, c.Kernel)
-		}
-	}
-	follow.Transaction(ctx, e.m, changed)
+func (e *Engine) conclude(ctx context.Context, results []execute.Result, rest []follow.Rest) {
+	follow.Transaction(ctx, e.m, rest, func() (func(), error) { return e.relock(ctx) })
 	for _, r := range results {
 		if r.Kernel != e.m.Target(e.m.Running) || len(r.Placed) == 0 {
 			continue

@@ -62,7 +62,7 @@ func (e *Engine) Repair(ctx context.Context) (found, left []fsck.Finding, result
 	}
 	lock.Release()
 	results = append(results, e.renew(ctx, rest, follow.Policy{Initramfs: follow.Renew})...)
-	e.conclude(ctx, results)
+	e.conclude(ctx, results, rest)
 	left, err = e.Fsck(ctx)
 	return found, left, results, err
 }

@@ -98,11 +98,12 @@ func (e *Engine) Install(ctx context.Context, s Source, r Request) (in Installed
 		r.Execute.KeepNewer = false
 	}
 	r.Only = []tree.ID{in.ID}
-	if in.Results, _, err = e.work(ctx, lock, r, replaced); err != nil {
+	var rest []follow.Rest
+	if in.Results, rest, err = e.work(ctx, lock, r, replaced); err != nil {
 		return in, err
 	}
 	lock.Release()
-	e.conclude(ctx, in.Results)
+	e.conclude(ctx, in.Results, rest)
 	return in, nil
 }
 
@@ -208,9 +209,9 @@ func (e *Engine) RemovePackage(ctx context.Context, id tree.ID, match func(tree.
 		e.m.Note(id.String() + " stays: the RPM package that replaces this one has just added it")
 		return nil, nil
 	}
-	results, err := e.remove(ctx, lock, packages.Removal{Take: take, Match: match, Depth: d, Keep: upgrade, Follow: p})
+	results, rest, err := e.remove(ctx, lock, packages.Removal{Take: take, Match: match, Depth: d, Keep: upgrade, Follow: p})
 	lock.Release()
-	e.conclude(ctx, results)
+	e.conclude(ctx, results, rest)
 	return results, err
 }
 
@@ -223,9 +224,9 @@ func (e *Engine) RemoveBuilds(ctx context.Context, take func(tree.Package) bool,
 	}
 	defer lock.Release()
 	match := func(t tree.Target) bool { return t == k }
-	results, err := e.remove(ctx, lock, packages.Removal{Take: take, Match: match, Depth: packages.Unbuild, Follow: p})
+	results, rest, err := e.remove(ctx, lock, packages.Removal{Take: take, Match: match, Depth: packages.Unbuild, Follow: p})
 	lock.Release()
-	e.conclude(ctx, results)
+	e.conclude(ctx, results, rest)
 	return results, err
 }
 
@@ -239,43 +240,44 @@ func (e *Engine) RemoveKernel(ctx context.Context, release string, p follow.Poli
 		return nil, err
 	}
 	defer lock.Release()
-	results, err := e.installShared(ctx, lock, release, p)
+	results, rest, err := e.installShared(ctx, lock, release, p)
 	if err != nil || ctx.Err() != nil {
 		return results, err
 	}
 	all := func(tree.Package) bool { return true }
 	match := func(k tree.Target) bool { return k.Release == release }
-	removed, err := e.remove(ctx, lock, packages.Removal{Take: all, Match: match, Depth: packages.Unbuild, Follow: p})
-	results = append(results, removed...)
+	removed, more, err := e.remove(ctx, lock, packages.Removal{Take: all, Match: match, Depth: packages.Unbuild, Follow: p})
+	results, rest = append(results, removed...), append(rest, more...)
 	if err == nil {
 		follow.RemoveIndex(e.m.Kernel(e.m.Target(release)).Dir) // it counts as a kernel's to some
 		err = packages.ForgetKernel(e.m, e.m.Target(release))
 	}
 	lock.Release()
-	e.conclude(ctx, results)
+	e.conclude(ctx, results, rest)
 	return results, err
 }
 
 // installShared installs packages for the kernels that have them only by links to the
 // modules of the one called release, which are about to go. It warns of the kernels
 // that lose them all the same: those must not keep a kernel from being removed.
-func (e *Engine) installShared(ctx context.Context, lock *tree.Lock, release string, p follow.Policy) ([]execute.Result, error) {
+func (e *Engine) installShared(ctx context.Context, lock *tree.Lock, release string, p follow.Policy) ([]execute.Result, []follow.Rest, error) {
 	kernels, _, err := e.sharers(release)
 	if err != nil || len(kernels) == 0 {
-		return nil, err
+		return nil, nil, err
 	}
 	var results []execute.Result
+	var rest []follow.Rest
 	why := ""
 	if file := e.m.Disabled(); file != "" {
 		why = file + " exists: "
 	} else {
 		p.DepmodIsNext = false // for the kernel that goes
 		r := Request{Request: plan.Request{Goal: plan.Installed, Leaving: release}, Kernels: kernels, Execute: execute.Options{Follow: p}}
-		if results, _, err = e.work(ctx, lock, r, tree.ID{}); err != nil {
+		if results, rest, err = e.work(ctx, lock, r, tree.ID{}); err != nil {
 			why = err.Error() + ": "
 		}
 		if ctx.Err() != nil {
-			return results, nil // nothing goes
+			return results, rest, nil // nothing goes
 		}
 	}
 	kernels, shared, err := e.sharers(release) // some may share the new ones by now
@@ -287,7 +289,7 @@ func (e *Engine) installShared(ctx context.Context, lock *tree.Lock, release str
 		e.m.Note(fmt.Sprintf("warning: kernel %s loses %s, which it shares with %s: %srun: %s",
 			k.Release, strings.Join(names, ", "), release, why, strings.Join(commands, " && ")))
 	}
-	return results, err
+	return results, rest, err
 }
 
 // sharers returns the kernels that have packages only by links to the modules of the
@@ -307,10 +309,10 @@ func (e *Engine) sharers(release string) (kernels []tree.Target, shared map[tree
 	return kernels, shared, nil
 }
 
-func (e *Engine) remove(ctx context.Context, lock *tree.Lock, r packages.Removal) ([]execute.Result, error) {
+func (e *Engine) remove(ctx context.Context, lock *tree.Lock, r packages.Removal) ([]execute.Result, []follow.Rest, error) {
 	all, err := e.m.Tree.Read()
 	if err != nil {
-		return nil, failure.From(err, "cannot read "+e.m.Tree.Dir, failure.StatusNoPerm)
+		return nil, nil, failure.From(err, "cannot read "+e.m.Tree.Dir, failure.StatusNoPerm)
 	}
 	var kernels []tree.Target
 	for _, p := range all {
@@ -325,16 +327,16 @@ func (e *Engine) remove(ctx context.Context, lock *tree.Lock, r packages.Removal
 	owed := e.owed(append(kernels, follow.Owing(e.m, r.Match)...))
 	results, empty := packages.Remove(ctx, e.m, all, r, e.events)
 	if ctx.Err() != nil {
-		return results, nil
+		return results, nil, nil
 	}
 	// As long as a package is there, the next run of the same command comes here
 	// and does what this one, killed, did not.
-	_, failed := follow.Index(ctx, e.m, r.Follow, owed, execute.Changes(results))
+	rest, failed := follow.Index(ctx, e.m, r.Follow, owed, execute.Changes(results))
 	results = append(results, e.failed(failed)...)
 	if r.Depth < packages.Unregister {
-		return results, nil
+		return results, rest, nil
 	}
-	return results, packages.Forget(e.m, empty)
+	return results, rest, packages.Forget(e.m, empty)
 }
 
 // owed returns what earlier runs owe kernels.

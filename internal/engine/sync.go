@@ -57,7 +57,7 @@ func (e *Engine) Sync(ctx context.Context, r Request) ([]execute.Result, error) 
 		results = append(results, e.renew(ctx, rest, r.Execute.Follow)...)
 	}
 	if lock != nil {
-		e.conclude(ctx, results)
+		e.conclude(ctx, results, rest)
 	}
 	return results, nil
 }
@@ -200,13 +200,16 @@ func (e *Engine) foreseen(results []execute.Result, r Request) (rest []follow.Re
 // renew makes a new initramfs for each kernel that needs one. It returns what failed.
 func (e *Engine) renew(ctx context.Context, rest []follow.Rest, p follow.Policy) (failed []execute.Result) {
 	for _, r := range rest {
-		failed = append(failed, e.failed(r.Renew(ctx, e.m, p, func() (func(), error) {
-			lock, err := e.lock(ctx)
-			if err != nil {
-				return nil, err
-			}
-			return lock.Release, nil
-		}))...)
+		failed = append(failed, e.failed(r.Renew(ctx, e.m, p, func() (func(), error) { return e.relock(ctx) }))...)
 	}
 	return failed
+}
+
+// relock takes the lock of the tree once more, and returns its release.
+func (e *Engine) relock(ctx context.Context) (release func(), err error) {
+	lock, err := e.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return lock.Release, nil
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // Due is what has to be done for a kernel whose modules changed: depmod has to run,
-// and its initramfs may carry them. A run that is killed before that would leave
+// its initramfs may carry them, and post_transaction may be set. A run that is killed before that would leave
 // nothing to notice it by, for the modules themselves are current. So what is due
 // is noted before the first of them changes, in a file of the tree,
 // .unsettled-K-A, which goes when all of it is done.
@@ -25,6 +25,8 @@ type Due struct {
 	Modules []string
 	// Fresh is a package that was not installed for the kernel before.
 	Fresh string
+	// Transaction reports whether post_transaction has to run.
+	Transaction bool `json:",omitempty"`
 	// Changed tells the note of one run from that of another: when it was made,
 	// in nanoseconds.
 	Changed int64
@@ -35,13 +37,14 @@ func (d Due) And(more Due) Due {
 	modules := slices.Concat(d.Modules, more.Modules)
 	slices.Sort(modules)
 	d.Depmod, d.Modules = d.Depmod || more.Depmod, slices.Compact(modules)
+	d.Transaction = d.Transaction || more.Transaction
 	if more.Fresh != "" {
 		d.Fresh = more.Fresh
 	}
 	return d
 }
 
-func (d Due) empty() bool { return !d.Depmod && len(d.Modules) == 0 }
+func (d Due) empty() bool { return !d.Depmod && len(d.Modules) == 0 && !d.Transaction }
 
 const duePrefix = ".unsettled-"
 
@@ -74,7 +77,7 @@ func Owing(m *machine.Machine, match func(tree.Target) bool) (kernels []tree.Tar
 // when Foresee returns. The caller holds the lock of the tree, and no other
 // goroutine works on k.
 func Foresee(m *machine.Machine, k tree.Target, p Policy, more Due) error {
-	more.Depmod = !p.NoDepmod
+	more.Depmod, more.Transaction = !p.NoDepmod, postTransaction(m, k) != ""
 	if p.Initramfs == Leave {
 		more.Modules, more.Fresh = nil, ""
 	}
@@ -88,7 +91,7 @@ func Foresee(m *machine.Machine, k tree.Target, p Policy, more Due) error {
 func Owe(m *machine.Machine, k tree.Target, due Due) (Due, error) {
 	noted := Owed(m, k)
 	due.Changed = noted.Changed
-	if due.Depmod == noted.Depmod && due.Fresh == noted.Fresh && slices.Equal(due.Modules, noted.Modules) {
+	if due.Depmod == noted.Depmod && due.Fresh == noted.Fresh && due.Transaction == noted.Transaction && slices.Equal(due.Modules, noted.Modules) {
 		return due, nil
 	}
 	return due, owe(m, k, due)

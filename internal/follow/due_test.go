@@ -15,7 +15,17 @@ import (
 var k61 = tree.Target{Release: "6.1", Arch: "x86_64"}
 
 func dueMachine(t *testing.T) *machine.Machine {
-	return &machine.Machine{Tree: tree.Tree{Dir: t.TempDir()}}
+	t.Helper()
+	root := t.TempDir()
+	m, err := machine.Open(machine.Options{Root: root}, func(line string) { t.Error(line) })
+	if err == nil {
+		err = os.MkdirAll(m.Tree.Dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	return m
 }
 
 // withoutTime is due without the moment of the note.

@@ -134,12 +134,13 @@ func (s *indexing) decide(m *machine.Machine, p Policy) {
 	}
 	s.runs = (len(s.changes) > 0 || s.due.Depmod) && !p.NoDepmod
 	s.way = findRenewal(m, p, k, s.due)
-	set, _ := m.SettingsFor(k.Release) // without them, there is no post_transaction
+	command := postTransaction(m, k)
+	s.due.Transaction = command != "" && (s.due.Transaction || len(s.changes) > 0)
 	switch {
 	case !s.runs:
 	case s.way.depmod:
 		s.runs, s.due.Depmod = false, true
-	case p.DepmodIsNext && DepmodPlugin(m, k) && set.PostTransaction == "":
+	case p.DepmodIsNext && DepmodPlugin(m, k) && command == "":
 		s.runs, s.due.Depmod = false, false
 	}
 }
@@ -208,26 +209,40 @@ func modprobe(ctx context.Context, paths []string) error {
 	return nil
 }
 
-// Transaction runs post_transaction of framework.conf after changes to the modules
-// of kernels: once, or, if the command depends on $kernelver, once for each kernel. The
-// caller does not hold the lock of the tree: the command may need it. If it fails,
-// there is a warning, and no more.
-func Transaction(ctx context.Context, m *machine.Machine, kernels []tree.Target) {
+// postTransaction returns the command to run after changes to the modules of k; "" if there
+// is none, or if the settings of k cannot be read.
+func postTransaction(m *machine.Machine, k tree.Target) string {
+	set, _ := m.SettingsFor(k.Release)
+	return set.PostTransaction
+}
+
+// Transaction runs post_transaction of framework.conf for the kernels of rest whose modules
+// changed: once, or, if the command depends on $kernelver, once for each kernel. Then it
+// forgets that this was due. The caller does not hold the lock of the tree, since the command
+// may need it; lock takes it. If the command fails, there is a warning, and no more.
+func Transaction(ctx context.Context, m *machine.Machine, rest []Rest, lock func() (release func(), err error)) {
+	rest = slices.DeleteFunc(slices.Clone(rest), func(r Rest) bool { return !r.due.Transaction })
+	if len(rest) == 0 || ctx.Err() != nil {
+		return // the next run does it
+	}
 	var commands []transaction
-	for _, k := range kernels {
-		set, err := m.SettingsFor(k.Release)
-		if err != nil {
-			m.Note("warning: post_transaction was not run: " + err.Error())
-			continue
-		}
-		again := slices.ContainsFunc(commands, func(c transaction) bool { return c.command == set.PostTransaction })
-		if set.PostTransaction != "" && (!again || namesKernel().MatchString(set.PostTransaction)) {
-			commands = append(commands, transaction{k, set.PostTransaction})
+	for _, r := range rest {
+		command := postTransaction(m, r.Kernel)
+		again := slices.ContainsFunc(commands, func(c transaction) bool { return c.command == command })
+		if !again || namesKernel().MatchString(command) {
+			commands = append(commands, transaction{r.Kernel, command})
 		}
 	}
-	if len(commands) == 0 {
-		return
+	runCommands(ctx, m, commands)
+	for _, r := range rest {
+		if err := r.forget(m, lock, func(due *Due) { due.Transaction = false }); err != nil {
+			m.Note(fmt.Sprintf("warning: %s: the next run will run post_transaction again: %v", r.Kernel.Release, err))
+		}
 	}
+}
+
+// runCommands runs commands, and keeps their output.
+func runCommands(ctx context.Context, m *machine.Machine, commands []transaction) {
 	file := filepath.Join(m.Tree.Dir, "post_transaction.log")
 	log, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_RDWR|os.O_APPEND, 0o644)
 	if err != nil {

@@ -79,7 +79,7 @@ func (r Rest) Renew(ctx context.Context, m *machine.Machine, p Policy, lock func
 	if p.DryRun {
 		return nil
 	}
-	if err := r.forget(m, lock); err != nil {
+	if err := r.forget(m, lock, func(due *Due) { *due = Due{Transaction: due.Transaction} }); err != nil {
 		m.Note(fmt.Sprintf("warning: %s: the next run will make the initramfs again: %v", r.Kernel.Release, err))
 	}
 	return nil
@@ -116,17 +116,20 @@ func (r Rest) make(ctx context.Context, m *machine.Machine, p Policy) *failure.F
 	return nil
 }
 
-// forget notes that nothing is due any more, unless another run has changed it since.
-func (r Rest) forget(m *machine.Machine, lock func() (func(), error)) error {
+// forget notes what is not due any more, which do takes out, unless another run has changed
+// the note since.
+func (r Rest) forget(m *machine.Machine, lock func() (func(), error), do func(*Due)) error {
 	release, err := lock()
 	if err != nil {
 		return err
 	}
 	defer release()
-	if Owed(m, r.Kernel).Changed != r.due.Changed {
+	due := Owed(m, r.Kernel)
+	if due.Changed != r.due.Changed {
 		return nil
 	}
-	_, err = Owe(m, r.Kernel, Due{})
+	do(&due)
+	_, err = Owe(m, r.Kernel, due)
 	return err
 }
 
