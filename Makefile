@@ -71,8 +71,10 @@ install-debian: install
 	file=$(DESTDIR)$(SYSCONF)/dkms/framework.conf.d/autoinstall_all_kernels.conf; \
 	test -e $$file || install -m 644 install.d/debian/autoinstall_all_kernels.conf $$file
 
-# The kernel packages of Red Hat and SUSE call kernel-install, which calls the plugin.
+# The kernel packages of Red Hat and SUSE call kernel-install, which calls the plugin: the
+# earlier one in images for ostree.
 install-redhat: install
+	ln -sf 40-dkms.install $(DESTDIR)$(PREFIX)/lib/kernel/install.d/04-dkms.install
 	$(common)
 	$(unit)
 
@@ -101,7 +103,7 @@ uninstall:
 	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$name \
 	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$name.fish \
 	    $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_$$name $(DESTDIR)$(ZSHDIR)/_$$name; done
-	rm -f $(DESTDIR)$(PREFIX)/lib/kernel/install.d/40-dkms.install $(DESTDIR)$(PREFIX)/lib/sysusers.d/dkms-kernel-install.conf
+	rm -f $(DESTDIR)$(PREFIX)/lib/kernel/install.d/40-dkms.install $(DESTDIR)$(PREFIX)/lib/kernel/install.d/04-dkms.install $(DESTDIR)$(PREFIX)/lib/sysusers.d/dkms-kernel-install.conf
 	rm -f $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install/framework.conf
 	test ! -d $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/share/doc/dkms-kernel-install
 	for page in dkms-kernel-install.8 dkms.8 dkms.conf.5 framework.conf.5; do \

@@ -18,7 +18,7 @@ import (
 var layers = [][]string{
 	{"lazy"},
 	{"child", "codec", "distro", "failure", "files", "jobserver", "resources", "rules", "testskip", "version"},
-	{"archive", "fingerprint", "kmod", "sandbox", "secureboot", "store"},
+	{"archive", "fingerprint", "kmod", "root", "sandbox", "secureboot", "store"},
 	{"conf", "initramfs"},
 	{"draft", "kernel", "tree"},
 	{"build", "place"},

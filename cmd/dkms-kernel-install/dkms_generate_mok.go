@@ -6,7 +6,7 @@ import "fmt"
 
 // generateMOK makes the key that modules are signed with, if there is none.
 func (c *classicRun) generateMOK() error {
-	key, made, err := c.e.GenerateKey(c.ctx, c.m.Target(c.m.Running))
+	key, made, err := c.e.GenerateKey(c.ctx, c.m.Own())
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ import (
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/packages"
 	"dkms-kernel-install/internal/report"
+	"dkms-kernel-install/internal/root"
 	"dkms-kernel-install/internal/sandbox"
 )
 
@@ -38,7 +39,7 @@ var version = "devel"
 
 // program is what the faces have in common.
 type program struct {
-	machine        machine.Options // its root, timeouts, SignPIN and Passed are those of every face
+	machine        machine.Options // its root, Elsewhere, timeouts, SignPIN and Passed are those of every face
 	stdout, stderr io.Writer
 	raw            io.Writer        // stdout as it is: a terminal is asked for its width
 	attended       bool             // stdout or stderr is a terminal
@@ -47,10 +48,21 @@ type program struct {
 
 // open opens the machine that a face works on. Events hears of its runs.
 func (p *program) open(o machine.Options, events engine.Events) (*engine.Engine, error) {
-	o.Root, o.ConfTimeout, o.WeakTimeout = p.machine.Root, p.machine.ConfTimeout, p.machine.WeakTimeout
+	o.Root, o.Elsewhere = p.machine.Root, p.machine.Elsewhere
+	o.ConfTimeout, o.WeakTimeout = p.machine.ConfTimeout, p.machine.WeakTimeout
 	o.SignTimeout, o.TellTimeout = p.machine.SignTimeout, p.machine.TellTimeout
 	o.SignPIN, o.Passed, o.Attended = p.machine.SignPIN, p.machine.Passed, p.attended
 	return engine.Open(o, events)
+}
+
+// in runs the program with args in the root file system that begins at dir, and returns
+// its exit status.
+func (p *program) in(dir string, args ...string) (status int, err error) {
+	var env []string
+	if p.machine.SignPIN != "" {
+		env = []string{conf.SignPIN + "=" + p.machine.SignPIN}
+	}
+	return root.Root{Dir: dir}.Run(args, env)
 }
 
 // terminal reports whether w is one.
@@ -99,9 +111,11 @@ func newProgress(w io.Writer) *report.Progress {
 
 func main() {
 	sandbox.Main()
+	root.Main()
 	tune()
 	os.Setenv("PATH", path(os.Getenv("PATH")))
 	p := program{stdout: os.Stdout, stderr: os.Stderr}
+	p.machine.Elsewhere = root.Entered() != ""
 	os.Exit(p.main(os.Args))
 }
 
@@ -161,7 +175,7 @@ func (p *program) main(args []string) int {
 
 	switch name := filepath.Base(args[0]); {
 	case strings.HasSuffix(name, ".install"):
-		return p.plugin(ctx, args[1:])
+		return p.plugin(ctx, name, args[1:])
 	case name == "dkms":
 		return p.dkms(ctx, args[1:])
 	default:

@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 		"dkms":                face,
 		"dkms-kernel-install": face,
 		"40-dkms.install":     face,
+		"04-dkms.install":     face,
 		// Programs that it runs.
 		"depmod": depmod,
 		"kbuild": kbuild,
@@ -123,7 +124,7 @@ func setup(env *testscript.Env) error {
 	if err := os.Chmod(env.WorkDir, 0o755); err != nil {
 		return err
 	}
-	for _, dir := range []string{"etc/dkms/framework.conf.d", "usr/src", "var/lib/dkms", "lib/modules"} {
+	for _, dir := range []string{"etc/dkms/framework.conf.d", "run/systemd/system", "usr/src", "var/lib/dkms", "lib/modules"} {
 		if err := os.MkdirAll(filepath.Join(env.WorkDir, dir), 0o755); err != nil {
 			return err
 		}
@@ -146,9 +147,8 @@ func setup(env *testscript.Env) error {
 			env.T().Fatal(string(text))
 		}
 	})
-	// Without try_sign_modules, signing would depend on whether the tests
-	// run in a chroot.
-	conf := fmt.Sprintf("try_sign_modules=true\nbuild_sandbox=\"*=write:%s/open\"\n", env.WorkDir)
+	// Without the first two, it would matter whether the tests run in a chroot.
+	conf := fmt.Sprintf("image_build=false\ntry_sign_modules=true\nbuild_sandbox=\"*=write:%s/open\"\n", env.WorkDir)
 	// Builds may write here, to show a script what they did.
 	open := filepath.Join(env.WorkDir, "open")
 	if err := errors.Join(os.Mkdir(open, 0o777), os.Chmod(open, 0o777)); err != nil {

@@ -97,7 +97,7 @@ func newCrowd(b *testing.B, root string, kernels int) *crowd {
 	}
 	m := &crowd{b: b, root: root, arch: unix.ByteSliceToString(u.Machine[:]), indexes: map[string]string{}}
 	m.write("etc/os-release", "ID=debian\n")
-	m.write("etc/dkms/framework.conf", "")
+	m.write("etc/dkms/framework.conf", "image_build=false\n")
 	for i := range kernels {
 		k := fmt.Sprintf("6.%d.0-toy", i)
 		m.kernels = append(m.kernels, k)

@@ -38,6 +38,7 @@ type native struct {
 	Verbose bool             `short:"v" help:"Also print what is current, and which modules are placed and removed."`
 	Version kong.VersionFlag `help:"Print the version."`
 
+	Root     string `type:"path" placeholder:"DIR" help:"Work on the root file system that begins at DIR, with its own tools. All other paths are in it."`
 	Timeline string `placeholder:"FILE" help:"Write to FILE when each package was worked on, in the trace-event format, which browsers' viewers open."`
 
 	Add    nativeAdd    `cmd:"" help:"Install packages for kernels, building what is missing."`
@@ -77,6 +78,10 @@ func (p *program) native(ctx context.Context, args []string) int {
 	k, status := p.parse(&cli, "dkms-kernel-install", nativeHelp, args, failure.StatusUsage)
 	if k == nil {
 		return status
+	}
+	if cli.Root != "" && cli.Root != "/" && !p.machine.Elsewhere {
+		status, err := p.in(cli.Root, append([]string{"dkms-kernel-install"}, args...)...)
+		return cmp.Or(p.exit(err), status)
 	}
 	text := report.NewText(p.stdout, "", cli.Verbose, false)
 	timeline := report.NewTimeline(text)
@@ -194,6 +199,11 @@ func hintOfAny(m *machine.Machine) string {
 		return m.HeadersHint(all[len(all)-1])
 	}
 	return "install the headers of a kernel"
+}
+
+// notHere is the error for what is done where a kernel runs, and not in a root elsewhere.
+func notHere(what string) error {
+	return &failure.Failure{What: what + " on a machine that runs", Why: "with --root, this works on one that does not", Hint: "run this there, without --root", Status: 1}
 }
 
 // headersAlone tells that the headers of k are installed, and k is not.

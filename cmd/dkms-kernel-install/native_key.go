@@ -33,11 +33,11 @@ type (
 // enrolHint is what to do with a certificate that is new.
 const enrolHint = "for Secure Boot enrol it: dkms-kernel-install key enrol"
 
-// Run shows the key of the running kernel.
+// Run shows the key of the kernel that runs, or else of the newest.
 func (c *keyShow) Run(r *nativeRun) error {
 	return r.with(machine.Options{}, func(e *engine.Engine) error {
 		m := e.Machine()
-		report.Links(r.p.stdout, e.ExplainKey(m.Target(m.Running)))
+		report.Links(r.p.stdout, e.ExplainKey(m.Own()))
 		return nil
 	})
 }
@@ -46,7 +46,7 @@ func (c *keyShow) Run(r *nativeRun) error {
 func (c *keyNew) Run(r *nativeRun) error {
 	return r.with(machine.Options{}, func(e *engine.Engine) error {
 		m := e.Machine()
-		key, made, err := e.GenerateKey(r.ctx, m.Target(m.Running))
+		key, made, err := e.GenerateKey(r.ctx, m.Own())
 		switch {
 		case err != nil:
 			return err
@@ -63,7 +63,10 @@ func (c *keyNew) Run(r *nativeRun) error {
 func (c *keyEnrol) Run(r *nativeRun) error {
 	return r.with(machine.Options{}, func(e *engine.Engine) error {
 		m := e.Machine()
-		key, err := m.SigningKey(m.Kernel(m.Target(m.Running)))
+		if m.Elsewhere {
+			return notHere("a certificate is enrolled")
+		}
+		key, err := m.SigningKey(m.Kernel(m.Own()))
 		if err != nil {
 			return err
 		}
@@ -97,7 +100,7 @@ func der(key machine.Key) (string, error) {
 func (c *keyRotate) Run(r *nativeRun) error {
 	return r.with(machine.Options{}, func(e *engine.Engine) error {
 		m := e.Machine()
-		key, err := e.RotateKey(r.ctx, m.Target(m.Running))
+		key, err := e.RotateKey(r.ctx, m.Own())
 		if err != nil {
 			return err
 		}

@@ -22,6 +22,9 @@ func (c *nativeReload) Run(r *nativeRun) error {
 	return r.with(machine.Options{}, func(e *engine.Engine) error {
 		m := e.Machine()
 		name, version, _ := strings.Cut(c.Package, "/")
+		if m.Elsewhere {
+			return notHere("modules are exchanged")
+		}
 		chains, err := e.Explain(r.ctx, []tree.Target{m.Target(m.Running)}, name, version)
 		if err != nil {
 			return err

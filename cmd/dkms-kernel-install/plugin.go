@@ -26,19 +26,34 @@ import (
 //	40-dkms.install add    K ENTRY-DIR KERNEL-IMAGE [INITRD...]
 //	40-dkms.install remove K ENTRY-DIR
 //
+// Where the layout of boot entries is that of ostree, a plugin at 05 makes the initramfs and
+// ends the run. There 04-dkms.install, a link to the same program, does all of it.
+//
 // Any status but 0 (and 77) ends an add before the initramfs is made. So failures are
 // reported prominently and the status is 0. It is 1 only if an add was interrupted, or
 // if it failed to install a package that the administrator named as required.
-func (p *program) plugin(ctx context.Context, args []string) (status int) {
+func (p *program) plugin(ctx context.Context, name string, args []string) (status int) {
 	text := report.NewText(p.stdout, "dkms: ", os.Getenv("KERNEL_INSTALL_VERBOSE") == "1", false)
 	if len(args) < 1 || args[0] != "add" && args[0] != "remove" {
 		return 0 // a command for other plugins
+	}
+	early := name == earlyPlugin
+	if early && os.Getenv("KERNEL_INSTALL_LAYOUT") != "ostree" {
+		return 0
 	}
 	if len(args) < 2 || args[1] == "" || strings.ContainsAny(args[1], "/\x00") || args[1] == "." || args[1] == ".." {
 		text.Failure("called without a kernel release", &failure.Failure{Hint: "this is a plugin of kernel-install: run kernel-install " + args[0]})
 		return 0
 	}
-	c := pluginRun{p: p, ctx: ctx, text: text, release: args[1]}
+	c := pluginRun{p: p, ctx: ctx, text: text, release: args[1], depmodIsNext: !early && !p.machine.Elsewhere}
+	if dir := os.Getenv("KERNEL_INSTALL_ROOT"); dir != "" && dir != "/" && !p.machine.Elsewhere {
+		status, err := p.in(dir, name, args[0], args[1])
+		if err != nil {
+			c.fail(err)
+			return 0
+		}
+		return status
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			// A bug in this program must not cost the user a kernel.
@@ -70,7 +85,12 @@ type pluginRun struct {
 	ctx     context.Context
 	text    *report.Text
 	release string
+	// depmodIsNext reports whether kernel-install's own plugin runs depmod afterwards.
+	depmodIsNext bool
 }
+
+// earlyPlugin is the name of the plugin that does its work before most others.
+const earlyPlugin = "04-dkms.install"
 
 // fail reports err, because of which nothing was done.
 func (c *pluginRun) fail(err error) {
@@ -89,7 +109,7 @@ func (c *pluginRun) remove(e *engine.Engine) {
 	if _, err := os.Stat(m.Tree.Dir); errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	results, err := e.RemoveKernel(c.ctx, c.release, follow.Policy{DepmodIsNext: true})
+	results, err := e.RemoveKernel(c.ctx, c.release, follow.Policy{DepmodIsNext: c.depmodIsNext})
 	c.text.Failures(results)
 	if err != nil {
 		c.fail(err)
@@ -110,7 +130,7 @@ func (c *pluginRun) add(e *engine.Engine) (status int) {
 	}
 	results, err := e.Sync(c.ctx, engine.Request{
 		Request: plan.Request{Goal: plan.Installed, Renew: true},
-		Kernels: []tree.Target{m.Target(c.release)}, Execute: execute.Options{Follow: follow.Policy{DepmodIsNext: true}},
+		Kernels: []tree.Target{m.Target(c.release)}, Execute: execute.Options{Follow: follow.Policy{DepmodIsNext: c.depmodIsNext}},
 	})
 	c.text.Failures(results)
 	if err != nil {

@@ -44,13 +44,14 @@ _dkms_kernel_install() {
 	fi
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		--timeline | --kernel | --package | --name | --package-version | --module | --make-arg) i=$((i + 1)) && [[ ${COMP_WORDS[i]} == = ]] && i=$((i + 1)) ;;
+		--root | --timeline | --kernel | --package | --name | --package-version | --module | --make-arg) i=$((i + 1)) && [[ ${COMP_WORDS[i]} == = ]] && i=$((i + 1)) ;;
 		-*) ;;
 		*) verb=${COMP_WORDS[i]} && break ;;
 		esac
 	done
 
 	case $before in
+	--root) kind='directory' ;;
 	--timeline) kind='file' ;;
 	--kernel) kind='kernel' ;;
 	--package) kind='name' ;;
@@ -60,7 +61,7 @@ _dkms_kernel_install() {
 	--make-arg) kind='none' ;;
 	esac
 	if [[ -z $kind && $cur == -* ]]; then
-		words='-h --help -v --verbose --version --timeline'
+		words='-h --help -v --verbose --version --root --timeline'
 		case $verb in
 		add) words+=' --force' ;;
 		add-all) words+=' --force' ;;

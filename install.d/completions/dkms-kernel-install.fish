@@ -28,6 +28,7 @@ complete -c dkms-kernel-install -f
 complete -c dkms-kernel-install -s h -l help -d 'Show context-sensitive help.'
 complete -c dkms-kernel-install -s v -l verbose -d 'Also print what is current, and which modules are placed and removed.'
 complete -c dkms-kernel-install -l version -d 'Print the version.'
+complete -c dkms-kernel-install -l root -x -a '(__fish_complete_directories)' -d 'Work on the root file system that begins at DIR, with its own tools. All other paths are in it.'
 complete -c dkms-kernel-install -l timeline -r -F -d 'Write to FILE when each package was worked on, in the trace-event format, which browsers\' viewers open.'
 complete -c dkms-kernel-install -n 'not __fish_seen_subcommand_from add add-all sync remove status why reload doctor fsck key postinst held init' -a add -d 'Install packages for kernels, building what is missing.'
 complete -c dkms-kernel-install -n 'not __fish_seen_subcommand_from add add-all sync remove status why reload doctor fsck key postinst held init' -a add-all -d 'Install packages for every kernel whose headers are installed, building what is missing.'

@@ -60,6 +60,10 @@ type Settings struct {
 	// sign none.
 	TrySignModules string
 
+	// ImageBuild is "true" if the machine is an image that is being made, "false" if it is
+	// not; else the machine shows.
+	ImageBuild string
+
 	// BuildUser is the user that builds run as; "" means the usual one.
 	BuildUser string
 	// BuildTimeout is how long the commands of one build may take; 0 means any
@@ -129,6 +133,7 @@ func (set *Settings) rows() []row {
 		text("mok_certificate", &set.MOKCertificate),
 		text("sign_tool", &set.SignTool),
 		text("try_sign_modules", &set.TrySignModules),
+		text("image_build", &set.ImageBuild),
 		text("tmp_location", &set.TmpLocation),
 		text("post_transaction", &set.PostTransaction),
 		text("on_failure", &set.OnFailure),

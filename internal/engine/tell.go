@@ -31,7 +31,9 @@ const tellTimeout = time.Minute
 // in the message of the day, which a run that mends it takes away, and the command
 // on_failure. The caller does not hold the lock of the tree: the command may need it.
 func (e *Engine) tell(ctx context.Context, results []execute.Result) {
-	if err := e.changeMessage(results); err != nil && !errors.Is(err, fs.ErrPermission) {
+	if e.m.ImageBuild() {
+		// Whoever makes an image sees the run, and its messages are not the image's.
+	} else if err := e.changeMessage(results); err != nil && !errors.Is(err, fs.ErrPermission) {
 		e.m.Note("warning: cannot change the message of the day: " + err.Error())
 	}
 	fresh := slices.DeleteFunc(slices.Clone(results), func(r execute.Result) bool {

@@ -166,7 +166,7 @@ func record(m *machine.Machine, plans []plan.Plan) {
 		for _, item := range p.Items {
 			if item.Unrecorded != nil && !item.Build {
 				// If it cannot, the next run tries again.
-				_ = fingerprint.Write(m.Tree.TargetDir(item.ID, p.View.Target), m.Tree.ModuleDir(item.ID, p.View.Target), *item.Unrecorded, item.Modules)
+				_ = fingerprint.Write(m.Tree.TargetDir(item.ID, p.View.Target), m.Tree.ModuleDir(item.ID, p.View.Target), *item.Unrecorded, item.Modules, m.Tree.Image)
 			}
 		}
 	}

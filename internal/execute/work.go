@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 
 	"dkms-kernel-install/internal/build"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/follow"
 	"dkms-kernel-install/internal/kernel"
@@ -151,7 +153,7 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 		if d.Sign != nil && made.Unsigned == nil {
 			from.Signer = w.m.Signer(w.kern)
 		}
-		return fingerprint.Write(w.m.Tree.TargetDir(d.ID, w.k), at, from, made.Modules)
+		return fingerprint.Write(w.m.Tree.TargetDir(d.ID, w.k), at, from, made.Modules, w.m.Tree.Image)
 	}
 	start := time.Now()
 	made, err := w.run.build(ctx, d)
@@ -160,6 +162,9 @@ func (w *work) build(ctx context.Context, r *Result) ([]string, *failure.Failure
 		return nil, failure.From(err, "build failed", failure.StatusMake)
 	}
 	w.costs.note(d.Name, made.Used, time.Since(start))
+	if w.m.Tree.Image {
+		_ = files.RemoveAll(filepath.Join(w.m.Tree.TargetDir(d.ID, w.k), "log")) // it says when it was built
+	}
 	if err := made.Unrecorded; err != nil {
 		r.Warnings = append(r.Warnings, "cannot record what it was built from: "+err.Error())
 	}

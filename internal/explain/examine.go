@@ -50,8 +50,10 @@ func Examine(m *machine.Machine) (e Examination, err error) {
 	releases = slices.DeleteFunc(releases, func(release string) bool { return m.HeadersAlone(m.Target(release)) })
 	slices.Reverse(releases)
 	w := m.Loading(m.Target(m.Running))
-	e.Findings = append(container(m), firmware(w)...)
-	e.Findings = append(e.Findings, enforcement(m, w), keyrings(w))
+	e.Findings = container(m)
+	if !m.Elsewhere {
+		e.Findings = append(append(e.Findings, firmware(w)...), enforcement(m, w), keyrings(w))
+	}
 	var seen []string
 	for _, release := range releases {
 		k := m.Target(release)
@@ -87,6 +89,9 @@ func automatic(m *machine.Machine) (list []Link) {
 }
 
 func container(m *machine.Machine) []Link {
+	if m.Elsewhere {
+		return []Link{{Step: "root", State: Note, Is: "this is that of a machine which does not run: its firmware is not known, nor what its kernel enforces", Do: "run this there, too"}}
+	}
 	for _, file := range []string{"/run/systemd/container", "/run/.containerenv", "/.dockerenv"} {
 		if files.Exists(m.Path(file)) {
 			return []Link{{Step: "container", State: Note, Is: "this is one: kernel and firmware are those of the machine around it", Do: "run this there, too"}}

@@ -229,7 +229,8 @@ func read(dir string) *record {
 		return nil
 	}
 	for r := &last; r != nil; r = r.Was {
-		if now, err := stamps(filepath.Join(dir, "module"), slices.Collect(maps.Keys(r.Modules))); err == nil && maps.Equal(now, r.Modules) {
+		content := !slices.ContainsFunc(slices.Collect(maps.Values(r.Modules)), isTime)
+		if now, err := stamps(filepath.Join(dir, "module"), slices.Collect(maps.Keys(r.Modules)), content); err == nil && maps.Equal(now, r.Modules) {
 			r.Was = nil
 			return r
 		}
@@ -239,9 +240,10 @@ func read(dir string) *record {
 
 // Write records f as the fingerprint of the build in dir, a directory K/A of the tree,
 // whose modules are in the files called modules in the directory at: that of its modules,
-// or one that is about to take its place.
-func Write(dir, at string, f Fingerprint, modules []string) error {
-	now, err := stamps(at, modules)
+// or one that is about to take its place. In an image, times are not those that the modules
+// will have: then the record knows them by their content.
+func Write(dir, at string, f Fingerprint, modules []string, image bool) error {
+	now, err := stamps(at, modules, image)
 	if err != nil {
 		return err
 	}
@@ -275,17 +277,25 @@ func Sums(dir string) (sums map[string]string, theirs bool) {
 	return last.Sums, true
 }
 
+const ofTime = " bytes of "
+
+// isTime reports whether stamp has the size and the modification time of a module.
+func isTime(stamp string) bool { return strings.Contains(stamp, ofTime) }
+
 // stamps returns the size and the modification time of each of the modules called names in
-// the directory dir. A hash would be safer, but reading all modules would take longer than
-// the rest of a run that finds nothing to do.
-func stamps(dir string, names []string) (map[string]string, error) {
+// the directory dir, or its SHA-256 sum if content is set. A sum is safer, but reading all
+// modules takes longer than the rest of a run that finds nothing to do.
+func stamps(dir string, names []string, content bool) (map[string]string, error) {
 	list := map[string]string{}
 	for _, name := range names {
 		var st unix.Stat_t
 		if err := unix.Lstat(filepath.Join(dir, name), &st); err != nil {
 			return nil, &fs.PathError{Op: "lstat", Path: name, Err: err}
 		}
-		list[name] = strconv.FormatInt(st.Size, 10) + " bytes of " + strconv.FormatInt(st.Mtim.Nano(), 10)
+		list[name] = strconv.FormatInt(st.Size, 10) + ofTime + strconv.FormatInt(st.Mtim.Nano(), 10)
+		if content {
+			list[name] = files.Sum(filepath.Join(dir, name))
+		}
 	}
 	return list, nil
 }

@@ -307,7 +307,7 @@ func TestRecord(t *testing.T) {
 	}
 	write(t, dir+"/module/toy.ko", "toy")
 	b := Fingerprint{1, "s", "c", "h", "gcc 14", map[string]string{"dep": "1.0"}, "key"}
-	if err := Write(dir, dir+"/module", b, names); err != nil {
+	if err := Write(dir, dir+"/module", b, names, false); err != nil {
 		t.Fatal(err)
 	}
 	if got, ok := Read(dir, names); !ok || got.String() != b.String() {
@@ -325,7 +325,7 @@ func TestRecord(t *testing.T) {
 		write(t, dir+"/tmp/toy.ko", "another toy of "+next)
 		again := b
 		again.Source = next
-		if err := Write(dir, dir+"/tmp", again, names); err != nil {
+		if err := Write(dir, dir+"/tmp", again, names, false); err != nil {
 			t.Fatal(err)
 		}
 		if got, ok := Read(dir, names); !ok || got.String() != b.String() {

@@ -6,6 +6,8 @@ package kernel
 
 import (
 	"bufio"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -126,10 +128,43 @@ func Uname() (release, arch string) {
 	return unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:])
 }
 
+// ArchOf returns the architecture of the program at path, as uname -m prints it where that
+// runs; "" if it is not known. See elf(5).
+func ArchOf(path string) string {
+	f, err := elf.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	little := f.ByteOrder == binary.LittleEndian
+	switch f.Machine {
+	case elf.EM_X86_64:
+		return "x86_64"
+	case elf.EM_386:
+		return "i686"
+	case elf.EM_AARCH64:
+		return "aarch64"
+	case elf.EM_ARM:
+		return "armv7l"
+	case elf.EM_RISCV:
+		return "riscv64"
+	case elf.EM_LOONGARCH:
+		return "loongarch64"
+	case elf.EM_S390:
+		return "s390x"
+	case elf.EM_PPC64:
+		if little {
+			return "ppc64le"
+		}
+		return "ppc64"
+	}
+	return ""
+}
+
 // Exists reports whether the kernel has a directory of modules.
 func (k *Kernel) Exists() bool {
 	fi, err := os.Stat(k.Dir)
-	return err == nil && fi.IsDir()
+	return k.Release != "" && err == nil && fi.IsDir()
 }
 
 // Installed reports whether the kernel itself is there, and not only its headers, or

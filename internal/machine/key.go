@@ -93,10 +93,14 @@ func (m *Machine) Unsigned(k *kernel.Kernel) bool {
 	return k.SignHash() != "" && m.Settings.TrySignModules != "false" && !m.Signs(k)
 }
 
-// ImageBuild reports whether this seems to be no machine that runs, but what one is made of: a
-// chroot, or a container whose kernel is not its own and which systemd has not booted.
+// ImageBuild reports whether this is no machine that runs, but what one is made of. If the
+// setting image_build does not say so, it is taken for one if it is a chroot, or a container
+// whose kernel is not its own and which systemd has not booted.
 func (m *Machine) ImageBuild() bool {
-	return Chroot() || !files.Exists(m.Path("/run/systemd/system")) && !files.Exists(filepath.Join(m.Kernels.Modules, m.Running))
+	if m.Settings.ImageBuild != "" {
+		return m.Settings.ImageBuild == "true"
+	}
+	return Chroot() || !files.Exists(m.Path("/run/systemd/system")) && !m.Kernel(m.Target(m.Running)).Exists()
 }
 
 // setting returns where the file of a setting is found from here. What is not an

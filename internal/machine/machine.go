@@ -14,9 +14,12 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dkms-kernel-install/internal/conf"
 	"dkms-kernel-install/internal/distro"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/fingerprint"
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/place"
@@ -30,6 +33,9 @@ import (
 type Options struct {
 	// Root is where the machine's file system begins. Empty means "/".
 	Root string
+	// Elsewhere reports whether the root is that of a machine which does not run: the kernel
+	// and the firmware that are here are not its own.
+	Elsewhere bool
 	// SourceTree, DkmsTree and InstallTree replace those of framework.conf.
 	SourceTree, DkmsTree, InstallTree string
 	// KernelSourceDir and KernelConfig replace a kernel's headers and its
@@ -64,12 +70,14 @@ type Machine struct {
 	Distro   distro.Distro
 	Tree     tree.Tree
 	Kernels  kernel.Dirs
-	Running  string      // release of the running kernel, as uname -r
+	Running  string      // release of the running kernel, as uname -r prints it; "" if there is none
 	Shell    *conf.Shell // evaluates the administrator's files
 	Hashes   *fingerprint.Hashes
 	Store    store.Store
 	// Note tells people a line about the run as a whole.
 	Note func(line string)
+
+	temporary string // directory of caches that serves this process alone; "" if there is none
 
 	forced   func() []string // see Overrides
 	firmware func() *secureboot.Firmware
@@ -100,6 +108,9 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 	m.forced = sync.OnceValue(m.readForced)
 	m.firmware = sync.OnceValue(func() *secureboot.Firmware { return secureboot.ReadFirmware(m.Path("/sys")) })
 	release, arch := kernel.Uname()
+	if o.Elsewhere {
+		release, arch = "", cmp.Or(kernel.ArchOf(m.Path("/bin/sh")), arch)
+	}
 	m.Running, m.Arch = release, cmp.Or(o.Arch, arch)
 	m.Distro = distro.Read(m.Path("/etc/os-release"), m.Path("/usr/lib/os-release"))
 	if err := m.readSettings(); err != nil {
@@ -118,13 +129,24 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 			}
 		}
 	}
+	if err := m.findCache(); err != nil {
+		m.Close()
+		return nil, failure.From(err, "cannot make a directory for caches", 1)
+	}
+	m.Tree.Image = m.ImageBuild()
 	m.Hashes = fingerprint.OpenHashes(m.CacheFile("hashes.json"))
 	m.Store = &store.Dir{Path: m.CacheFile("builds"), MaxSize: m.Settings.BuildCacheSize, MaxAge: m.Settings.BuildCacheAge}
 	return m, nil
 }
 
-// Close ends the programs that the machine keeps running.
-func (m *Machine) Close() { m.Shell.Close() }
+// Close ends the programs that the machine keeps running, and removes caches that only served
+// this process.
+func (m *Machine) Close() {
+	m.Shell.Close()
+	if m.temporary != "" {
+		_ = files.RemoveAll(m.temporary)
+	}
+}
 
 // Path returns where the absolute path of a file on the machine is found from here.
 func (m *Machine) Path(path string) string { return filepath.Join("/", m.Root, path) }
@@ -133,7 +155,24 @@ func (m *Machine) Path(path string) string { return filepath.Join("/", m.Root, p
 func (m *Machine) EtcDir() string { return m.Path("/etc/dkms") }
 
 // CacheDir is the directory of what may be deleted at any time.
-func (m *Machine) CacheDir() string { return m.Path("/var/cache/dkms-kernel-install") }
+func (m *Machine) CacheDir() string {
+	return cmp.Or(m.temporary, m.Path("/var/cache/dkms-kernel-install"))
+}
+
+// findCache makes a temporary directory of caches where an image is made, which is not to have
+// them, unless somebody has mounted a directory for them.
+func (m *Machine) findCache() (err error) {
+	if !m.ImageBuild() {
+		return nil
+	}
+	dir := m.CacheDir()
+	var own, parent unix.Stat_t
+	if unix.Stat(dir, &own) == nil && unix.Stat(filepath.Dir(dir), &parent) == nil && own.Dev != parent.Dev {
+		return nil
+	}
+	m.temporary, err = os.MkdirTemp("", "dkms-kernel-install.")
+	return err
+}
 
 // CacheFile returns the path of the file called name in the machine's [Machine.CacheDir].
 func (m *Machine) CacheFile(name string) string { return filepath.Join(m.CacheDir(), name) }
@@ -154,6 +193,15 @@ func (m *Machine) Disabled() string {
 // Target returns the kernel called release on this machine's architecture.
 func (m *Machine) Target(release string) tree.Target {
 	return tree.Target{Release: release, Arch: m.Arch}
+}
+
+// Own returns the kernel that runs; if it is not installed here, the newest that is.
+func (m *Machine) Own() tree.Target {
+	k := m.Target(m.Running)
+	if all, err := m.Kernels.List(); err == nil && len(all) > 0 && !m.Kernel(k).Exists() {
+		return m.Target(all[len(all)-1])
+	}
+	return k
 }
 
 // Kernel describes a kernel.

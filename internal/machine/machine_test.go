@@ -23,6 +23,10 @@ func open(t *testing.T, o Options, conf string) *Machine {
 	if err := os.WriteFile(filepath.Join(etc, "framework.conf"), []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	// Where an image is made, caches are elsewhere.
+	if err := os.MkdirAll(filepath.Join(o.Root, "run/systemd/system"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	m, err := Open(o, func(line string) { t.Error(line) })
 	if err != nil {
 		t.Fatal(err)

@@ -31,7 +31,7 @@ func (m *Machine) Loading(k tree.Target) secureboot.World {
 	if w.Forced != secureboot.Yes && m.forcedByCommandLine() {
 		w.Forced = secureboot.Yes // that of the next boot is most likely the same
 	}
-	if k.Release == m.Running {
+	if k.Release == m.Running && !m.Elsewhere {
 		w.Enforcing = secureboot.ReadEnforcing(m.read("/sys/module/module/parameters/sig_enforce"),
 			m.read("/sys/kernel/security/lockdown"), m.read("/sys/kernel/security/lsm"))
 		w.Rings, w.RingsErr = m.rings()
@@ -51,6 +51,9 @@ func (m *Machine) rings() (secureboot.Rings, error) {
 // forcedByCommandLine reports whether the command line of the running kernel makes it
 // enforce signatures.
 func (m *Machine) forcedByCommandLine() bool {
+	if m.Elsewhere {
+		return false
+	}
 	for word := range strings.FieldsSeq(m.read("/proc/cmdline")) {
 		name, value, _ := strings.Cut(word, "=")
 		switch {

@@ -98,7 +98,7 @@ func TestStale(t *testing.T) {
 	if seen := look(t, m, Scope{Renew: true, Replaced: toy}, false); seen.Stale == "" {
 		t.Error("its package was replaced, and nobody knows what it was made from")
 	}
-	if err := fingerprint.Write(m.Tree.TargetDir(toy, k61), m.Tree.ModuleDir(toy, k61), *seen.Unrecorded, seen.Modules); err != nil {
+	if err := fingerprint.Write(m.Tree.TargetDir(toy, k61), m.Tree.ModuleDir(toy, k61), *seen.Unrecorded, seen.Modules, false); err != nil {
 		t.Fatal(err)
 	}
 	if seen := look(t, m, renew, false); seen.Stale != "" || seen.Unrecorded != nil {

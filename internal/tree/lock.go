@@ -30,6 +30,7 @@ const lockName = ".lock"
 // wait for itself.
 type Lock struct {
 	file *os.File
+	path string // of file, if it goes with the lock; else ""
 	// Clean reports whether the tree is known to hold nothing that a killed run
 	// left. Its first value is from the note. The run that holds the lock sets it
 	// once it has cleaned up, and clears it if it changes the tree. If it is set,
@@ -52,14 +53,22 @@ func (t Tree) Lock(ctx context.Context, waiting func(holder string)) (*Lock, err
 	if err := os.MkdirAll(t.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	d, err := os.OpenFile(filepath.Join(t.Dir, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	path := filepath.Join(t.Dir, lockName)
+	d, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	for told := false; ; told = true {
 		err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil && gone(d, path) {
+			d.Close()
+			return t.Lock(ctx, waiting) // whoever held it has removed its file
+		}
 		if err == nil {
 			l := &Lock{file: d}
+			if t.Image {
+				l.path = path
+			}
 			if err := l.replaceNote(); err != nil {
 				d.Close()
 				return nil, fmt.Errorf("cannot lock %s: %w", t.Dir, err)
@@ -115,10 +124,20 @@ func healedNote() string {
 	return "healed " + string(id)
 }
 
+// gone reports whether file is not the one at path any more.
+func gone(file *os.File, path string) bool {
+	own, err := file.Stat()
+	now, errNow := os.Lstat(path)
+	return err != nil || errNow != nil || !os.SameFile(own, now)
+}
+
 // Release writes the note if the tree is clean, and gives the lock back. Further
 // calls do nothing.
 func (l *Lock) Release() {
-	if l.Clean && l.file.Truncate(0) == nil {
+	if l.path != "" {
+		os.Remove(l.path)
+		l.path = ""
+	} else if l.Clean && l.file.Truncate(0) == nil {
 		// If it is missing or cut short, the next run cleans up again.
 		_, _ = l.file.WriteAt([]byte(healedNote()), 0)
 	}

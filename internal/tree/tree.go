@@ -43,6 +43,9 @@ type Tree struct {
 	// directory M/V without a source link and without builds is a broken package
 	// if Sources has an M-V, and else not a package. Empty means that it has none.
 	Sources string
+	// Image reports whether the tree is part of an image that is being made, in which no
+	// lock is to stay.
+	Image bool
 }
 
 // ID names a package.
