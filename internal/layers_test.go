@@ -23,7 +23,7 @@ var layers = [][]string{
 	{"draft", "kernel", "tree"},
 	{"build", "place"},
 	{"machine"},
-	{"follow", "observe"},
+	{"follow", "observe", "toolchain"},
 	{"plan", "scripts"},
 	{"execute", "explain", "fsck", "reload"},
 	{"packages", "report"},

@@ -39,7 +39,7 @@ var version = "devel"
 
 // program is what the faces have in common.
 type program struct {
-	machine        machine.Options // its root, Elsewhere, timeouts, SignPIN and Passed are those of every face
+	machine        machine.Options // its root, Elsewhere, Args, Toolchain, timeouts, SignPIN and Passed are those of every face
 	stdout, stderr io.Writer
 	raw            io.Writer        // stdout as it is: a terminal is asked for its width
 	attended       bool             // stdout or stderr is a terminal
@@ -48,7 +48,7 @@ type program struct {
 
 // open opens the machine that a face works on. Events hears of its runs.
 func (p *program) open(o machine.Options, events engine.Events) (*engine.Engine, error) {
-	o.Root, o.Elsewhere = p.machine.Root, p.machine.Elsewhere
+	o.Root, o.Elsewhere, o.Args, o.Toolchain = p.machine.Root, p.machine.Elsewhere, p.machine.Args, p.machine.Toolchain
 	o.ConfTimeout, o.WeakTimeout = p.machine.ConfTimeout, p.machine.WeakTimeout
 	o.SignTimeout, o.TellTimeout = p.machine.SignTimeout, p.machine.TellTimeout
 	o.SignPIN, o.Passed, o.Attended = p.machine.SignPIN, p.machine.Passed, p.attended
@@ -115,7 +115,8 @@ func main() {
 	tune()
 	os.Setenv("PATH", path(os.Getenv("PATH")))
 	p := program{stdout: os.Stdout, stderr: os.Stderr}
-	p.machine.Elsewhere = root.Entered() != ""
+	entered := root.Entered()
+	p.machine.Toolchain, p.machine.Elsewhere = entered == "/", entered != "" && entered != "/"
 	os.Exit(p.main(os.Args))
 }
 
@@ -159,6 +160,7 @@ func (p *program) main(args []string) int {
 	// The pass phrase is for what signs, and for no other program that runs.
 	p.machine.SignPIN = os.Getenv(conf.SignPIN)
 	os.Unsetenv(conf.SignPIN)
+	p.machine.Args = args
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	// Who reads the output may go away. The work is done all the same. It is not ignored:

@@ -92,7 +92,8 @@ func (p *program) native(ctx context.Context, args []string) int {
 		err = cmp.Or(writeTimeline(cli.Timeline, timeline), err)
 	}
 	status = p.exit(err)
-	if !errors.Is(err, errSome) {
+	var done *engine.DoneError
+	if !errors.Is(err, errSome) && !errors.As(err, &done) {
 		status = min(status, 1) // the other statuses are the classic command's
 	}
 	return status

@@ -46,7 +46,10 @@ func (c *nativePostinst) Run(r *nativeRun) error {
 		}
 		return r.report(results, err)
 	})
+	var done *engine.DoneError
 	switch {
+	case errors.As(err, &done):
+		return err
 	case err == nil || r.ctx.Err() != nil || errors.Is(err, fs.ErrPermission):
 		return err
 	case required:

@@ -9,6 +9,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/failure"
 )
 
@@ -38,6 +39,10 @@ func (p *program) parse(into any, name, description string, args []string, wrong
 func (p *program) exit(err error) int {
 	if err == nil {
 		return 0
+	}
+	var done *engine.DoneError
+	if errors.As(err, &done) {
+		return done.Status
 	}
 	f := failure.From(err, "failed", 1)
 	if errors.As(err, &told{}) {

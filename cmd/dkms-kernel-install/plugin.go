@@ -133,6 +133,10 @@ func (c *pluginRun) add(e *engine.Engine) (status int) {
 		Kernels: []tree.Target{m.Target(c.release)}, Execute: execute.Options{Follow: follow.Policy{DepmodIsNext: c.depmodIsNext}},
 	})
 	c.text.Failures(results)
+	var done *engine.DoneError
+	if errors.As(err, &done) {
+		return done.Status
+	}
 	if err != nil {
 		c.fail(err)
 		if len(m.Settings.RequiredPackages) > 0 || c.ctx.Err() != nil {

@@ -47,6 +47,9 @@ func (j *job) world() *sandbox.World {
 	w := *j.World
 	target := j.Tree.TargetDir(j.ID, j.target())
 	w.Tmp, w.Usage = j.staging.tmp, j.staging.top
+	if !j.Kernel.Linked() {
+		w.Layers = []sandbox.Bind{{From: j.staging.links, To: j.Kernel.Dir}}
+	}
 	out := j.staging.out
 	if !w.Features.Mounts {
 		out = target

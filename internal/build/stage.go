@@ -25,13 +25,14 @@ type staging struct {
 	out   string // what they find at M/V/K/A
 	tmp   string // what they find at /tmp
 	raw   string // modules before they are signed and compressed
+	links string // what they find in /lib/modules/K besides what is there
 }
 
 // stage makes the directories, with a copy of the source in build, and the log. The
 // user of the build owns what its commands may write to.
 func (j *job) stage(ctx context.Context) error {
 	top := j.Tree.StagingDir(j.ID, j.target())
-	j.staging = staging{top, filepath.Join(top, "build"), filepath.Join(top, "out"), filepath.Join(top, "tmp"), filepath.Join(top, "raw")}
+	j.staging = staging{top, filepath.Join(top, "build"), filepath.Join(top, "out"), filepath.Join(top, "tmp"), filepath.Join(top, "raw"), filepath.Join(top, "links")}
 	s := &j.staging
 	if !j.private() {
 		s.build = j.Tree.BuildDir(j.ID)
@@ -41,15 +42,20 @@ func (j *job) stage(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, dir := range []string{top, s.build, s.out, s.tmp, s.raw} {
+	for _, dir := range []string{top, s.build, s.out, s.tmp, s.raw, s.links} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
 		// The build does not own raw: strip gets it once the modules are there.
-		if dir == top || dir == s.raw {
+		if dir == top || dir == s.raw || dir == s.links {
 			continue
 		}
 		if err := j.own(dir); err != nil {
+			return err
+		}
+	}
+	if !j.Kernel.Linked() {
+		if err := os.Symlink(j.Kernel.SourceDir, filepath.Join(s.links, "build")); err != nil {
 			return err
 		}
 	}

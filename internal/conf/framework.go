@@ -66,6 +66,9 @@ type Settings struct {
 
 	// BuildUser is the user that builds run as; "" means the usual one.
 	BuildUser string
+	// BuildToolchain is "packages" if what builds lack, a compiler and headers, is to come from
+	// packages for the time of a run. Empty means that it is not.
+	BuildToolchain string
 	// BuildTimeout is how long the commands of one build may take; 0 means any
 	// time.
 	BuildTimeout time.Duration
@@ -138,6 +141,7 @@ func (set *Settings) rows() []row {
 		text("post_transaction", &set.PostTransaction),
 		text("on_failure", &set.OnFailure),
 		text("build_user", &set.BuildUser),
+		text("build_toolchain", &set.BuildToolchain),
 		text("continue_on_error", &set.ContinueOnError),
 		notEmpty("verbose", &set.Verbose),
 		notEmpty("symlink_modules", &set.SymlinkModules),

@@ -70,8 +70,12 @@ type Installed struct {
 }
 
 // Install takes one package as far as the request says, for one kernel or several.
-// What is not registered yet is registered first.
+// What is not registered yet is registered first. The error is as that of [Engine.Sync].
 func (e *Engine) Install(ctx context.Context, s Source, r Request) (in Installed, err error) {
+	r.Only = []tree.ID{s.ID}
+	if err := e.borrow(ctx, r); err != nil {
+		return in, err
+	}
 	lock, err := e.lock(ctx)
 	if err != nil {
 		return in, err

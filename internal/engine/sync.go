@@ -30,13 +30,16 @@ type Request struct {
 // Sync brings packages and kernels together: what is missing is built, older
 // versions are replaced, and what the changes entail is done. The results are in the
 // order of the kernels, then of the plan; a package that failed is a result like any
-// other, and an error means that nothing was done.
+// other, and an error means that nothing was done, or, if it is a [*DoneError], all of it.
 func (e *Engine) Sync(ctx context.Context, r Request) ([]execute.Result, error) {
 	if r.Kernels == nil {
 		var err error
 		if r.Kernels, _, err = e.m.WithHeaders(); err != nil {
 			return nil, err
 		}
+	}
+	if err := e.borrow(ctx, r); err != nil {
+		return nil, err
 	}
 	var lock *tree.Lock
 	if !r.Execute.Follow.DryRun {

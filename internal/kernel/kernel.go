@@ -199,6 +199,29 @@ func (k *Kernel) HasFiles(ours func(path string) bool) bool {
 	})
 }
 
+// Linked reports whether the kernel's directory names its headers, by the link build, as many
+// Makefiles expect.
+func (k *Kernel) Linked() bool {
+	_, err := os.Stat(filepath.Join(k.Dir, "build"))
+	return err == nil
+}
+
+// Common returns the directory of the headers that the kernel's share with those of others; it
+// need not exist. The link source of the kernel's directory leads there, or else the first line
+// of their Makefile includes another one there.
+func (k *Kernel) Common() string {
+	dir := filepath.Join(k.Dir, "source")
+	if k.Linked() {
+		return dir
+	}
+	text, _ := os.ReadFile(filepath.Join(k.SourceDir, "Makefile"))
+	line, _, _ := strings.Cut(string(text), "\n")
+	if file, ok := strings.CutPrefix(line, "include /"); ok {
+		return filepath.Dir("/" + strings.TrimSpace(file))
+	}
+	return dir
+}
+
 // HasHeaders reports whether the kernel's headers are installed, with which modules
 // are built.
 func (k *Kernel) HasHeaders() bool { return k.LacksHeaders() == "" }

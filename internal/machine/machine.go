@@ -36,6 +36,10 @@ type Options struct {
 	// Elsewhere reports whether the root is that of a machine which does not run: the kernel
 	// and the firmware that are here are not its own.
 	Elsewhere bool
+	// Args is the command line of this process, if it may be run once more with a toolchain;
+	// Toolchain reports whether this is that run.
+	Args      []string
+	Toolchain bool
 	// SourceTree, DkmsTree and InstallTree replace those of framework.conf.
 	SourceTree, DkmsTree, InstallTree string
 	// KernelSourceDir and KernelConfig replace a kernel's headers and its
@@ -120,6 +124,13 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 	m.Tree = tree.Tree{Dir: m.Settings.DkmsTree, Sources: m.Settings.SourceTree}
 	m.Kernels = kernel.Dirs{
 		Modules: m.Settings.InstallTree, Boot: m.Path("/boot"), Source: o.KernelSourceDir, Config: o.KernelConfig,
+	}
+	if o.Toolchain {
+		// What leads to the headers that were unpacked is not in the directories of kernels.
+		for _, pattern := range []string{"/usr/src/linux-headers-*", "/usr/src/kernels/*"} {
+			dirs, _ := filepath.Glob(m.Path(pattern))
+			m.Kernels.Trees = append(m.Kernels.Trees, dirs...)
+		}
 	}
 	if m.Distro.Is("gentoo") {
 		// What linux-info.eclass goes by. The kernel need not be installed yet.
@@ -255,8 +266,12 @@ func (m *Machine) HeadersHint(release string) string {
 	return m.Distro.HeadersHint(m.Kernel(m.Target(release)).Dir)
 }
 
-// WithHeaders returns the kernels that are installed with their headers, oldest first,
-// and those of which the headers are there alone.
+// Borrows reports whether a compiler and headers that the machine lacks can be had for the time
+// of a run.
+func (m *Machine) Borrows() bool { return m.Settings.BuildToolchain == "packages" && !m.Toolchain }
+
+// WithHeaders returns the kernels that are installed with their headers, or for which those can
+// be had, oldest first, and those of which the headers are there alone.
 func (m *Machine) WithHeaders() (kernels, alone []tree.Target, err error) {
 	releases, err := m.Kernels.List()
 	if err != nil {
@@ -266,7 +281,7 @@ func (m *Machine) WithHeaders() (kernels, alone []tree.Target, err error) {
 		switch k := m.Target(release); {
 		case m.HeadersAlone(k):
 			alone = append(alone, k)
-		case m.Kernel(k).HasHeaders():
+		case m.Kernel(k).HasHeaders(), m.Borrows() && m.Kernel(k).Installed(m.built(k)):
 			kernels = append(kernels, k)
 		}
 	}

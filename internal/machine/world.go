@@ -62,7 +62,7 @@ func (m *Machine) hide(w *sandbox.World, allowed conf.Allowed, k *kernel.Kernel)
 	}
 	// What is needed may be in a home, or in /tmp.
 	w.Show = append(filepath.SplitList(os.Getenv("PATH")), m.Settings.DkmsTree, m.Settings.InstallTree, m.Settings.SourceTree, m.Settings.EtcDir, k.SourceDir)
-	w.Show = append(w.Show, filepath.Join(k.SourceDir, "source"), filepath.Join(k.Dir, "source"))
+	w.Show = append(w.Show, filepath.Join(k.SourceDir, "source"), k.Common())
 	if allowed.Network {
 		w.Show = append(w.Show, "/etc/resolv.conf") // often a link to /run
 	}

@@ -135,7 +135,7 @@ func (in *inputs) fingerprint(ctx context.Context, look headersFunc) (f fingerpr
 	f.Settings = strings.Join(slices.Concat([]string{written}, set.BuildEnvironment, in.m.Directives, compiler.Args), " ")
 	headers := []string{kern.SourceDir}
 	if in.m.KernelSourceDir == "" {
-		headers = append(headers, filepath.Join(kern.Dir, "source"))
+		headers = append(headers, kern.Common())
 	}
 	if in.headers, err = look(headers...); err != nil {
 		return f, err

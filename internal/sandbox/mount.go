@@ -27,6 +27,10 @@ func (s *spec) mount() error {
 	if err := v.open(s); err != nil {
 		return err
 	}
+	for _, b := range s.Layers {
+		// Where that is denied, the command lacks what is a convenience.
+		_ = unix.Mount("overlay", b.To, "overlay", unix.MS_RDONLY, "lowerdir="+b.From+":"+b.To)
+	}
 	if err := v.mount(s); err != nil {
 		return err
 	}

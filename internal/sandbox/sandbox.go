@@ -59,6 +59,9 @@ type World struct {
 	// and what is Writable. "" means none.
 	Over string
 	Keep []string
+	// Layers are directories of which what is in From is seen in To, too, if To exists and
+	// overlays can be mounted. From takes precedence.
+	Layers []Bind
 	// Writable are directories that a command may write to. Without
 	// [Features].Mounts they are at To already.
 	Writable []Bind
