@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 var imagesSet = sync.OnceValue(func() made { return mkroot("images") })
@@ -23,13 +24,15 @@ cd "$1"
 mount -t proc proc proc
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
-mount -t sysfs sysfs sys
+test ! -d var/lib/containers || mount -t tmpfs tmpfs var/lib/containers
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mkdir -p dev/pts dev/shm .old
 mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
 ln -sf pts/ptmx dev/ptmx
 mknod -m 666 dev/tty c 5 0
 mknod -m 666 dev/fuse c 10 229
+mkdir -p etc/containers # limits may not be raised
+printf '[containers]\ndefault_ulimits=["nofile=%s:%s","nproc=%s:%s"]\n' $(ulimit -Hn) $(ulimit -Hn) $(ulimit -Hu) $(ulimit -Hu) >etc/containers/containers.conf
 pivot_root . .old
 umount -l /.old
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root bash -exc "$2"
@@ -44,7 +47,8 @@ DEBIAN_FRONTEND=noninteractive apt-get -q -y -o APT::Sandbox::User=root install 
 
 // builders are ways to build an image from /base.tar by the recipe in /opt/in. Each leaves its files in the directory $out.
 var builders = map[string]string{
-	"chroot": `mkdir $out; tar -C $out -xf /base.tar; mkdir -p $out/proc; mount -t proc proc $out/proc; chroot $out sh -ex /opt/in/recipe`,
+	"chroot": `mkdir $out; tar -C $out -xf /base.tar; mkdir -p $out/proc; mount -t proc proc $out/proc
+		mknod -m 666 $out/dev/null c 1 3; chroot $out sh -ex /opt/in/recipe`,
 	"systemd-nspawn": `mkdir $out; tar -C $out -xf /base.tar
 		systemd-nspawn -q --register=no --keep-unit --resolv-conf=off -D $out sh -ex /opt/in/recipe`,
 	"buildah":        `isolation=oci; ` + buildah,
@@ -52,7 +56,7 @@ var builders = map[string]string{
 	"buildah rootless": `
 		useradd -m u
 		mkdir -p /run/user/u $out; chown u /run/user/u $out
-		export -f buildah_all; export out
+		export out
 		setpriv --reuid u --regid u --init-groups env HOME=/home/u XDG_RUNTIME_DIR=/run/user/u isolation=oci buildah unshare bash -exc '` + buildah + `'`,
 }
 
@@ -81,27 +85,36 @@ func TestImages(t *testing.T) {
 	base.Sh("mkdir /opt/in && cp /opt/repo/acpi-call-dkms.deb /opt/repo/dkms.deb /opt/in && cd /opt/in && dpkg-scanpackages -m . >Packages")
 	base.copyIn(makePackage(t, "deb"), "/opt/in/dkms-kernel-install.deb")
 	base.Write("/opt/in/recipe", recipe, 0o644)
+	tarball := filepath.Join(t.TempDir(), "base.tar")
+	tar := exec.Command("tar", "-C", base.Dir, "--one-file-system", "--exclude", "./opt/repo", "-cf", tarball, ".")
+	if out, err := tar.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	var first map[string]string
 	for name, script := range builders {
-		for range times {
-			r := newRoot(t, set)
-			tar := exec.Command("sh", "-c", `tar -C "$1" --one-file-system --exclude ./opt/repo -cf "$2" .`, "sh", base.Dir, filepath.Join(r.Dir, "base.tar"))
-			if out, err := tar.CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
+		t.Run(name, func(t *testing.T) {
+			for range times {
+				r := newRoot(t, set)
+				r.Write("/base.tar", "", 0o644)
+				r.check(unix.Mount(tarball, filepath.Join(r.Dir, "base.tar"), "", unix.MS_BIND, ""))
+				r.Write("/etc/machine-id", strings.Repeat("0123456789abcdef", 2)+"\n", 0o444)
+				cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "bash", "-ec", enter, "enter", r.Dir, "out=/out\n"+script)
+				out, err := cmd.CombinedOutput()
+				if err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				files := imageFiles(t, filepath.Join(r.Dir, "out"))
+				checkImage(t, files, 2)
+				if t.Failed() {
+					t.Logf("%s", out)
+				}
+				if first == nil {
+					first = files
+				}
+				if diff := cmp.Diff(first, files); diff != "" {
+					t.Errorf("it makes another image: %s", diff)
+				}
 			}
-			r.Write("/etc/machine-id", strings.Repeat("0123456789abcdef", 2)+"\n", 0o444)
-			cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "bash", "-ec", enter, "enter", r.Dir, "out=/out\n"+script)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Fatalf("%s: %v\n%s", name, err, out)
-			}
-			files := imageFiles(t, filepath.Join(r.Dir, "out"))
-			checkImage(t, files, 2)
-			if first == nil {
-				first = files
-			}
-			if diff := cmp.Diff(first, files); diff != "" {
-				t.Errorf("%s makes another image: %s", name, diff)
-			}
-		}
+		})
 	}
 }

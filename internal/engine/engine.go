@@ -120,9 +120,14 @@ func (e *Engine) RotateKey(ctx context.Context, k tree.Target) (key machine.Key,
 // lock takes the lock of the tree, tells whom it waits for, and runs the scripts that a
 // killed run owes.
 func (e *Engine) lock(ctx context.Context) (*tree.Lock, error) {
-	if !files.Exists("/proc/self") {
-		return nil, &failure.Failure{What: "cannot work here", Why: "there is no /proc, which builds and their confinement need", Status: failure.StatusNoPerm,
-			Hint: "run: mount -t proc proc /proc"}
+	for _, needed := range []struct{ path, name, hint string }{
+		{"/proc/self", "/proc", "mount -t proc proc /proc"},
+		{"/dev/null", "/dev/null", "mknod -m 666 /dev/null c 1 3"},
+	} {
+		if !files.Exists(needed.path) {
+			return nil, &failure.Failure{What: "cannot work here", Why: "there is no " + needed.name + ", which builds and their confinement need", Status: failure.StatusNoPerm,
+				Hint: "run: " + needed.hint}
+		}
 	}
 	lock, err := e.m.Tree.Lock(ctx, func(holder string) {
 		e.m.Note(fmt.Sprintf("waiting for %s, which is working on %s", holder, e.m.Tree.Dir))
