@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"machine"},
 	{"follow", "observe", "toolchain"},
 	{"plan", "scripts"},
-	{"execute", "explain", "fsck", "reload"},
+	{"check", "execute", "explain", "fsck", "reload"},
 	{"packages", "report"},
 	{"engine"},
 }

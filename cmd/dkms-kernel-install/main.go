@@ -48,7 +48,7 @@ type program struct {
 
 // open opens the machine that a face works on. Events hears of its runs.
 func (p *program) open(o machine.Options, events engine.Events) (*engine.Engine, error) {
-	o.Root, o.Elsewhere, o.Args, o.Toolchain = p.machine.Root, p.machine.Elsewhere, p.machine.Args, p.machine.Toolchain
+	o.Root, o.Elsewhere, o.Args, o.Inside = p.machine.Root, p.machine.Elsewhere, p.machine.Args, p.machine.Inside
 	o.ConfTimeout, o.WeakTimeout = p.machine.ConfTimeout, p.machine.WeakTimeout
 	o.SignTimeout, o.TellTimeout = p.machine.SignTimeout, p.machine.TellTimeout
 	o.SignPIN, o.Passed, o.Attended = p.machine.SignPIN, p.machine.Passed, p.attended
@@ -115,8 +115,6 @@ func main() {
 	tune()
 	os.Setenv("PATH", path(os.Getenv("PATH")))
 	p := program{stdout: os.Stdout, stderr: os.Stderr}
-	entered := root.Entered()
-	p.machine.Toolchain, p.machine.Elsewhere = entered == "/", entered != "" && entered != "/"
 	os.Exit(p.main(os.Args))
 }
 
@@ -160,7 +158,8 @@ func (p *program) main(args []string) int {
 	// The pass phrase is for what signs, and for no other program that runs.
 	p.machine.SignPIN = os.Getenv(conf.SignPIN)
 	os.Unsetenv(conf.SignPIN)
-	p.machine.Args = args
+	entered := root.Entered()
+	p.machine.Args, p.machine.Inside, p.machine.Elsewhere = args, entered == "/", entered != "" && entered != "/"
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	// Who reads the output may go away. The work is done all the same. It is not ignored:

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dkms-kernel-install/internal/machine"
+	"dkms-kernel-install/internal/root"
 	"dkms-kernel-install/internal/sandbox"
 	"dkms-kernel-install/internal/testskip"
 )
@@ -31,6 +32,7 @@ import (
 
 func TestMain(m *testing.M) {
 	sandbox.Main()
+	root.Main()
 	testscript.Main(m, map[string]func(){
 		// The program, by its three names.
 		"dkms":                face,
@@ -55,8 +57,8 @@ func TestMain(m *testing.M) {
 
 // face runs the program on the machine below $TESTROOT.
 func face() {
-	root := os.Getenv("TESTROOT")
-	if root == "" {
+	dir := os.Getenv("TESTROOT")
+	if dir == "" {
 		panic("TESTROOT is not set: this would work on the real machine")
 	}
 	var passed []string // that scripts use in what builds and confs do
@@ -66,7 +68,7 @@ func face() {
 		}
 	}
 	p := program{
-		machine: machine.Options{Root: root, ConfTimeout: 5 * time.Second, SignTimeout: 2 * time.Second, TellTimeout: 2 * time.Second, Passed: passed},
+		machine: machine.Options{Root: dir, ConfTimeout: 5 * time.Second, SignTimeout: 2 * time.Second, TellTimeout: 2 * time.Second, Passed: passed},
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
 	}

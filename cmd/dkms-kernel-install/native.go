@@ -49,6 +49,7 @@ type native struct {
 	Why    nativeWhy    `cmd:"" help:"Say why a module is there or not, step by step, and what to do."`
 	Reload nativeReload `cmd:"" help:"Exchange modules that are loaded for those that are placed, if nothing uses them."`
 	Doctor nativeDoctor `cmd:"" help:"Say whether each kernel will load what is built here, and what this machine lacks."`
+	Check  nativeCheck  `cmd:"" help:"Build packages for kernels that need not be installed, install nothing, and say which build and which do not."`
 	Fsck   nativeFsck   `cmd:"" help:"Look for damage in the tree, in the directories of kernels and in the caches, and repair it."`
 
 	Key nativeKey `cmd:"" help:"Show, make, enrol or exchange the key that modules are signed with."`

@@ -44,7 +44,7 @@ _dkms_kernel_install() {
 	fi
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		--root | --timeline | --kernel | --package | --name | --package-version | --module | --make-arg) i=$((i + 1)) && [[ ${COMP_WORDS[i]} == = ]] && i=$((i + 1)) ;;
+		--root | --timeline | --kernel | --package | --headers | --junit | --html | --name | --package-version | --module | --make-arg) i=$((i + 1)) && [[ ${COMP_WORDS[i]} == = ]] && i=$((i + 1)) ;;
 		-*) ;;
 		*) verb=${COMP_WORDS[i]} && break ;;
 		esac
@@ -55,6 +55,9 @@ _dkms_kernel_install() {
 	--timeline) kind='file' ;;
 	--kernel) kind='kernel' ;;
 	--package) kind='name' ;;
+	--headers) kind='directory' ;;
+	--junit) kind='file' ;;
+	--html) kind='file' ;;
 	--name) kind='name' ;;
 	--package-version) kind='none' ;;
 	--module) kind='name' ;;
@@ -69,16 +72,17 @@ _dkms_kernel_install() {
 		status) words+=' --json --check' ;;
 		why) words+=' --json' ;;
 		doctor) words+=' --json' ;;
+		check) words+=' --headers --json --junit --html' ;;
 		fsck) words+=' --repair' ;;
 		held) words+=' --hold-restart' ;;
 		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;
 		esac
 	elif [[ -z $kind && -z $verb ]]; then
-		words='add add-all sync remove status why reload doctor fsck key postinst held init'
+		words='add add-all sync remove status why reload doctor check fsck key postinst held init'
 	elif [[ -z $kind ]]; then
 		case $verb in
 		add | remove | status) kind=kernel ;;
-		why | reload | postinst) kind=name ;;
+		why | reload | check | postinst) kind=name ;;
 		init) kind=directory ;;
 		esac
 	fi

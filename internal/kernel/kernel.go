@@ -222,6 +222,20 @@ func (k *Kernel) Common() string {
 	return dir
 }
 
+// OtherArch returns how the names of the architectures begin that the kernel's configuration says
+// it is for, if Arch is none of them; else "", also if nobody knows.
+func (k *Kernel) OtherArch() string {
+	for prefix, option := range map[string]string{
+		"x86_64": "CONFIG_X86_64", "i": "CONFIG_X86_32", "aarch64": "CONFIG_ARM64", "armv": "CONFIG_ARM", "riscv": "CONFIG_RISCV",
+		"loongarch": "CONFIG_LOONGARCH", "s390": "CONFIG_S390", "ppc64": "CONFIG_PPC64",
+	} {
+		if k.Option(option) == "y" && !strings.HasPrefix(k.Arch, prefix) {
+			return prefix
+		}
+	}
+	return ""
+}
+
 // HasHeaders reports whether the kernel's headers are installed, with which modules
 // are built.
 func (k *Kernel) HasHeaders() bool { return k.LacksHeaders() == "" }

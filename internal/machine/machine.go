@@ -36,10 +36,13 @@ type Options struct {
 	// Elsewhere reports whether the root is that of a machine which does not run: the kernel
 	// and the firmware that are here are not its own.
 	Elsewhere bool
-	// Args is the command line of this process, if it may be run once more with a toolchain;
-	// Toolchain reports whether this is that run.
-	Args      []string
-	Toolchain bool
+	// Args is the command line of this process, if it may be run once more in a view of the
+	// machine with something else in place; Inside reports whether this is that run.
+	Args   []string
+	Inside bool
+	// Cache replaces the directory of caches; empty means the machine's.
+	Cache  string
+	NoSign bool // sign no modules
 	// SourceTree, DkmsTree and InstallTree replace those of framework.conf.
 	SourceTree, DkmsTree, InstallTree string
 	// KernelSourceDir and KernelConfig replace a kernel's headers and its
@@ -125,7 +128,7 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 	m.Kernels = kernel.Dirs{
 		Modules: m.Settings.InstallTree, Boot: m.Path("/boot"), Source: o.KernelSourceDir, Config: o.KernelConfig,
 	}
-	if o.Toolchain {
+	if o.Inside {
 		// What leads to the headers that were unpacked is not in the directories of kernels.
 		for _, pattern := range []string{"/usr/src/linux-headers-*", "/usr/src/kernels/*"} {
 			dirs, _ := filepath.Glob(m.Path(pattern))
@@ -167,13 +170,13 @@ func (m *Machine) EtcDir() string { return m.Path("/etc/dkms") }
 
 // CacheDir is the directory of what may be deleted at any time.
 func (m *Machine) CacheDir() string {
-	return cmp.Or(m.temporary, m.Path("/var/cache/dkms-kernel-install"))
+	return cmp.Or(m.temporary, m.Cache, m.Path("/var/cache/dkms-kernel-install"))
 }
 
 // findCache makes a temporary directory of caches where an image is made, which is not to have
 // them, unless somebody has mounted a directory for them.
 func (m *Machine) findCache() (err error) {
-	if !m.ImageBuild() {
+	if !m.ImageBuild() || m.Cache != "" {
 		return nil
 	}
 	dir := m.CacheDir()
@@ -268,7 +271,7 @@ func (m *Machine) HeadersHint(release string) string {
 
 // Borrows reports whether a compiler and headers that the machine lacks can be had for the time
 // of a run.
-func (m *Machine) Borrows() bool { return m.Settings.BuildToolchain == "packages" && !m.Toolchain }
+func (m *Machine) Borrows() bool { return m.Settings.BuildToolchain == "packages" && !m.Inside }
 
 // WithHeaders returns the kernels that are installed with their headers, or for which those can
 // be had, oldest first, and those of which the headers are there alone.

@@ -64,19 +64,25 @@ func (r Root) enter() error {
 	return errors.Join(leave(), unix.Chdir("/"))
 }
 
-// cover lays r.Over over what is there, all but r.Keep.
+// cover lays r.Over over what is there, all but r.Keep, and shows r.At.
 func (r Root) cover() error {
-	keep := map[string]int{}
+	at := maps.Clone(r.At)
+	if at == nil {
+		at = map[string]string{}
+	}
 	for _, path := range r.Keep {
-		fd, err := copyTree(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		if _, err := os.Stat(path); err == nil {
+			at[path] = path
 		}
+	}
+	trees := map[string]int{} // opened before anything hides them
+	for path, dir := range at {
+		fd, err := copyTree(dir)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		keep[path] = fd
+		trees[path] = fd
 	}
 	over := map[string][]string{} // by the directory that they lie over
 	for _, layer := range r.Over {
@@ -100,8 +106,8 @@ func (r Root) cover() error {
 			return &fs.PathError{Op: "cover", Path: dir, Err: err}
 		}
 	}
-	for path, fd := range keep {
-		if err := show(fd, path); err != nil {
+	for _, path := range slices.Sorted(maps.Keys(trees)) { // one may be in another
+		if err := show(trees[path], path); err != nil {
 			return err
 		}
 	}

@@ -48,6 +48,10 @@ type Root struct {
 	// is in them is found in its place. All that is in a directory at the top that one of them
 	// has is read-only, except for Keep, which stays what it is.
 	Over, Keep []string
+	// At are directories in it, by the paths at which they are seen as well. These must exist.
+	At map[string]string
+
+	Work string // the working directory, if Dir is "/"; Run sets it
 }
 
 // Run runs this program with args, of which the first is its name, in r. Env are variables
@@ -59,6 +63,9 @@ func (r Root) Run(args, env []string) (status int, err error) {
 	dir := r.Dir
 	if r.Dir, err = check(dir); err != nil {
 		return 1, &failure.Failure{What: "cannot use the root directory " + dir, Why: err.Error(), Hint: "name the directory in which etc and usr of that system are", Status: 1}
+	}
+	if r.Dir == "/" {
+		r.Work, _ = os.Getwd() // without one, what runs begins in "/"
 	}
 	// Pdeathsig is about the thread that starts a process, not about its process.
 	runtime.LockOSThread()
@@ -165,7 +172,7 @@ func Main() {
 		fmt.Fprintf(os.Stderr, "cannot enter the root directory %s: %v\n", r.Dir, err)
 		os.Exit(1)
 	}
-	status, err := wait(os.Args[2:])
+	status, err := wait(os.Args[2:], r.Work)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "cannot start in the root directory %s: %v\n", r.Dir, err)
 	}
@@ -174,12 +181,12 @@ func Main() {
 
 // wait runs this program with args to its end, and returns its status. If this process is the
 // first of a PID namespace, all that runs there ends with it.
-func wait(args []string) (status int, err error) {
+func wait(args []string, dir string) (status int, err error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	runtime.LockOSThread() // see Run
 	pid, err := syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
-		Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+		Dir: dir, Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
 		return 1, err
