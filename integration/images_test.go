@@ -24,7 +24,6 @@ cd "$1"
 mount -t proc proc proc
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
-test ! -d var/lib/containers || mount -t tmpfs tmpfs var/lib/containers
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mkdir -p dev/pts dev/shm .old
 mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
@@ -33,6 +32,7 @@ mknod -m 666 dev/tty c 5 0
 mknod -m 666 dev/fuse c 10 229
 mkdir -p etc/containers # limits may not be raised
 printf '[containers]\ndefault_ulimits=["nofile=%s:%s","nproc=%s:%s"]\n' $(ulimit -Hn) $(ulimit -Hn) $(ulimit -Hu) $(ulimit -Hu) >etc/containers/containers.conf
+printf '[storage]\ndriver="vfs"\nrunroot="/run/containers"\ngraphroot="/var/lib/containers/storage"\n' >etc/containers/storage.conf # an overlay has no overlay
 pivot_root . .old
 umount -l /.old
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root bash -exc "$2"
@@ -62,7 +62,6 @@ var builders = map[string]string{
 
 const buildah = `
 	mkdir -p $out
-	export STORAGE_DRIVER=vfs
 	c=$(buildah from scratch)
 	m=$(buildah mount $c)
 	tar -C $m -xf /base.tar

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"dkms-kernel-install/internal/check"
 	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/execute"
@@ -19,7 +21,7 @@ import (
 )
 
 type nativeCheck struct {
-	Headers  []string `sep:" " placeholder:"DIR" help:"A directory of headers of a kernel, as /lib/modules/RELEASE/build leads to, or /lib/modules/RELEASE; also a pattern. May be given more than once. The default are the kernels that have their headers installed."`
+	Headers  []string `sep:" " placeholder:"DIR-OR-PACKAGE" help:"A directory of headers of a kernel, as /lib/modules/RELEASE/build leads to, or /lib/modules/RELEASE; or a deb or rpm of headers; also a pattern. May be given more than once. The default are the kernels that have their headers installed."`
 	Packages []string `arg:"" optional:"" name:"package" help:"NAME or NAME/VERSION of a registered package, or a directory with a source, which begins with a dot or a slash. Without one, all packages that want automatic installation."`
 	JSON     bool     `name:"json" help:"Write JSON, for programs."`
 	JUnit    string   `name:"junit" placeholder:"FILE" help:"Also write the results to FILE as CI systems read them, in JUnit's XML."`
@@ -32,18 +34,23 @@ func (c *nativeCheck) Run(r *nativeRun) error {
 		text := report.NewText(r.p.stderr, "", false, false)
 		r = &nativeRun{r.p, r.ctx, text, text}
 	}
+	options := machine.Options{NoSign: true}
+	if unix.Access("/var/cache", unix.W_OK) != nil {
+		dir, _ := os.UserCacheDir() // without one, nothing is kept
+		options.Cache = filepath.Join(dir, "dkms-kernel-install")
+	}
 	if r.p.machine.Inside {
-		return c.build(r, machine.Options{NoSign: true})
+		return c.build(r, options)
 	}
 	var layout check.Layout
-	var at map[string]string
+	var place root.Root
 	err := r.with(machine.Options{}, func(e *engine.Engine) (err error) {
 		m := e.Machine()
 		if layout, err = check.New(r.ctx, m, c.Packages, c.Headers); err != nil {
 			return err
 		}
-		if os.Geteuid() == 0 {
-			at, err = layout.InPlace(m)
+		if os.Geteuid() == 0 || layout.Unpacked() {
+			place, err = layout.InPlace(m)
 		}
 		if err != nil {
 			layout.Remove()
@@ -55,13 +62,13 @@ func (c *nativeCheck) Run(r *nativeRun) error {
 		return err
 	}
 	defer layout.Remove()
-	if os.Geteuid() != 0 {
-		cache, _ := os.UserCacheDir()
-		return c.build(r, machine.Options{NoSign: true, DkmsTree: layout.Tree(), InstallTree: layout.Modules(), Cache: filepath.Join(cache, "dkms-kernel-install")})
+	if place.Dir == "" {
+		options.DkmsTree, options.InstallTree = layout.Tree(), layout.Modules()
+		return c.build(r, options)
 	}
 	// Where the tree and the kernels seem to be where they are on this machine, what is built is
 	// what an installation would build: it gets that from the cache.
-	status, err := root.Root{Dir: "/", At: at}.Run(r.p.machine.Args, nil)
+	status, err := place.Run(r.p.machine.Args, nil)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ _dkms_kernel_install() {
 	--timeline) kind='file' ;;
 	--kernel) kind='kernel' ;;
 	--package) kind='name' ;;
-	--headers) kind='directory' ;;
+	--headers) kind='none' ;;
 	--junit) kind='file' ;;
 	--html) kind='file' ;;
 	--name) kind='name' ;;

@@ -20,6 +20,8 @@ import (
 	"dkms-kernel-install/internal/kernel"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/observe"
+	"dkms-kernel-install/internal/root"
+	"dkms-kernel-install/internal/toolchain"
 	"dkms-kernel-install/internal/tree"
 )
 
@@ -32,9 +34,15 @@ func (l Layout) Tree() string { return filepath.Join(l.dir, "tree") }
 // Modules is the directory that is to be taken for /lib/modules.
 func (l Layout) Modules() string { return filepath.Join(l.dir, "modules") }
 
-// InPlace prepares l to take the place of the tree and the kernels of m, and returns which
-// directory is to be seen at which path for that.
-func (l Layout) InPlace(m *machine.Machine) (map[string]string, error) {
+// over is the directory with the headers that were in packages, each where it would be installed.
+func (l Layout) over() string { return filepath.Join(l.dir, "over") }
+
+// Unpacked reports whether headers were in packages: then only InPlace serves.
+func (l Layout) Unpacked() bool { return files.Exists(l.over()) }
+
+// InPlace prepares l to take the place of the tree and the kernels of m, and returns the root
+// in which it does.
+func (l Layout) InPlace(m *machine.Machine) (root.Root, error) {
 	at := map[string]string{m.Tree.Dir: l.Tree(), m.Kernels.Modules: l.Modules()}
 	links, err := filepath.Glob(filepath.Join(l.Modules(), "*", "*"))
 	for _, link := range links {
@@ -46,14 +54,18 @@ func (l Layout) InPlace(m *machine.Machine) (map[string]string, error) {
 		}
 		err = errors.Join(err, errLink)
 	}
-	return at, errors.Join(err, os.MkdirAll(m.Tree.Dir, 0o755))
+	r := root.Root{Dir: "/", At: at}
+	if l.Unpacked() {
+		r.Over = []string{l.over()}
+	}
+	return r, errors.Join(err, os.MkdirAll(m.Tree.Dir, 0o755))
 }
 
 // Remove removes the layout.
 func (l Layout) Remove() { _ = files.RemoveAll(l.dir) }
 
-// New lays out the kernels whose headers are in the directories called headers, and registers
-// packages: for names that begin with a dot or a slash the sources in these directories, for
+// New lays out the kernels whose headers are in the directories and packages of distributions
+// called headers, and registers packages: for names that begin with a dot or a slash the sources in these directories, for
 // others the registered packages of that NAME or NAME/VERSION, with those that they depend on.
 // Without names it takes all that want automatic installation; without headers, the kernels
 // that have theirs installed. Errors are of type [*failure.Failure].
@@ -70,7 +82,7 @@ func New(ctx context.Context, m *machine.Machine, names, headers []string) (l La
 	if err := errors.Join(os.Chmod(l.dir, 0o755), os.Mkdir(l.Tree(), 0o755), os.Mkdir(l.Modules(), 0o755)); err != nil {
 		return l, failure.From(err, "cannot make a directory for the check", failure.StatusUsage)
 	}
-	k, err := l.kernels(m, headers)
+	k, err := l.kernels(ctx, m, headers)
 	if err != nil {
 		return l, err
 	}
@@ -78,14 +90,28 @@ func New(ctx context.Context, m *machine.Machine, names, headers []string) (l La
 }
 
 // kernels lays out the kernels, and returns one of them.
-func (l Layout) kernels(m *machine.Machine, headers []string) (k tree.Target, err error) {
+func (l Layout) kernels(ctx context.Context, m *machine.Machine, headers []string) (k tree.Target, err error) {
 	var dirs []string
 	for _, word := range headers {
 		found, err := filepath.Glob(word)
 		if err != nil || len(found) == 0 {
 			return k, &failure.Failure{What: "no headers in " + word, Why: "there is no such directory", Hint: "name what /lib/modules/RELEASE/build leads to", Status: failure.StatusUsage}
 		}
-		dirs = append(dirs, found...)
+		for _, path := range found {
+			if fi, err := os.Stat(path); err != nil || fi.IsDir() {
+				dirs = append(dirs, path)
+			} else if err := l.unpack(ctx, path); err != nil {
+				return k, failure.From(err, "no headers in "+path, failure.StatusUsage)
+			}
+		}
+	}
+	for _, pattern := range []string{"usr/src/linux-headers-*", "usr/src/kernels/*"} {
+		found, _ := filepath.Glob(filepath.Join(l.over(), pattern))
+		for _, dir := range found {
+			if files.Exists(filepath.Join(dir, "include/config/kernel.release")) { // what several share has none
+				dirs = append(dirs, dir)
+			}
+		}
 	}
 	if len(headers) == 0 {
 		with, alone, err := m.WithHeaders()
@@ -131,15 +157,29 @@ func (l Layout) kernel(m *machine.Machine, dir string) (k tree.Target, err error
 		return k, fmt.Errorf("they are for another architecture: %s", arch)
 	}
 	at := filepath.Join(l.Modules(), k.Release)
-	return k, errors.Join(os.MkdirAll(at, 0o755), files.ReplaceLink(dir, filepath.Join(at, "build")), l.link(kern.Common(), filepath.Join(at, "source")))
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return k, err
+	}
+	common, errCommon := filepath.EvalSymlinks(kern.Common())
+	if rel, ok := strings.CutPrefix(dir, l.over()); ok {
+		dir, common, errCommon = rel, kern.Common(), nil // where they will be
+	}
+	if errCommon == nil {
+		err = files.ReplaceLink(common, filepath.Join(at, "source"))
+	}
+	return k, errors.Join(err, files.ReplaceLink(dir, filepath.Join(at, "build")))
 }
 
-// link makes a link to a directory, if that exists.
-func (l Layout) link(to, at string) error {
-	if real, err := filepath.EvalSymlinks(to); err == nil {
-		return files.ReplaceLink(real, at)
+// unpack unpacks a package of headers.
+func (l Layout) unpack(ctx context.Context, file string) error {
+	file, err := filepath.Abs(file)
+	if err == nil {
+		err = os.MkdirAll(l.over(), 0o755)
 	}
-	return nil
+	if err != nil {
+		return err
+	}
+	return toolchain.Unpack(ctx, file, l.over())
 }
 
 // packages registers packages, whose confs it reads for k.

@@ -91,9 +91,11 @@ func (r Root) cover() error {
 			return err
 		}
 		for _, e := range entries {
+			name := e.Name()
+			programs := name == "usr" || name == "bin" || name == "sbin" || strings.HasPrefix(name, "lib")
 			// No directory for what is only in the layer is to be made.
-			if dir, err := filepath.EvalSymlinks("/" + e.Name()); err == nil && e.IsDir() {
-				over[dir] = append(over[dir], filepath.Join(layer, e.Name()))
+			if dir, err := filepath.EvalSymlinks("/" + name); err == nil && e.IsDir() && programs {
+				over[dir] = append(over[dir], filepath.Join(layer, name))
 			}
 		}
 	}

@@ -45,8 +45,8 @@ type Root struct {
 	// of this machine, and the environment of this process.
 	Dir string
 	// Over are directories in it which are laid out as a root, such as unpacked packages: what
-	// is in them is found in its place. All that is in a directory at the top that one of them
-	// has is read-only, except for Keep, which stays what it is.
+	// is in their usr, bin, sbin and lib is found in its place. All that is in such a directory
+	// of the root is read-only then, except for Keep, which stays what it is.
 	Over, Keep []string
 	// At are directories in it, by the paths at which they are seen as well. These must exist.
 	At map[string]string

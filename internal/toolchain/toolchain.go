@@ -32,7 +32,6 @@ type manager struct {
 	// machine lacks, into the working directory. It must not take the package manager's lock,
 	// which a transaction that has called this program holds.
 	download string
-	unpack   string // a shell command that unpacks the package $1 into the directory $2
 }
 
 var managers = []manager{
@@ -41,13 +40,11 @@ var managers = []manager{
 		headers: func(release string) string { return "linux-headers-" + release },
 		download: `list=$(apt-get -s -q --no-install-recommends install "$@")
 			apt-get -q -o APT::Sandbox::User=root download $(echo "$list" | sed -n 's/^Inst \([^ ]*\).*/\1/p')`,
-		unpack: `dpkg-deb -x "$1" "$2"`,
 	},
 	{
 		family: []string{"fedora", "rhel", "centos"}, compiler: []string{"gcc", "make", "patch", "binutils"},
 		headers:  func(release string) string { return "kernel-devel-uname-r = " + release },
 		download: `dnf -q -y download --resolve "$@"`,
-		unpack:   `rpm2cpio "$1" | (cd "$2" && cpio -idmu --quiet)`,
 	},
 }
 
@@ -109,21 +106,23 @@ func fetch(ctx context.Context, g *manager, dir string, packages []string) error
 		return err
 	}
 	for _, e := range found {
-		if err := run(ctx, archives, g.unpack, e.Name(), to); err != nil {
+		if err := Unpack(ctx, filepath.Join(archives, e.Name()), to); err != nil {
 			return err
 		}
 	}
-	if err := files.RemoveAll(archives); err != nil {
-		return err
+	return files.RemoveAll(archives)
+}
+
+// Unpack unpacks a package, whose name ends in .deb or .rpm, into the directory dir.
+func Unpack(ctx context.Context, file, dir string) error {
+	command := map[string]string{".deb": `dpkg-deb -x "$1" .`, ".rpm": `rpm2cpio "$1" | cpio -idm --quiet --no-absolute-filenames`}[filepath.Ext(file)]
+	if command == "" {
+		return fmt.Errorf("%s is neither a .deb nor a .rpm", filepath.Base(file))
 	}
-	// What is elsewhere is of no use to builds, and would be read-only in the run.
-	entries, err := os.ReadDir(to)
-	for _, e := range entries {
-		if name := e.Name(); name != "usr" && name != "bin" && name != "sbin" && !strings.HasPrefix(name, "lib") {
-			err = errors.Join(err, files.RemoveAll(filepath.Join(to, name)))
-		}
+	if err := run(ctx, dir, command, file); err != nil {
+		return fmt.Errorf("cannot unpack %s: %w", filepath.Base(file), err)
 	}
-	return err
+	return nil
 }
 
 // run runs a shell command in the directory dir. The error has the last line that it prints.
