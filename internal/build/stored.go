@@ -223,12 +223,16 @@ func (d Description) Effective() any {
 	return e
 }
 
-// searched returns the directories of a PATH that are there, without links, each once:
-// callers write the same PATH in several ways.
+// searched returns the directories of a PATH in which there is something, without links, each
+// once: callers write the same PATH in several ways. Package managers leave out /usr/local.
 func searched(path string) string {
 	var list []string
 	for _, dir := range filepath.SplitList(path) {
-		if real, err := filepath.EvalSymlinks(dir); err == nil && !slices.Contains(list, real) {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil || slices.Contains(list, real) {
+			continue
+		}
+		if entries, err := os.ReadDir(real); err != nil || len(entries) > 0 {
 			list = append(list, real)
 		}
 	}

@@ -5,7 +5,9 @@ package build
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"dkms-kernel-install/internal/conf"
@@ -104,5 +106,25 @@ func TestEffective(t *testing.T) {
 				t.Errorf("it counts: %v", got)
 			}
 		})
+	}
+}
+
+// A PATH counts by the directories that have something.
+func TestSearched(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"empty", "full", "full/sub"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("full", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	var path []string
+	for _, name := range []string{"none", "link", "empty", "full", "full/sub"} {
+		path = append(path, filepath.Join(dir, name))
+	}
+	if got, want := searched(strings.Join(path, ":")), filepath.Join(dir, "full"); got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }
