@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"dkms-kernel-install/internal/engine"
 	"dkms-kernel-install/internal/execute"
 	"dkms-kernel-install/internal/failure"
+	"dkms-kernel-install/internal/files"
 	"dkms-kernel-install/internal/machine"
 	"dkms-kernel-install/internal/plan"
 	"dkms-kernel-install/internal/report"
@@ -34,7 +36,7 @@ func (c *nativeCheck) Run(r *nativeRun) error {
 		text := report.NewText(r.p.stderr, "", false, false)
 		r = &nativeRun{r.p, r.ctx, text, text}
 	}
-	options := machine.Options{NoSign: true}
+	options := machine.Options{Check: true}
 	if unix.Access("/var/cache", unix.W_OK) != nil {
 		dir, _ := os.UserCacheDir() // without one, nothing is kept
 		options.Cache = filepath.Join(dir, "dkms-kernel-install")
@@ -145,7 +147,7 @@ func (c *nativeCheck) report(r *nativeRun, results []execute.Result) error {
 		}
 		var content []byte
 		if content, err = text(); err == nil {
-			err = os.WriteFile(file, content, 0o644)
+			err = files.Write(file, bytes.NewReader(content), 0o644, files.Options{})
 		}
 	}
 	if err != nil {

@@ -58,17 +58,18 @@ func (l Layout) InPlace(m *machine.Machine) (root.Root, error) {
 	if l.Unpacked() {
 		r.Over = []string{l.over()}
 	}
-	return r, errors.Join(err, os.MkdirAll(m.Tree.Dir, 0o755))
+	return r, errors.Join(err, os.MkdirAll(m.Tree.Dir, 0o755), os.MkdirAll(m.Kernels.Modules, 0o755))
 }
 
 // Remove removes the layout.
 func (l Layout) Remove() { _ = files.RemoveAll(l.dir) }
 
 // New lays out the kernels whose headers are in the directories and packages of distributions
-// called headers, and registers packages: for names that begin with a dot or a slash the sources in these directories, for
-// others the registered packages of that NAME or NAME/VERSION, with those that they depend on.
-// Without names it takes all that want automatic installation; without headers, the kernels
-// that have theirs installed. Errors are of type [*failure.Failure].
+// called headers, and registers packages: for names that begin with a dot or a slash the
+// sources in these directories, for others the registered packages of that NAME or
+// NAME/VERSION, with those that they depend on. Without names it takes all that want automatic
+// installation; without headers, the kernels that have theirs installed. Errors are of type
+// [*failure.Failure].
 func New(ctx context.Context, m *machine.Machine, names, headers []string) (l Layout, err error) {
 	if l.dir, err = os.MkdirTemp("", "dkms-check."); err != nil {
 		return l, failure.From(err, "cannot make a directory for the check", failure.StatusUsage)
@@ -196,7 +197,7 @@ func (l Layout) packages(ctx context.Context, m *machine.Machine, names []string
 		return nil
 	}
 	for _, name := range names {
-		if !strings.HasPrefix(name, ".") && !filepath.IsAbs(name) {
+		if !isDir(name) {
 			continue
 		}
 		c, dir, err := source(m, name, k)
@@ -209,7 +210,7 @@ func (l Layout) packages(ctx context.Context, m *machine.Machine, names []string
 	}
 	wanted := func(p tree.Package) bool { return len(names) == 0 && confOf(m, p, k).Autoinstall }
 	for _, name := range names {
-		if strings.HasPrefix(name, ".") || filepath.IsAbs(name) {
+		if isDir(name) {
 			continue
 		}
 		before := wanted
@@ -236,6 +237,9 @@ func (l Layout) packages(ctx context.Context, m *machine.Machine, names []string
 	}
 	return nil
 }
+
+// isDir reports whether name is that of a directory, and not of a package.
+func isDir(name string) bool { return strings.HasPrefix(name, ".") || filepath.IsAbs(name) }
 
 // confOf returns the conf of a registered package; what cannot be read says nothing.
 func confOf(m *machine.Machine, p tree.Package, k tree.Target) conf.Conf {

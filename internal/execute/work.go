@@ -223,6 +223,9 @@ func (w *work) remember(d build.Description, err error) {
 	if errors.As(err, &f) && f.Lasting && key != "" && d.Changed() {
 		key = "" // nobody can say what has failed
 	}
+	if w.m.Check && err != nil {
+		return
+	}
 	observe.RememberOutcome(w.m, d.ID, w.k, key, err)
 }
 

@@ -74,7 +74,7 @@ func (m *Machine) Signer(k *kernel.Kernel) string {
 // Signs reports whether the modules of a kernel are to be signed.
 func (m *Machine) Signs(k *kernel.Kernel) bool {
 	switch try := m.Settings.TrySignModules; {
-	case k.SignHash() == "" || try == "false" || m.NoSign:
+	case k.SignHash() == "" || try == "false" || m.Check:
 		return false
 	case try == "true":
 		return true

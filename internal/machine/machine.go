@@ -41,8 +41,10 @@ type Options struct {
 	Args   []string
 	Inside bool
 	// Cache replaces the directory of caches; empty means the machine's.
-	Cache  string
-	NoSign bool // sign no modules
+	Cache string
+	// Check reports whether it is only to be seen what builds: nothing is signed, and no
+	// failure is remembered, as its log goes.
+	Check bool
 	// SourceTree, DkmsTree and InstallTree replace those of framework.conf.
 	SourceTree, DkmsTree, InstallTree string
 	// KernelSourceDir and KernelConfig replace a kernel's headers and its
@@ -184,7 +186,11 @@ func (m *Machine) findCache() (err error) {
 	if unix.Stat(dir, &own) == nil && unix.Stat(filepath.Dir(dir), &parent) == nil && own.Dev != parent.Dev {
 		return nil
 	}
-	m.temporary, err = os.MkdirTemp("", "dkms-kernel-install.")
+	at := ""
+	if m.Elsewhere {
+		at = "/run" // not of the image
+	}
+	m.temporary, err = os.MkdirTemp(at, "dkms-kernel-install.")
 	return err
 }
 

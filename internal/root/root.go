@@ -78,7 +78,7 @@ func (r Root) Run(args, env []string) (status int, err error) {
 	}
 	if err != nil {
 		return 1, &failure.Failure{What: "cannot enter the root directory " + dir, Why: err.Error(), Status: 1,
-			Hint: "run this as root, or where user namespaces are allowed, and not in a chroot; or run this program inside of it: chroot " + dir}
+			Hint: "run this as root, or where user namespaces are allowed, and not in a chroot"}
 	}
 	// What a terminal sends goes to all processes. SIGTERM is sent to this one alone.
 	terminate := make(chan os.Signal, 1)
