@@ -40,4 +40,11 @@ func TestCheck(t *testing.T) {
 		t.Errorf("the kernel is installed: %s", out)
 		t.Log(check)
 	}
+	// A finished module fits the kernel that it was built for.
+	for _, k := range r.Kernels() {
+		module := "/usr/lib/modules/" + k + "/updates/dkms/acpi_call.ko.xz"
+		if out := r.MustRun("dkms-kernel-install", "check", "--symbols", module, "--headers=/lib/modules/"+k); !strings.Contains(out, ": fits: all ") {
+			t.Errorf("check --symbols: %s", out)
+		}
+	}
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 type nativeCheck struct {
 	Headers  []string `sep:" " placeholder:"DIR-OR-PACKAGE" help:"A directory of headers of a kernel, as /lib/modules/RELEASE/build leads to, or /lib/modules/RELEASE; or a deb or rpm of headers; also a pattern. May be given more than once. The default are the kernels that have their headers installed."`
 	Packages []string `arg:"" optional:"" name:"package" help:"NAME or NAME/VERSION of a registered package, or a directory with a source, which begins with a dot or a slash. Without one, all packages that want automatic installation."`
+	Symbols  bool     `help:"Build nothing: say whether the kernels have the symbols that finished modules want, which are the arguments, files of .ko."`
 	JSON     bool     `name:"json" help:"Write JSON, for programs."`
 	JUnit    string   `name:"junit" placeholder:"FILE" help:"Also write the results to FILE as CI systems read them, in JUnit's XML."`
 	HTML     string   `name:"html" placeholder:"FILE" help:"Also write the results to FILE as a page that stands alone."`
@@ -35,6 +37,9 @@ func (c *nativeCheck) Run(r *nativeRun) error {
 	if c.JSON {
 		text := report.NewText(r.p.stderr, "", false, false)
 		r = &nativeRun{r.p, r.ctx, text, text}
+	}
+	if c.Symbols {
+		return c.symbols(r)
 	}
 	options := machine.Options{Check: true}
 	if unix.Access("/var/cache", unix.W_OK) != nil {
@@ -116,6 +121,26 @@ func (c *nativeCheck) build(r *nativeRun, o machine.Options) error {
 			return err
 		}
 		return c.report(r, results)
+	})
+}
+
+// symbols compares finished modules with kernels.
+func (c *nativeCheck) symbols(r *nativeRun) error {
+	if len(c.Packages) == 0 || c.JSON || c.JUnit != "" || c.HTML != "" {
+		return &failure.Failure{What: "--symbols takes files of modules, and no other option than --headers", Hint: "run: dkms-kernel-install check --symbols FILE.ko --headers=DIR", Status: 1}
+	}
+	return r.with(machine.Options{Check: true}, func(e *engine.Engine) error {
+		fits, err := check.Symbols(r.ctx, e.Machine(), c.Packages, c.Headers)
+		if err != nil {
+			return err
+		}
+		for _, fit := range fits {
+			r.text.Note(fmt.Sprintf("%s for %s: %s", fit.File, fit.Release, fit.Is))
+			if fit.Bad {
+				err = errSome
+			}
+		}
+		return err
 	})
 }
 

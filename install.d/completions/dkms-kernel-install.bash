@@ -72,7 +72,7 @@ _dkms_kernel_install() {
 		status) words+=' --json --check' ;;
 		why) words+=' --json' ;;
 		doctor) words+=' --json' ;;
-		check) words+=' --headers --json --junit --html' ;;
+		check) words+=' --headers --symbols --json --junit --html' ;;
 		fsck) words+=' --repair' ;;
 		held) words+=' --hold-restart' ;;
 		init) words+=' --name --package-version --module --make-arg --no-kernelrelease --no-autoinstall --force --print' ;;

@@ -63,6 +63,7 @@ complete -c dkms-kernel-install -n '__fish_seen_subcommand_from why' -a '(__dkms
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from reload' -a '(__dkms_kernel_install_list name)'
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from doctor' -l json -d 'Write JSON, for programs.'
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from check' -l headers -x -d 'A directory of headers of a kernel, as /lib/modules/RELEASE/build leads to, or /lib/modules/RELEASE; or a deb or rpm of headers; also a pattern. May be given more than once. The default are the kernels that have their headers installed.'
+complete -c dkms-kernel-install -n '__fish_seen_subcommand_from check' -l symbols -d 'Build nothing: say whether the kernels have the symbols that finished modules want, which are the arguments, files of .ko.'
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from check' -l json -d 'Write JSON, for programs.'
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from check' -l junit -r -F -d 'Also write the results to FILE as CI systems read them, in JUnit\'s XML.'
 complete -c dkms-kernel-install -n '__fish_seen_subcommand_from check' -l html -r -F -d 'Also write the results to FILE as a page that stands alone.'

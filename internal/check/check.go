@@ -71,23 +71,31 @@ func (l Layout) Remove() { _ = files.RemoveAll(l.dir) }
 // installation; without headers, the kernels that have theirs installed. Errors are of type
 // [*failure.Failure].
 func New(ctx context.Context, m *machine.Machine, names, headers []string) (l Layout, err error) {
-	if l.dir, err = os.MkdirTemp("", "dkms-check."); err != nil {
-		return l, failure.From(err, "cannot make a directory for the check", failure.StatusUsage)
+	if l, err = layout(); err != nil {
+		return l, err
 	}
 	defer func() {
 		if err != nil {
 			l.Remove()
 		}
 	}()
-	// Builds may run as another user.
-	if err := errors.Join(os.Chmod(l.dir, 0o755), os.Mkdir(l.Tree(), 0o755), os.Mkdir(l.Modules(), 0o755)); err != nil {
-		return l, failure.From(err, "cannot make a directory for the check", failure.StatusUsage)
-	}
 	k, err := l.kernels(ctx, m, headers)
 	if err != nil {
 		return l, err
 	}
 	return l, l.packages(ctx, m, names, k)
+}
+
+// layout makes a layout that has nothing.
+func layout() (l Layout, err error) {
+	if l.dir, err = os.MkdirTemp("", "dkms-check."); err == nil {
+		// Builds may run as another user.
+		err = errors.Join(os.Chmod(l.dir, 0o755), os.Mkdir(l.Tree(), 0o755), os.Mkdir(l.Modules(), 0o755))
+	}
+	if err != nil {
+		return l, failure.From(err, "cannot make a directory for the check", failure.StatusUsage)
+	}
+	return l, nil
 }
 
 // kernels lays out the kernels, and returns one of them.

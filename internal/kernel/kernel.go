@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -220,6 +221,28 @@ func (k *Kernel) Common() string {
 		return filepath.Dir("/" + strings.TrimSpace(file))
 	}
 	return dir
+}
+
+// Symbols returns the versions of the symbols that the kernel and its own modules have, their
+// checksums by name, by Module.symvers in its headers. Without CONFIG_MODVERSIONS all are 0.
+func (k *Kernel) Symbols() (map[string]uint32, error) {
+	f, err := os.Open(filepath.Join(k.SourceDir, "Module.symvers"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	crcs := map[string]uint32{}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Split(lines.Text(), "\t") // CRC, name, module, kind of export, namespace
+		if len(fields) < 3 {
+			continue
+		}
+		if crc, err := strconv.ParseUint(fields[0], 0, 32); err == nil {
+			crcs[fields[1]] = uint32(crc)
+		}
+	}
+	return crcs, lines.Err()
 }
 
 // OtherArch returns how the names of the architectures begin that the kernel's configuration says

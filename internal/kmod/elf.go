@@ -155,17 +155,35 @@ func (f *elfFile) content(s section) ([]byte, error) {
 // the kernel it passes over those without SHF_ALLOC. Several are an error: which of them
 // counts is not the same in all kernels.
 func (f *elfFile) loaded(name string) ([]byte, error) {
-	var found []section
+	found := f.find(name)
+	if len(found) == 0 {
+		return nil, fmt.Errorf("has no %s section: it is not a kernel module (one without SHF_ALLOC does not count)", name)
+	}
+	return f.only(name, found)
+}
+
+// optional is like loaded, but the section need not be there.
+func (f *elfFile) optional(name string) ([]byte, error) {
+	found := f.find(name)
+	if len(found) == 0 {
+		return nil, nil
+	}
+	return f.only(name, found)
+}
+
+// find returns the sections with this name that the kernel loads.
+func (f *elfFile) find(name string) (found []section) {
 	for _, s := range f.sections {
 		if s.flags&elf.SHF_ALLOC != 0 && uint64(s.name) <= uint64(len(f.names)) && bytes.HasPrefix(f.names[s.name:], []byte(name+"\x00")) {
 			found = append(found, s)
 		}
 	}
-	switch len(found) {
-	case 0:
-		return nil, fmt.Errorf("has no %s section: it is not a kernel module (one without SHF_ALLOC does not count)", name)
-	case 1:
-	default:
+	return found
+}
+
+// only returns the content of the one section that was found.
+func (f *elfFile) only(name string, found []section) ([]byte, error) {
+	if len(found) > 1 {
 		return nil, fmt.Errorf("has %d %s sections, a kernel module has one", len(found), name)
 	}
 	content, err := f.content(found[0])

@@ -23,6 +23,9 @@ type Module struct {
 	// of one behind it that it does; nil: no such section.
 	Unloaded, Second []string
 	Debug            []byte // content of .debug_info, which strip -g removes; nil: no such section
+	// Versions, LongCRCs and LongNames are the content of __versions, __version_ext_crcs and __version_ext_names; nil: no
+	// such section.
+	Versions, LongCRCs, LongNames []byte
 }
 
 // AMD64 is what a build for x86_64 makes.
@@ -72,6 +75,14 @@ func (m Module) sections() (list []sectionData, names string) {
 	modinfo(0, m.Unloaded)
 	modinfo(elf.SHF_ALLOC, m.Modinfo)
 	modinfo(elf.SHF_ALLOC, m.Second)
+	versions := func(name string, data []byte) {
+		if data != nil {
+			list = append(list, sectionData{name, elf.SHT_PROGBITS, elf.SHF_ALLOC, data})
+		}
+	}
+	versions("__versions", m.Versions)
+	versions("__version_ext_crcs", m.LongCRCs)
+	versions("__version_ext_names", m.LongNames)
 	if m.Debug != nil {
 		list = append(list, sectionData{".debug_info", elf.SHT_PROGBITS, 0, m.Debug})
 	}
