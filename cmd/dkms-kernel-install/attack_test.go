@@ -134,8 +134,8 @@ func attack() {
 //
 //	hold memory|disk mapped|sent MIB
 //
-// It holds so much in a file that is in no directory and that no process has open: the
-// file is mapped, or in flight between two sockets. It runs until it is ended.
+// It holds so much in files that are in no directory and that no process has open: they
+// are mapped, or in flight between two sockets. It runs until it is ended.
 func hold() {
 	must := func(err error) {
 		if err != nil {
@@ -145,29 +145,30 @@ func hold() {
 	}
 	mib, err := strconv.Atoi(os.Args[3])
 	must(err)
-	var fd int
-	if os.Args[1] == "memory" {
-		fd, err = unix.MemfdCreate("held", 0)
-	} else {
-		fd, err = unix.Open("held", unix.O_RDWR|unix.O_CREAT, 0o600)
-		must(os.Remove("held"))
-	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	must(err)
-	for range mib {
-		if _, err := unix.Write(fd, bytes.Repeat([]byte("x"), 1<<20)); err == unix.ENOSPC {
-			break
+	const each = 4 // MiB of a file: more is never seen, even while it is written
+	for full := false; mib > 0 && !full; mib -= each {
+		var fd int
+		if os.Args[1] == "memory" {
+			fd, err = unix.MemfdCreate("held", 0)
+		} else {
+			fd, err = unix.Open("held", unix.O_RDWR|unix.O_CREAT, 0o600)
+			must(os.Remove("held"))
 		}
-	}
-	if os.Args[2] == "mapped" {
-		_, err = unix.Mmap(fd, 0, mib<<20, unix.PROT_READ, unix.MAP_SHARED)
-	} else {
-		var pair [2]int
-		pair, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		must(err)
-		err = unix.Sendmsg(pair[0], []byte("x"), unix.UnixRights(fd), nil, 0)
+		for range each {
+			_, err = unix.Write(fd, bytes.Repeat([]byte("x"), 1<<20))
+			full = full || err == unix.ENOSPC
+		}
+		if os.Args[2] == "mapped" {
+			_, err = unix.Mmap(fd, 0, each<<20, unix.PROT_READ, unix.MAP_SHARED)
+		} else {
+			err = unix.Sendmsg(pair[0], []byte("x"), unix.UnixRights(fd), nil, 0)
+		}
+		must(err)
+		unix.Close(fd)
 	}
-	must(err)
-	unix.Close(fd)
 	must(os.WriteFile(filepath.Join(os.Getenv("TESTROOT"), "open/held"), nil, 0o666))
 	time.Sleep(time.Hour)
 }

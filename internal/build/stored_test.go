@@ -94,7 +94,8 @@ func TestEffective(t *testing.T) {
 		"a variable of the one who calls":   {func(_ *testing.T, j *Description) { j.Exports = []string{"SSH_TTY=/dev/pts/1"} }, true},
 		"a variable that no shell can have": {func(_ *testing.T, j *Description) { j.Exports = []string{"a.b=1"} }, true},
 		"the same PATH":                     {func(t *testing.T, _ *Description) { t.Setenv("PATH", os.Getenv("PATH")+":/none:"+os.Getenv("PATH")) }, false},
-		"another PATH":                      {func(t *testing.T, _ *Description) { t.Setenv("PATH", os.Getenv("PATH")+":"+t.TempDir()) }, true},
+		"an empty directory more in PATH":   {func(t *testing.T, _ *Description) { t.Setenv("PATH", os.Getenv("PATH")+":"+t.TempDir()) }, false},
+		"another PATH":                      {func(t *testing.T, _ *Description) { t.Setenv("PATH", os.Getenv("PATH")+":"+filled(t)) }, true},
 		"what steers a build":               {func(t *testing.T, _ *Description) { t.Setenv("KCFLAGS", "-g") }, true},
 		"what the administrator sets":       {func(_ *testing.T, j *Description) { j.Settings.BuildEnvironment = []string{"SOURCE_DATE_EPOCH=1"} }, true},
 	} {
@@ -107,6 +108,15 @@ func TestEffective(t *testing.T) {
 			}
 		})
 	}
+}
+
+// filled returns a directory that has a file.
+func filled(t *testing.T) string {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "program"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // A PATH counts by the directories that have something.
