@@ -49,7 +49,7 @@ var (
 		"/etc/kernel/preinst.d/dkms":                              "-rwxr-xr-x",
 		"/etc/kernel/prerm.d/dkms":                                "-rwxr-xr-x",
 	})
-	redhatLayout = with(layout, common)
+	redhatLayout = with(layout, common, map[string]string{"/usr/lib/kernel/install.d/04-dkms.install": "-> 40-dkms.install"})
 	archLayout   = with(move(layout, "/usr/sbin/", "/usr/bin/"), map[string]string{
 		"/usr/lib/systemd/system/dkms.service":                         "-rw-r--r--",
 		"/usr/lib/systemd/system/multi-user.target.wants/dkms.service": "-> ../dkms.service",
