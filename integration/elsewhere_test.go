@@ -117,6 +117,10 @@ func TestElsewhere(t *testing.T) {
 	}
 	checkImage(t, made, 3) // the cloud kernel has no video devices
 
+	if res := outside.elsewhere("", "dkms-kernel-install", "--root", outside.Dir, "check", "acpi-call"); res.Status != 0 || strings.Count(res.Stdout, ": built") != 2 {
+		t.Errorf("check in a root elsewhere: %v", res)
+	}
+
 	// kernel-install's own --root names the root to its plugins.
 	k := outside.Kernels()[0]
 	outside.MustRun("rm", "-r", "/usr/lib/modules/"+k+"/updates")

@@ -158,8 +158,8 @@ func (p *program) main(args []string) int {
 	// The pass phrase is for what signs, and for no other program that runs.
 	p.machine.SignPIN = os.Getenv(conf.SignPIN)
 	os.Unsetenv(conf.SignPIN)
-	entered := root.Entered()
-	p.machine.Args, p.machine.Inside, p.machine.Elsewhere = args, entered == "/", entered != "" && entered != "/"
+	p.machine.Args = args
+	p.machine.Elsewhere, p.machine.Inside = root.Entered()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	// Who reads the output may go away. The work is done all the same. It is not ignored:

@@ -54,7 +54,7 @@ func (l Layout) InPlace(m *machine.Machine) (root.Root, error) {
 		}
 		err = errors.Join(err, errLink)
 	}
-	r := root.Root{Dir: "/", At: at}
+	r := root.Root{Dir: "/", Elsewhere: m.Elsewhere, At: at}
 	if l.Unpacked() {
 		r.Over = []string{l.over()}
 	}

@@ -29,14 +29,19 @@ import (
 // name is argv[0] of the process that enters a root and waits there.
 const name = "dkms-kernel-install-root"
 
-// variable is set for what runs in a root: to the directory where that began.
-const variable = "DKMS_KERNEL_INSTALL_ROOT"
+// variable is set for what runs in a root, to one of these words, or both.
+const (
+	variable  = "DKMS_KERNEL_INSTALL_ROOT"
+	elsewhere = "elsewhere" // it is not that of the machine which runs
+	again     = "again"     // it is that of the process before, with something else in place
+)
 
-// Entered returns where the root began that this process runs in, if [Root.Run] has started it;
-// else "". Programs that it starts do not learn of it.
-func Entered() string {
+// Entered reports whether [Root.Run] has started this process, with its root elsewhere, or once
+// more in the same with something else in place. Programs that it starts do not learn of it.
+func Entered() (isElsewhere, isAgain bool) {
 	defer os.Unsetenv(variable)
-	return os.Getenv(variable)
+	words := strings.Fields(os.Getenv(variable))
+	return slices.Contains(words, elsewhere), slices.Contains(words, again)
 }
 
 // Root is a root file system.
@@ -44,6 +49,8 @@ type Root struct {
 	// Dir is where it begins. If that is "/", what runs there finds the processes and devices
 	// of this machine, and the environment of this process.
 	Dir string
+	// Elsewhere reports whether "/" is a root that Run has entered.
+	Elsewhere bool
 	// Over are directories in it which are laid out as a root, such as unpacked packages: what
 	// is in their usr, bin, sbin and lib is found in its place. All that is in such a directory
 	// of the root is read-only then, except for Keep, which stays what it is.
@@ -70,7 +77,14 @@ func (r Root) Run(args, env []string) (status int, err error) {
 	// Pdeathsig is about the thread that starts a process, not about its process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	env = slices.Concat(r.environ(), env, []string{variable + "=" + r.Dir})
+	entered := variable + "="
+	if r.Dir != "/" || r.Elsewhere {
+		entered += elsewhere + " "
+	}
+	if r.Dir == "/" {
+		entered += again
+	}
+	env = append(slices.Concat(r.environ(), env), entered)
 	cmd := r.command(args, env, false)
 	if err = cmd.Start(); errors.Is(err, fs.ErrPermission) {
 		cmd = r.command(args, env, true)

@@ -88,7 +88,7 @@ func Run(ctx context.Context, m *machine.Machine, packages, args []string) (stat
 		return 1, &failure.Failure{What: "cannot get a compiler and headers for the time of the run", Why: err.Error(), Status: failure.StatusHeaders,
 			Hint: "see that the package manager can download " + strings.Join(packages, " ") + "; or install them"}
 	}
-	r := root.Root{Dir: "/", Over: []string{filepath.Join(dir, "root")}, Keep: []string{m.Kernels.Modules, m.Tree.Dir}}
+	r := root.Root{Dir: "/", Elsewhere: m.Elsewhere, Over: []string{filepath.Join(dir, "root")}, Keep: []string{m.Kernels.Modules, m.Tree.Dir}}
 	return r.Run(args, nil)
 }
 
