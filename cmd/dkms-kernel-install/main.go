@@ -48,7 +48,7 @@ type program struct {
 
 // open opens the machine that a face works on. Events hears of its runs.
 func (p *program) open(o machine.Options, events engine.Events) (*engine.Engine, error) {
-	o.Root, o.Elsewhere, o.Args, o.Inside = p.machine.Root, p.machine.Elsewhere, p.machine.Args, p.machine.Inside
+	o.Root, o.Elsewhere, o.Args, o.Again = p.machine.Root, p.machine.Elsewhere, p.machine.Args, p.machine.Again
 	o.ConfTimeout, o.WeakTimeout = p.machine.ConfTimeout, p.machine.WeakTimeout
 	o.SignTimeout, o.TellTimeout = p.machine.SignTimeout, p.machine.TellTimeout
 	o.SignPIN, o.Passed, o.Attended = p.machine.SignPIN, p.machine.Passed, p.attended
@@ -159,7 +159,7 @@ func (p *program) main(args []string) int {
 	p.machine.SignPIN = os.Getenv(conf.SignPIN)
 	os.Unsetenv(conf.SignPIN)
 	p.machine.Args = args
-	p.machine.Elsewhere, p.machine.Inside = root.Entered()
+	p.machine.Elsewhere, p.machine.Again = root.Entered()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	// Who reads the output may go away. The work is done all the same. It is not ignored:

@@ -46,7 +46,7 @@ func (c *nativeCheck) Run(r *nativeRun) error {
 		dir, _ := os.UserCacheDir() // without one, nothing is kept
 		options.Cache = filepath.Join(dir, "dkms-kernel-install")
 	}
-	if r.p.machine.Inside {
+	if r.p.machine.Again {
 		return c.build(r, options)
 	}
 	var layout check.Layout

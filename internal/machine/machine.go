@@ -37,9 +37,9 @@ type Options struct {
 	// and the firmware that are here are not its own.
 	Elsewhere bool
 	// Args is the command line of this process, if it may be run once more in a view of the
-	// machine with something else in place; Inside reports whether this is that run.
-	Args   []string
-	Inside bool
+	// machine with something else in place; Again reports whether this is that run.
+	Args  []string
+	Again bool
 	// Cache replaces the directory of caches; empty means the machine's.
 	Cache string
 	// Check reports whether it is only to be seen what builds: nothing is signed, and no
@@ -130,7 +130,7 @@ func Open(o Options, note func(line string)) (*Machine, error) {
 	m.Kernels = kernel.Dirs{
 		Modules: m.Settings.InstallTree, Boot: m.Path("/boot"), Source: o.KernelSourceDir, Config: o.KernelConfig,
 	}
-	if o.Inside {
+	if o.Again {
 		// What leads to the headers that were unpacked is not in the directories of kernels.
 		for _, pattern := range []string{"/usr/src/linux-headers-*", "/usr/src/kernels/*"} {
 			dirs, _ := filepath.Glob(m.Path(pattern))
@@ -277,7 +277,7 @@ func (m *Machine) HeadersHint(release string) string {
 
 // Borrows reports whether a compiler and headers that the machine lacks can be had for the time
 // of a run.
-func (m *Machine) Borrows() bool { return m.Settings.BuildToolchain == "packages" && !m.Inside }
+func (m *Machine) Borrows() bool { return m.Settings.BuildToolchain == "packages" && !m.Again }
 
 // WithHeaders returns the kernels that are installed with their headers, or for which those can
 // be had, oldest first, and those of which the headers are there alone.
